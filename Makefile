@@ -1,0 +1,89 @@
+# `make` alone lists the targets. Each sets up what it needs, the first time and when the lock changes.
+# Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
+
+.DEFAULT_GOAL := help
+.PHONY: demo test unit check bench conformance docs lock clean distclean help
+.DELETE_ON_ERROR:
+
+WORKERS ?= 2
+TESTS ?= tests
+
+ifeq ($(strip $(PYTHON)),)
+VENV := .venv
+else
+interpreter := $(shell tools/find-python $(PYTHON))
+ifeq ($(interpreter),)
+$(error PYTHON=$(PYTHON) cannot be used)
+endif
+VENV := .venv-$(shell $(interpreter) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+PY := $(VENV)/bin/python
+COVERAGE := build/coverage/$(VENV)
+
+# An environment that was copied along with its folder still points to the old one: set it up anew.
+ifneq ($(shell cat $(VENV)/.installed-in 2>/dev/null),$(CURDIR))
+$(shell rm -f $(VENV)/.installed-*)
+endif
+
+demo: $(VENV)/.installed-base ## a tool call that survives a dropped stream and kill -9, with the counts
+	@$(PY) -m tailrace demo
+
+test: $(VENV)/.installed-test node ## the whole suite, with coverage (100 % of wire and core)
+	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
+	COVERAGE_FILE=$(COVERAGE)/data $(PY) -m pytest $(TESTS) -n $(WORKERS) --dist loadfile --cov --cov-report=
+ifeq ($(TESTS),tests)
+	@COVERAGE_FILE=$(COVERAGE)/data $(PY) -m coverage report --fail-under=100 \
+		--include='src/tailrace/wire/*,src/tailrace/core/*' >$(COVERAGE)/report.txt \
+		|| { cat $(COVERAGE)/report.txt; echo "error: wire and core must be covered, lines and branches" >&2; exit 1; }
+endif
+
+unit: $(VENV)/.installed-test ## the quick tests only: no server processes, no coverage
+	$(PY) -m pytest $(TESTS) -n $(WORKERS) --dist loadfile -m "not e2e and not slow"
+
+check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports
+	$(PY) -m uv lock --check --quiet
+
+bench: ## measured beside its peers: comes with the listener of its own
+	@echo "make bench: there is no benchmark yet; it comes with Tailrace's own HTTP listener." >&2; exit 1
+
+conformance: ## the official MCP conformance suite: comes later
+	@echo "make conformance: the official suite is not wired in yet." >&2; exit 1
+
+docs: $(VENV)/.installed-dev ## the documentation, into site/
+	$(PY) -m mkdocs build --strict --quiet
+	@echo "built site/index.html"
+
+# Exported for pip, so that both install the same. `base`: what users get, `test`: for the tests, `dev`: all.
+EXPORT := --quiet --frozen --no-emit-project --no-annotate --no-default-groups --group build
+lock: $(VENV)/.installed-dev ## lock anew after a change of pyproject.toml
+	$(PY) -m uv lock
+	$(PY) -m uv export $(EXPORT) --output-file requirements/base.txt
+	$(PY) -m uv export $(EXPORT) --group test --output-file requirements/test.txt
+	$(PY) -m uv export $(EXPORT) --group test --group dev --group docs --output-file requirements/dev.txt
+
+clean: ## remove what was built; the environments stay
+	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+distclean: clean ## remove the environments as well
+	rm -rf .venv .venv-* tests/e2e/node/node_modules
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+$(VENV)/.installed-%: pyproject.toml uv.lock requirements/%.txt tools/install
+	@python=$$(tools/find-python $(PYTHON)) && tools/install "$$python" $(VENV) $*
+	@echo "$(CURDIR)" >$(VENV)/.installed-in
+	@touch $@
+
+# The TypeScript clients of tests/e2e. Where npm cannot get them, those tests say so and skip (in CI: fail).
+.PHONY: node
+node: $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/e2e/node/package-lock.json))
+
+tests/e2e/node/node_modules/.package-lock.json: tests/e2e/node/package-lock.json | $(VENV)/.installed-test
+	-$(VENV)/bin/npm ci --prefix tests/e2e/node --no-audit --no-fund --loglevel error && touch $@

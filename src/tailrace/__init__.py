@@ -1,0 +1,58 @@
+"""Calls that outlive their connections: a framework for MCP servers and clients.
+
+A name is loaded when it is first used, so that ``import tailrace`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailrace.core.context import Context, current
+    from tailrace.core.session import Session
+    from tailrace.errors import (
+        CallCancelled,
+        DeadlineExceeded,
+        DefinitionError,
+        LimitError,
+        ProtocolError,
+        StoreError,
+        TailraceError,
+        ToolError,
+        TransportError,
+    )
+    from tailrace.service import Service
+
+__all__ = [
+    "CallCancelled",
+    "Context",
+    "DeadlineExceeded",
+    "DefinitionError",
+    "LimitError",
+    "ProtocolError",
+    "Service",
+    "Session",
+    "StoreError",
+    "TailraceError",
+    "ToolError",
+    "TransportError",
+    "__version__",
+    "current",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {"Context": "core.context", "Service": "service", "Session": "core.session", "current": "core.context"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tailrace.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value  # the next use finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,35 @@
+"""The command line: `tailrace run | demo | ls | call`.
+
+Only click is imported here. Each command imports what it needs when it is run, so that `--help`,
+`--version` and a shell's completion stay quick. Exit codes: 0 ok, 1 the thing asked for failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import click
+
+from tailrace import __version__
+from tailrace.cli.call import call_command, ls_command
+from tailrace.cli.run import run_command
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tailrace", message="%(prog)s %(version)s")
+def main() -> None:
+    """Serve typed Python functions to agents over MCP, in calls that outlive their connections."""
+
+
+@main.command("demo", add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo_command(arguments: tuple[str, ...]) -> None:
+    """Watch calls survive a dropped stream and a kill -9, and count them (under 30 seconds)."""
+    from tailrace.cli.demo import main as demo
+
+    raise SystemExit(demo(list(arguments)))
+
+
+main.add_command(run_command)
+main.add_command(ls_command)
+main.add_command(call_command)

@@ -1,0 +1,71 @@
+"""What went wrong, in one line, with what to do about it; a traceback is for bugs only."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+
+__all__ = ["explained"]
+
+_HINTS = {
+    errno.EADDRINUSE: "choose another with --port (0 picks a free one), or stop what listens there",
+    errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
+    errno.EACCES: "no permission; ports below 1024 need privileges",
+    errno.EPERM: "no permission",
+    errno.ECONNREFUSED: "nothing listens there; is the server running?",
+}
+
+
+@contextmanager
+def explained(*, debug: bool = False) -> Generator[None]:
+    """Turn the errors that are to be expected into one line and an exit code: 2 for wrong use, else 1.
+
+    Args:
+        debug: Let every exception through as it is, with its traceback.
+
+    Raises:
+        click.ClickException: In place of `TailraceError` and of the socket errors that have a known cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        replacement = None if debug else _explanation(error)
+        if replacement is None:
+            raise
+        raise replacement from None
+
+
+def _explanation(error: Exception) -> click.ClickException | None:
+    """None for what nobody expected, which is better seen whole."""
+    from tailrace.errors import DefinitionError, StoreBusy, StoreTooNew, TailraceError
+
+    if isinstance(error, click.ClickException):
+        return error
+    if isinstance(error, DefinitionError):
+        return click.UsageError(str(error))
+    if isinstance(error, StoreBusy):
+        return click.ClickException(f"{error}\nStop the other process, or give this one another --store.")
+    if isinstance(error, StoreTooNew):
+        return click.ClickException(f"{error}\nUpdate tailrace, or give another --store.")
+    if isinstance(error, TailraceError):
+        return click.ClickException(str(error) or type(error).__name__)
+    if isinstance(error, TimeoutError):
+        return click.ClickException(str(error) or "it took too long; see --timeout")
+    if isinstance(error, OSError):
+        return _socket_explanation(error)
+    return None
+
+
+def _socket_explanation(error: OSError) -> click.ClickException | None:
+    import socket
+    import ssl
+
+    if isinstance(error, socket.gaierror):
+        return click.ClickException(f"there is no such address: {error.strerror}; see --host")
+    if isinstance(error, ssl.SSLError):
+        return click.ClickException(f"TLS: {error.reason or error}; see --tls-cert and --tls-key")
+    hint = _HINTS.get(error.errno or 0)
+    return click.ClickException(f"{error.strerror or error}: {hint}") if hint else None

@@ -1,0 +1,116 @@
+"""`tailrace run TARGET`: serve it until a signal ends it.
+
+This file only reads the flags; what they mean is `tailrace.server.run`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from tailrace.cli.failures import explained
+from tailrace.cli.target import Target, default_store, load
+
+__all__ = ["run_command"]
+
+_HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "insecure", "tls_cert", "tls_key",
+              "keep_alive", "session_idle", "max_sessions", "max_body", "shutdown_delay", "stateless")  # fmt: skip
+_SECONDS = click.FloatRange(min=0)
+
+
+def _option(name: str, help: str, **settings: Any) -> Any:
+    """An option with its variable in the environment: `--keep-alive` is TAILRACE_KEEP_ALIVE."""
+    variable = "TAILRACE_" + name.lstrip("-").replace("-", "_").upper()
+    return click.option(name, help=help, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None or value in {"memory", "sqlite"} or (value.startswith("sqlite:") and value != "sqlite:"):
+        return value
+    if value.startswith(("valkey://", "redis://", "rediss://")):
+        raise click.BadParameter("a Valkey store is not available yet; use sqlite or memory.")
+    raise click.BadParameter(f"{value!r} is no store; give sqlite, sqlite:PATH or memory.")
+
+
+def _server(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value == "listener":
+        raise click.BadParameter("Tailrace's own listener is not available yet; use uvicorn.")
+    return value
+
+
+@click.command("run")
+@click.argument("target")
+@_option("--stdio", "Speak over standard input and output instead of HTTP.", is_flag=True)
+@_option("--host", "Address to listen on.", default="127.0.0.1")
+@_option("--port", "Port to listen on; 0 picks a free one.", type=click.IntRange(0, 65535), default=8000)
+@_option("--uds", "Listen on this Unix socket instead.", type=click.Path(dir_okay=False), metavar="PATH")
+@_option("--store", "Where sessions and accepted calls are kept: sqlite, sqlite:PATH or memory. "
+         "Default: sqlite in your state folder; with --stdio: memory.", callback=_store)  # fmt: skip
+@_option("--store-wait", "Seconds to wait for a process that holds the store.", type=_SECONDS, default=30.0)
+@_option("--server", "What moves the bytes.", type=click.Choice(["listener", "uvicorn"]), default="uvicorn",
+         callback=_server)  # fmt: skip
+@_option("--drain", "Seconds that running calls get at shutdown.", type=_SECONDS, default=25.0)
+@_option("--shutdown-delay", "Seconds to go on accepting after the signal.", type=_SECONDS, default=0.0)
+@_option("--keep-alive", "Seconds between keep-alives on an idle stream.", type=click.FloatRange(min=0.1), default=15.0)
+@_option("--session-idle", "Seconds after which an idle session ends.", type=_SECONDS, default=1800.0)
+@_option("--max-sessions", "Sessions at most.", type=click.IntRange(min=1), default=10_000)
+@_option("--max-body", "Bytes of a request at most.", type=click.IntRange(min=1), default=4 * 1024 * 1024)
+@_option("--stateless", "Legacy Streamable HTTP without sessions.", is_flag=True)
+@_option("--allow-host", "Serve requests for this Host as well (repeatable).", multiple=True, metavar="HOST")
+@_option("--allow-origin", "Serve browser pages from this Origin as well (repeatable).", multiple=True,
+         metavar="ORIGIN")  # fmt: skip
+@_option("--insecure", "Allow an address that others can reach, without authentication.", is_flag=True)
+@_option("--tls-cert", "Certificate chain (PEM).", type=click.Path(exists=True, dir_okay=False))
+@_option("--tls-key", "Private key (PEM).", type=click.Path(exists=True, dir_okay=False))
+@_option("--log-level", "What the server logs.", default="info",
+         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False))  # fmt: skip
+@_option("--log-format", "How it is written to stderr.", type=click.Choice(["text", "json"]), default="text")
+@click.pass_context
+def run_command(context: click.Context, target: str, stdio: bool, **flags: Any) -> None:
+    """Serve the Service in TARGET: file.py, file.py:svc or pkg.mod:svc.
+
+    Over HTTP it is at /mcp (Streamable HTTP) and /sse (HTTP+SSE). One line on stderr says when it is ready.
+    SIGTERM or SIGINT drains it: running calls are answered or kept.
+    """
+    _check(context, stdio, flags)
+    with explained(debug=flags["log_level"] == "debug"):
+        pipes: dict[str, Any] = {}
+        if stdio:
+            from tailrace.transports.stdio import guard
+
+            pipes["pipes"] = guard()  # before any of the user's code: whatever that prints goes to stderr
+        found = load(target)
+        flags["store"] = _chosen_store(flags["store"], found, stdio)
+
+        from tailrace import server
+
+        transport = "stdio" if stdio else "http"
+        server.run(found.service, transport=transport, target=found.resolved, **pipes, **flags)
+
+
+def _check(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:
+    """Refuse flags that contradict each other. What the environment says is only a default."""
+    given = [name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if stdio and (over := [name for name in given if name in _HTTP_ONLY]):
+        raise click.UsageError(f"{_flag(over[0])} is about HTTP, and there is none with --stdio.")
+    if "uds" in given and (over := [name for name in given if name in {"host", "port"}]):
+        raise click.UsageError(f"give --uds or {_flag(over[0])}, not both.")
+    if (flags["tls_cert"] is None) != (flags["tls_key"] is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together.")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _chosen_store(wanted: str | None, found: Target, stdio: bool) -> str:
+    """The default is durable over HTTP; over stdio the client starts the process, and its end is the session's."""
+    if wanted is None:
+        wanted = "memory" if stdio else "sqlite"
+    if wanted != "sqlite":
+        return wanted
+    path = default_store(found)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return f"sqlite:{path}"

@@ -1,0 +1,18 @@
+"""A client of MCP servers: all five versions, over Streamable HTTP, HTTP+SSE, stdio, and in memory."""
+
+from tailrace.clients.mcp.client import Client, Target
+from tailrace.clients.mcp.links import Link, MemoryLink, Outgoing, Receiver, StdioCommand
+from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult
+
+__all__ = [
+    "Client",
+    "Link",
+    "LogMessage",
+    "MemoryLink",
+    "Outgoing",
+    "Receiver",
+    "StdioCommand",
+    "Target",
+    "ToolInfo",
+    "ToolResult",
+]

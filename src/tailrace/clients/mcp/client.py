@@ -1,0 +1,376 @@
+"""The MCP client: connect to a server wherever it is, list its tools, call them, and be done in time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tailrace import __version__
+from tailrace.clients.mcp.conversation import Conversation
+from tailrace.clients.mcp.handshake import Era, Server, agree
+from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
+from tailrace.clients.mcp.links.http import HttpRefused
+from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolPage, ToolResult, decode, decode_tool_result
+from tailrace.core.tasks import Tasks
+from tailrace.core.threads import Threads
+from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
+from tailrace.wire.mcp import LOG_LEVELS, Implementation
+
+if TYPE_CHECKING:
+    from tailrace.clients.mcp.calls import Progress
+    from tailrace.service import Service
+
+__all__ = ["Client", "Target"]
+
+logger = logging.getLogger("tailrace.client")
+
+Target: TypeAlias = "str | Sequence[str] | StdioCommand | Link | Service"
+
+_MAX_PAGES = 1000
+_NOT_STREAMABLE = frozenset({400, 404, 405, 406, 415, 501})  # statuses of a POST to a server that speaks HTTP+SSE only
+
+
+class Client:
+    """A client of one MCP server. Use it as ``async with Client(target) as c:``, once, on one event loop.
+
+    Calls may run at the same time. Cancelling a call, or its time limit, ends it at the server too.
+
+    Args:
+        target: A URL; a command as a list, or a `StdioCommand`; a `Link`. A URL without a path means ``/mcp``,
+            and one that ends with ``/sse`` HTTP+SSE. (`tailrace.mcp.Client` takes a `Service` as well.)
+        headers: Sent with every HTTP request, to this server only.
+        era: Which era of the protocol to use; ``auto`` prefers the modern one.
+        transport: Which HTTP transport to use; ``auto`` prefers Streamable HTTP.
+        client_info: Name and version that the server is told.
+        timeout: Seconds that a call may take, unless it says otherwise; `math.inf`: no limit.
+        connect_timeout: Seconds for each step of connecting.
+        close_timeout: Seconds that the end may take.
+        on_log: A plain function told of the server's log messages.
+        log_level: The least level that the server is asked for, if there is an `on_log`.
+        on_notification: A plain function told of each other notification's method and parameters.
+        on_warning: A plain function told of what is odd, e.g. that a resumed stream lacks events; without it,
+            that is logged under ``tailrace.client``.
+        max_message: Bytes of one message from the server; default 64 MiB.
+        reconnect: Seconds for which a broken stream is tried again before its calls fail; 0: never.
+
+    Raises:
+        DefinitionError: An option, or the target, cannot work.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        headers: Mapping[str, str] | None = None,
+        era: Literal["auto", "modern", "legacy"] = "auto",
+        transport: Literal["auto", "streamable", "sse"] = "auto",
+        client_info: tuple[str, str] = ("tailrace", __version__),
+        timeout: float = 60.0,
+        connect_timeout: float = 10.0,
+        close_timeout: float = 5.0,
+        on_log: Callable[[LogMessage], object] | None = None,
+        log_level: str = "info",
+        on_notification: Callable[[str, Any], object] | None = None,
+        on_warning: Callable[[str], object] | None = None,
+        max_message: int = 67_108_864,
+        reconnect: float = 30.0,
+    ) -> None:
+        for name, callback in (("on_log", on_log), ("on_notification", on_notification), ("on_warning", on_warning)):
+            if inspect.iscoroutinefunction(callback):
+                raise DefinitionError(f"{name} has to be a plain function: it is called between two reads")
+        if log_level not in LOG_LEVELS:
+            raise DefinitionError(f"log_level {log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        self._target = _check_target(target)
+        self._headers = headers or {}
+        self._era: Literal["auto", "modern", "legacy"] = era
+        self._transport = transport
+        self._client_info = client_info
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._close_timeout = close_timeout
+        self._on_log = on_log
+        self._log_level = log_level
+        self._on_notification = on_notification
+        self._on_warning = on_warning if on_warning is not None else logger.warning
+        self._max_message = max_message
+        self._reconnect = reconnect
+        self._tasks: Tasks | None = None
+        self._conversation: Conversation | None = None
+        self._server: Server | None = None
+        self._schemas: dict[str, dict[str, Any] | None] = {}  # output schemas of the tools that were listed
+        self._closing: asyncio.Future[None] | None = None
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        """Connect and shake hands; what was begun is ended if that fails.
+
+        Raises:
+            TransportError: The server cannot be reached.
+            ProtocolError: It refuses, or speaks no version that this client does.
+            TimeoutError: It does not answer within `connect_timeout`.
+        """
+        if self._tasks is not None or self._closing is not None:
+            raise DefinitionError("a Client is used once: make a new one")
+        self._tasks = Tasks(Threads())
+        try:
+            await self._connect(self._tasks)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the session and let go of everything, within `close_timeout`. Idempotent; all who call it wait for it.
+
+        Calls in flight fail with a `TransportError`. If this is cancelled, what remains is cut off at once.
+        """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        self._closing = asyncio.get_running_loop().create_future()
+        try:
+            await self._end()
+        finally:
+            self._closing.set_result(None)
+
+    # --- what the server said of itself ---
+
+    @property
+    def era(self) -> Era:
+        """``modern`` or ``legacy``."""
+        return self._met().era
+
+    @property
+    def protocol_version(self) -> str:
+        """The version that both speak."""
+        return self._met().version
+
+    @property
+    def server_info(self) -> Implementation:
+        """Name and version of the server; empty where it did not say."""
+        return self._met().info
+
+    @property
+    def instructions(self) -> str | None:
+        """How the server wants to be used, or None."""
+        return self._met().instructions
+
+    @property
+    def capabilities(self) -> dict[str, Any]:
+        """What the server can do, as it said."""
+        return self._met().capabilities
+
+    @property
+    def session_id(self) -> str | None:
+        """The session's id; None where there is no session, as in the modern era."""
+        return self._open().link.session_id
+
+    @property
+    def gaps(self) -> int:
+        """How many times a resumed stream lacked events."""
+        return self._conversation.calls.gaps if self._conversation is not None else 0
+
+    # --- what it can be asked ---
+
+    async def list_tools(self, *, timeout: float | None = None) -> list[ToolInfo]:
+        """All tools, over all pages (1,000 at most).
+
+        Args:
+            timeout: Seconds for each page; None: the client's.
+        """
+        tools: list[ToolInfo] = []
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            params = {"cursor": cursor} if cursor is not None else None
+            page = decode("tools/list", await self._request("tools/list", params, timeout=timeout), ToolPage)
+            tools += page.tools
+            if page.next_cursor is None:
+                self._schemas = {tool.name: tool.output_schema for tool in tools}
+                return tools
+            cursor = page.next_cursor
+        raise LimitError("pages", f"the server has more than {_MAX_PAGES} pages of tools: its paging may not end")
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> ToolResult:
+        """Call a tool. One that fails gives a result whose `is_error` is true.
+
+        Args:
+            arguments: Anything that can become JSON.
+            progress: Called with (done, total, message) for each report, plain or async, in the caller's task,
+                never after the result; a slow one may miss the oldest of more than 1,024 reports.
+            timeout: Seconds; None: the client's; `math.inf`: no limit.
+            idempotency_key: A call with the same key runs once, however often it is made, if the tool is a
+                `once` tool of a Tailrace server.
+            meta: More entries for the request's `_meta`.
+
+        Raises:
+            ProtocolError: There is no such tool, or the server refuses the call.
+            TransportError: The connection broke before the answer came; the call may have run.
+            TimeoutError: The limit passed; the server was told that nobody waits any more.
+        """
+        extra = dict(meta or {})
+        if idempotency_key is not None:
+            extra["io.tailrace/idempotencyKey"] = idempotency_key
+        params = {"name": name, "arguments": dict(arguments or {})}
+        raw = await self._request("tools/call", params, timeout=timeout, meta=extra, progress=progress)
+        return decode_tool_result(raw, self._schemas.get(name))
+
+    async def ping(self, *, timeout: float | None = None) -> None:
+        """Return once the server has answered; the modern era has no ping, so it is asked to describe itself."""
+        await self._request("ping" if self.era == "legacy" else "server/discover", timeout=timeout)
+
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Send any request; gives its result as plain JSON values. Raises as `call_tool` does."""
+        return msgspec.json.decode(await self._request(method, params, timeout=timeout))
+
+    async def notify(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Send any notification, and wait until the server has taken it."""
+        await self._open().notify(method, params, timeout=self._timeout if timeout is None else timeout)
+
+    # --- inside ---
+
+    async def _request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None,
+        meta: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> msgspec.Raw:
+        limit = self._timeout if timeout is None else timeout
+        return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress)
+
+    def _open(self) -> Conversation:
+        if self._closing is not None:
+            raise TransportError("the client is closed")
+        if self._conversation is None:
+            raise DefinitionError("the client is not connected: use it as `async with Client(target) as c:`")
+        return self._conversation
+
+    def _met(self) -> Server:
+        if self._server is None:
+            raise DefinitionError("the client is not connected: use it as `async with Client(target) as c:`")
+        return self._server
+
+    async def _connect(self, tasks: Tasks) -> None:
+        target = self._target
+        if not isinstance(target, str):
+            await self._meet(await self._link_to(target), tasks)
+        elif self._transport == "sse" or (self._transport == "auto" and urlsplit(target).path.endswith("/sse")):
+            await self._meet(self._http_link(SseLink, _address(target, "/sse")), tasks)
+        else:
+            try:
+                await self._meet(self._http_link(StreamableLink, _address(target, "/mcp")), tasks)
+            except HttpRefused as error:
+                if self._transport != "auto" or self._era == "modern" or error.status not in _NOT_STREAMABLE:
+                    raise
+                await self._meet_by_sse(_address(target, "/sse"), error, tasks)
+        await self._ask_for_log()
+
+    async def _meet_by_sse(self, url: str, refused: HttpRefused, tasks: Tasks) -> None:
+        """The oldest transport, after the newer one was refused (2025-03-26, transports: backwards compatibility)."""
+        conversation, self._conversation = self._conversation, None
+        assert conversation is not None
+        await conversation.link.close(self._close_timeout)
+        try:
+            await self._meet(self._http_link(SseLink, url), tasks)
+        except HttpRefused as error:
+            raise TransportError(f"no MCP server found. Streamable HTTP: {refused}. HTTP+SSE: {error}") from error
+
+    async def _meet(self, link: Link, tasks: Tasks) -> None:
+        self._conversation = Conversation(
+            link,
+            tasks,
+            client_info=self._client_info,
+            log_level=self._log_level if self._on_log is not None else None,
+            on_log=self._on_log,
+            on_notification=self._on_notification,
+            on_warning=self._on_warning,
+            max_message=self._max_message,
+        )
+        await self._conversation.open()
+        self._server = await agree(self._conversation, self._era, timeout=self._connect_timeout)
+
+    async def _ask_for_log(self) -> None:
+        """The legacy era sets the level once for the session."""
+        if self._on_log is None or self.era == "modern" or "logging" not in self.capabilities:
+            return
+        try:
+            await self._request("logging/setLevel", {"level": self._log_level}, timeout=self._connect_timeout)
+        except ProtocolError as error:
+            self._on_warning(f"the server does not take the log level: {error}")
+
+    async def _link_to(self, target: Sequence[str] | StdioCommand | Link | Service) -> Link:
+        if isinstance(target, Sequence):
+            target = StdioCommand(command=target[0], args=target[1:])
+        if isinstance(target, StdioCommand):
+            return StdioLink(target, max_message=self._max_message)
+        return target if isinstance(target, Link) else await self._link_to_service(target)
+
+    async def _link_to_service(self, service: Service) -> Link:
+        """For the public door, which may know the server."""
+        raise DefinitionError(f"a target of type {type(service).__name__} needs tailrace.mcp.Client")
+
+    def _http_link(self, kind: type[StreamableLink | SseLink], url: str) -> Link:
+        return kind(
+            url,
+            self._headers,
+            connect_timeout=self._connect_timeout,
+            max_message=self._max_message,
+            reconnect=self._reconnect,
+        )
+
+    async def _end(self) -> None:
+        """The link first, because a child process has to be read from until it ends; then what is left of the tasks."""
+        tasks, conversation = self._tasks, self._conversation
+        if tasks is None:
+            return
+        try:
+            if conversation is not None:
+                conversation.calls.lose(TransportError("the client was closed"))
+                await conversation.link.close(self._close_timeout * 0.8)
+        except (TransportError, TimeoutError) as error:
+            self._on_warning(f"the connection did not end in order: {error}")
+        finally:
+            await tasks.close(self._close_timeout * 0.2)
+
+
+def _check_target(target: Target) -> Target:
+    if isinstance(target, str):
+        if urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname:
+            raise DefinitionError(f"{target!r} is no http:// or https:// URL; a command is given as a list of strings")
+    elif isinstance(target, Sequence) and (not target or not target[0]):
+        raise DefinitionError("a command is a list of strings, the program first")
+    return target
+
+
+def _address(url: str, path: str) -> str:
+    """The URL, with a path where it has none."""
+    parts = urlsplit(url)
+    return url if parts.path not in ("", "/") else parts._replace(path=path).geturl()

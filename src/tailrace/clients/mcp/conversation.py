@@ -1,0 +1,184 @@
+"""Requests over one link: each has an id, a time limit, and an end that the server hears of.
+
+It knows what the two eras ask of every message; how an era is agreed on is left to `handshake`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tailrace.clients.mcp.calls import Call, Calls, Progress
+from tailrace.clients.mcp.links.link import Link, Outgoing
+from tailrace.errors import ProtocolError, TransportError
+from tailrace.wire import jsonrpc, mcp
+
+if TYPE_CHECKING:
+    from msgspec import Raw
+
+    from tailrace.clients.mcp.results import LogMessage
+    from tailrace.core.tasks import Tasks
+
+__all__ = ["Conversation"]
+
+_MAX_REPLIES = 16  # answers to the server's own requests that are under way at once
+_SAY_LIMIT = 5.0  # seconds for what nobody waits for: a cancellation, an answer to the server
+
+
+class Conversation:
+    """One client's side of the talk with one server. One event loop uses it; calls may run at the same time.
+
+    Args:
+        link: The way to the server.
+        tasks: Run what the conversation does on its own.
+        client_info: Name and version that the server is told.
+        log_level: Least level of log messages that the server is asked for in the modern era; None: none.
+        on_log, on_notification, on_warning, max_message: See `Calls`.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        tasks: Tasks,
+        *,
+        client_info: tuple[str, str],
+        log_level: str | None,
+        on_log: Callable[[LogMessage], object] | None,
+        on_notification: Callable[[str, Any], object] | None,
+        on_warning: Callable[[str], object],
+        max_message: int,
+    ) -> None:
+        self.link = link
+        self.version: str | None = None
+        self.client_info = {"name": client_info[0], "version": client_info[1]}
+        self.calls = Calls(
+            reply=self._reply,
+            on_log=on_log,
+            on_notification=on_notification,
+            on_warning=on_warning,
+            max_message=max_message,
+        )
+        self._tasks = tasks
+        self._log_level = log_level
+        self._replies = 0
+
+    async def open(self) -> None:
+        """Connect the link."""
+        await self.link.open(self.calls, self._tasks)
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float,
+        meta: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Raw:
+        """Send a request and wait for its result.
+
+        When the limit passes, or the awaiting task is cancelled, the server is told (except of
+        `initialize`, which must not be cancelled), and nothing waits for its reaction.
+
+        Args:
+            timeout: Seconds for all of it; `math.inf`: no limit.
+
+        Raises:
+            ProtocolError: The server answered with an error.
+            TransportError: It was not sent, or the connection broke before the answer came.
+            TimeoutError: The limit passed.
+        """
+        call = self.calls.start(method, progress)
+        try:
+            message = self._request(call, method, params, meta, progress is not None)
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                await self.link.send(message)
+                return await call.outcome()
+        except TimeoutError:
+            self._give_up(call, "timed out")
+            raise TimeoutError(
+                f"{method} had no answer within {timeout:g} s, and was cancelled; wait longer by timeout="
+            ) from None
+        except asyncio.CancelledError:
+            self._give_up(call, "cancelled by the caller")
+            raise
+        finally:
+            self.calls.end(call)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float) -> None:
+        """Send a notification.
+
+        Args:
+            timeout: Seconds until the server has taken it.
+
+        Raises:
+            TransportError: It did not take it.
+            TimeoutError: The limit passed.
+        """
+        async with asyncio.timeout(None if timeout == math.inf else timeout):
+            await self.link.send(self._notification(method, params))
+
+    # --- messages ---
+
+    def _request(
+        self, call: Call, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, progress: bool
+    ) -> Outgoing:
+        whole = dict(params or {})
+        extra = {**whole.get("_meta", {}), **(meta or {}), **self._envelope()}
+        if progress:
+            extra["progressToken"] = call.id
+        if extra:
+            whole["_meta"] = extra
+        field = mcp.header_name_field(method)
+        return Outgoing(
+            data=jsonrpc.encode_request(call.id, method, mcp.encode(whole) if whole else None),
+            id=call.id,
+            method=method,
+            name=str(whole.get(field, "")) if field is not None else None,
+            version=self.version,
+        )
+
+    def _notification(self, method: str, params: Mapping[str, Any] | None) -> Outgoing:
+        data = jsonrpc.encode_notification(method, mcp.encode(params) if params else None)
+        return Outgoing(data=data, method=method, version=self.version)
+
+    def _envelope(self) -> dict[str, Any]:
+        """What each request of the modern era carries (2026-07-28, basic: `_meta`)."""
+        if self.version not in mcp.MODERN_VERSIONS:
+            return {}
+        envelope: dict[str, Any] = {
+            "io.modelcontextprotocol/protocolVersion": self.version,
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": self.client_info,
+        }
+        if self._log_level is not None:
+            envelope["io.modelcontextprotocol/logLevel"] = self._log_level
+        return envelope
+
+    # --- what nobody waits for ---
+
+    def _give_up(self, call: Call, reason: str) -> None:
+        if call.method != "initialize" and self.calls.waits_for(call.id):
+            notice = self._notification("notifications/cancelled", {"requestId": call.id, "reason": reason})
+            self._tasks.start(self._say(self.link.cancel(call.id, notice)), name="tailrace-client-cancel")
+
+    def _reply(self, data: bytes) -> None:
+        if self.version in mcp.MODERN_VERSIONS:
+            self.calls.warn("the server sent a request, which has no place in the modern era; it gets no answer")
+        elif self._replies >= _MAX_REPLIES:
+            self.calls.warn("the server sends more requests than are answered at once; one gets no answer")
+        else:
+            self._replies += 1
+            message = Outgoing(data=data, version=self.version)
+            self._tasks.start(self._say(self.link.send(message), is_reply=True), name="tailrace-client-reply")
+
+    async def _say(self, sending: Coroutine[Any, Any, None], *, is_reply: bool = False) -> None:
+        try:
+            async with asyncio.timeout(_SAY_LIMIT):
+                await sending
+        except (TransportError, ProtocolError, TimeoutError) as error:
+            self.calls.warn(f"the server could not be told: {error}")
+        finally:
+            self._replies -= is_reply

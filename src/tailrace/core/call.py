@@ -1,0 +1,190 @@
+"""One accepted unit of work. It belongs to a session or to the server, never to a connection.
+
+A call is entered into its owner's table before any user code runs, runs in its own task, ends
+exactly once, and leaves its answer with a `Reply`. What the answer looks like is the protocol's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tailrace.core.context import Context
+from tailrace.errors import CallCancelled
+
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
+    from tailrace.core.tasks import Tasks
+
+__all__ = ["Call", "CallState", "Reply"]
+
+
+class Reply(Protocol):
+    """Where a call's frames go: a session's log, or the exchange that brought the call."""
+
+    def notify(self, call: Call, payload: bytes) -> None:
+        """Send a notification of this call, before its answer. Never waits, never raises."""
+        ...
+
+    def answer(self, call: Call, payload: bytes | None) -> None:
+        """The call has ended; None where nothing is to be sent. Called exactly once."""
+        ...
+
+    async def room(self) -> None:
+        """Wait while the connected reader is too far behind."""
+        ...
+
+
+class CallState(Enum):
+    """`ACCEPTED` (owned, no user code has run) -> `RUNNING` -> `ENDED`."""
+
+    ACCEPTED = 0
+    RUNNING = 1
+    ENDED = 2
+
+
+class Call(ABC):
+    """An accepted call; subclasses say what running it means.
+
+    Attributes:
+        key: What tells it from the other calls of its owner.
+        number: Unique within its session over all process lives; names it in the journal.
+        journalled: The journal holds its acceptance.
+        request_id: The id its client gave it.
+        session: The session that owns it; None where the server does.
+        tasks: Where it runs and is counted.
+        reply: Where its frames go.
+        context: What its handler is given.
+    """
+
+    __slots__ = (
+        "_deadline_timer",
+        "context",
+        "journalled",
+        "key",
+        "number",
+        "reply",
+        "request_id",
+        "session",
+        "state",
+        "task",
+        "tasks",
+    )
+
+    def __init__(
+        self, key: Hashable, number: int, request_id: int | str, session: Session | None, tasks: Tasks, reply: Reply
+    ) -> None:
+        self.key = key
+        self.number = number
+        self.journalled = False
+        self.request_id = request_id
+        self.session = session
+        self.tasks = tasks
+        self.reply = reply
+        self.context = Context(call=self)
+        self.state = CallState.ACCEPTED
+        self.task: asyncio.Task[None] | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def public_session(self) -> Session | None:
+        """The session that a handler may see."""
+        return self.session
+
+    # --- what a protocol brings ---
+
+    @abstractmethod
+    async def run(self) -> bytes | None:
+        """Run the handler and give the encoded answer. Failures of the handler are answers, too."""
+
+    @abstractmethod
+    def aborted(self, error: Exception) -> bytes | None:
+        """The encoded answer of a call that was cancelled, or None where none is due. Must not raise."""
+
+    @abstractmethod
+    def progress(self, done: float, total: float | None, message: str | None) -> None:
+        """Send progress to the caller, if it asked for it."""
+
+    @abstractmethod
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        """Send a log record to the caller, if it wants it."""
+
+    # --- its life ---
+
+    def start(self) -> None:
+        """Run it in a task of its own. It must have been accepted by its owner; a cancelled one ends at once."""
+        if self.state is CallState.ACCEPTED and self.task is None:
+            self.task = self.tasks.run_call(self, self._run())
+
+    def cancel(self, error: Exception) -> None:
+        """End it early: its context ends with `error`, its task is cancelled. Only the first time counts."""
+        if self.state is CallState.ENDED or self.context.error is not None:
+            return
+        self.context.cancel(error)
+        if self.task is None:
+            self._finish(self.aborted(error))
+        elif self.state is CallState.RUNNING:
+            self.task.cancel()
+        # else: its task has not begun. Cancelling that would skip `_run` as a whole; it looks at the context first.
+
+    def set_timeout(self, seconds: float, error: Exception) -> None:
+        """Cancel it with `error` after `seconds`."""
+        loop = asyncio.get_running_loop()
+        self.context.deadline = loop.time() + seconds
+        self._deadline_timer = loop.call_later(seconds, self.cancel, error)
+
+    async def room(self) -> None:
+        """Wait while the caller's connection is too far behind."""
+        if self.state is not CallState.ENDED:
+            await self.reply.room()
+
+    def from_thread(self, fn: Callable[..., None], *args: Any) -> None:
+        """Run `fn` on the loop, from whichever thread this is."""
+        loop = self.tasks.loop
+        if threading.get_ident() == self.tasks.thread:
+            fn(*args)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(fn, *args)
+
+    def spawn(
+        self,
+        context: Context,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str | None,
+        timeout: float | None,
+        on_error: Callable[[Exception], Any] | None,
+    ) -> None:
+        """Start detached work with `context`'s values (see `Context.spawn`)."""
+        self.tasks.spawn(context.detach(), fn, args, name=name, timeout=timeout, on_error=on_error)
+
+    async def _run(self) -> None:
+        if self.context.error is not None:  # cancelled between `start` and its first step
+            return self._finish(self.aborted(self.context.error))
+        self.state = CallState.RUNNING
+        payload: bytes | None = None
+        try:
+            payload = await self.run()
+        except asyncio.CancelledError:
+            payload = self.aborted(self.context.error or CallCancelled("the call's task was cancelled"))
+            raise
+        else:
+            if self.context.error is not None:  # the handler caught its cancellation; the call was over all the same
+                payload = self.aborted(self.context.error)
+        finally:
+            self._finish(payload)
+
+    def _finish(self, payload: bytes | None) -> None:
+        """The one place where a call ends: out of its owner's table, then the answer."""
+        self.state = CallState.ENDED
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self.tasks.release(self)
+        if self.session is not None:
+            self.session.release(self)
+        self.reply.answer(self, payload)

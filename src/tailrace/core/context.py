@@ -1,0 +1,266 @@
+"""A call's values, deadline and cancellation: three lives that a connection must not tie together.
+
+A `Context` is what a handler is given. Contexts form a tree: a derived one ends when its parent
+ends; a *detached* one keeps the parent's values and nothing else, so that work which outlives the
+answer still has its correlation id, and is not cancelled because the answer was fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tailrace.errors import CallCancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from tailrace.core.call import Call
+    from tailrace.core.session import Session
+
+__all__ = ["Context", "current"]
+
+_current: contextvars.ContextVar[Context] = contextvars.ContextVar("tailrace.context")
+
+
+def current() -> Context:
+    """The context of the running call or detached work; outside of both, `Context.background()`."""
+    return _current.get(_BACKGROUND)
+
+
+class Context:
+    """The values, the deadline and the cancellation of one call, and the call's way to its peer.
+
+    Attributes:
+        call: The call this context belongs to, or None (background and detached work).
+        deadline: Loop time (``asyncio`` loop's clock, seconds) at which it ends by itself, or None.
+        error: Why it ended (`CallCancelled`, `DeadlineExceeded`), or None while it has not.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_children",
+        "_parent",
+        "_timer",
+        "_values",
+        "_waiters",
+        "call",
+        "deadline",
+        "error",
+    )
+
+    def __init__(self, parent: Context | None = None, *, call: Call | None = None) -> None:
+        self._parent = parent  # for values only; cancellation comes down through `_children`
+        self._values: dict[Any, Any] | None = None
+        self._children: weakref.WeakSet[Context] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.call = call
+        self.deadline: float | None = None
+        self.error: Exception | None = None
+
+    @staticmethod
+    def background() -> Context:
+        """The empty context: no values, no deadline, never cancelled."""
+        return _BACKGROUND
+
+    # --- what it says ---
+
+    @property
+    def cancelled(self) -> bool:
+        """It has ended; `error` says why."""
+        return self.error is not None
+
+    def value(self, key: Any, default: Any = None) -> Any:
+        """The value that was set under `key` here or in a parent."""
+        context: Context | None = self
+        while context is not None:
+            if context._values is not None and key in context._values:
+                return context._values[key]
+            context = context._parent
+        return default
+
+    async def wait_cancelled(self) -> None:
+        """Return once the context has ended; never, for one that cannot end."""
+        if self.error is not None:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    @property
+    def session(self) -> Session | None:
+        """The session the call belongs to; None in the modern era and outside of calls."""
+        return self.call.public_session if self.call is not None else None
+
+    @property
+    def request_id(self) -> int | str | None:
+        """The request's own id as its client gave it; None outside of calls."""
+        return self.call.request_id if self.call is not None else None
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What ties together the records of one request across services; None where nobody set one."""
+        return self.value("correlation_id")
+
+    # --- deriving ---
+
+    def with_value(self, key: Any, value: Any) -> Context:
+        """A child that also carries `value` under `key`; it ends when this one ends."""
+        child = self._derive()
+        child._values = {key: value}
+        return child
+
+    def with_cancel(self) -> tuple[Context, Callable[[], None]]:
+        """A child, and a function that ends it; calling that twice is harmless."""
+        child = self._derive()
+        return child, lambda: child.cancel(CallCancelled())
+
+    def with_timeout(self, seconds: float) -> Context:
+        """A child that ends after `seconds` at the latest (and never after this one's deadline)."""
+        return self.with_deadline(asyncio.get_running_loop().time() + seconds)
+
+    def with_deadline(self, when: float) -> Context:
+        """A child that ends at loop time `when` at the latest (and never after this one's deadline)."""
+        child = self._derive()
+        if child.deadline is None or when < child.deadline:
+            child.deadline = when
+            if child.error is None:
+                child._arm(when)
+        return child
+
+    def detach(self) -> Context:
+        """The same values, but no deadline, never cancelled, no error: for work that outlives the call."""
+        return Context(self)
+
+    # --- the way to the peer ---
+
+    async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell the caller how far the work is; nothing happens if it did not ask to be told.
+
+        Waits while a connected reader is more than 256 KiB behind, for as long as the transport's stall
+        limit lets it; a slow or absent reader never makes this raise.
+
+        Args:
+            done: How much is done; must grow from one to the next (MCP, progress).
+            total: Of how much, where it is known.
+            message: One line for people.
+        """
+        if self.call is not None:
+            self.call.progress(done, total, message)
+            await self.call.room()
+
+    report_progress = progress
+
+    async def log(self, level: str, data: Any, logger: str | None = None) -> None:
+        """Send a log record to the caller, if it wants records of this level. Waits as `progress` does.
+
+        Args:
+            level: debug, info, notice, warning, error, critical, alert or emergency.
+            data: Anything that can be written as JSON.
+            logger: The name of the record's source.
+        """
+        if self.call is not None:
+            self.call.log(level, data, logger)
+            await self.call.room()
+
+    async def debug(self, data: Any, logger: str | None = None) -> None:
+        """`log` at level debug."""
+        await self.log("debug", data, logger)
+
+    async def info(self, data: Any, logger: str | None = None) -> None:
+        """`log` at level info."""
+        await self.log("info", data, logger)
+
+    async def warning(self, data: Any, logger: str | None = None) -> None:
+        """`log` at level warning."""
+        await self.log("warning", data, logger)
+
+    async def error_log(self, data: Any, logger: str | None = None) -> None:
+        """`log` at level error (`error` itself says why the context ended)."""
+        await self.log("error", data, logger)
+
+    def progress_nowait(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """`progress` without waiting, from any thread: for plain functions."""
+        if self.call is not None:
+            self.call.from_thread(self.call.progress, done, total, message)
+
+    def log_nowait(self, level: str, data: Any, logger: str | None = None) -> None:
+        """`log` without waiting, from any thread: for plain functions."""
+        if self.call is not None:
+            self.call.from_thread(self.call.log, level, data, logger)
+
+    def spawn(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        name: str | None = None,
+        timeout: float | None = None,
+        on_error: Callable[[Exception], Any] | None = None,
+    ) -> None:
+        """Start detached work: it has this context's values, not its cancellation, and outlives the answer.
+
+        It is tracked and listed in `Service.statistics()`; a shutdown waits for it within the drain limit,
+        and logs what it had to drop. It does not survive a kill of the process.
+
+        Args:
+            fn: An async function, or a plain one (which then runs in a thread).
+            args: Its arguments.
+            name: Under which it is listed; by default the function's own.
+            timeout: Seconds after which it is cancelled; None for never.
+            on_error: Called with the exception if it fails; by default that is logged.
+
+        Raises:
+            RuntimeError: Outside of a served call.
+            LimitError: Too much detached work is running.
+        """
+        if self.call is None:
+            raise RuntimeError("spawn() needs a running call; outside of one, start the work yourself")
+        self.call.spawn(self, fn, args, name=name, timeout=timeout, on_error=on_error)
+
+    # --- the call's owner ---
+
+    def set_values(self, values: dict[Any, Any]) -> None:
+        """Give a call's own context its values, before its handler runs."""
+        self._values = values
+
+    def cancel(self, error: Exception) -> None:
+        """End this context and all that derive from it. Only the first call counts."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._waiters is not None:
+            waiters, self._waiters = self._waiters, None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if self._children is not None:
+            for child in list(self._children):
+                child.cancel(error)
+
+    def enter(self) -> contextvars.Context:
+        """A copy of the running contextvars in which `current()` is this context."""
+        variables = contextvars.copy_context()
+        variables.run(_current.set, self)
+        return variables
+
+    def _derive(self) -> Context:
+        child = Context(self, call=self.call)
+        child.deadline = self.deadline
+        child.error = self.error
+        if self is not _BACKGROUND:
+            if self._children is None:
+                self._children = weakref.WeakSet()
+            self._children.add(child)
+        return child
+
+    def _arm(self, when: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, self.cancel, DeadlineExceeded("the deadline passed"))
+
+
+_BACKGROUND = Context()

@@ -1,0 +1,321 @@
+"""A stream's bounded log: frames go in once and get a number; a connection is a cursor over it.
+
+This is the only queue between a handler and a socket, so there is no gap between replay and live,
+and nothing to close in the right order. Notifications live in a ring; answers and server requests
+are kept until they were delivered and have expired. With a journal, an event may be read only once
+it is durable. The log knows no framing, no protocol and no clock: the time is passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from tailrace.core.ports import Kind
+
+__all__ = ["Cursor", "Journal", "Log"]
+
+_TRIM_EVERY = 64  # evictions that are told to the journal together
+
+
+class Journal(Protocol):
+    """Where a log's events become durable. `append` is told of each event and calls `Log.commit` when it is safe."""
+
+    def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
+        """Hand over one event."""
+        ...
+
+    def trim(self, log: Log, kind: Kind, upto: int) -> None:
+        """Forget the events of `kind` up to `upto`."""
+        ...
+
+
+class Log:
+    """A stream's events, numbered from 1 without holes, read by at most one cursor at a time.
+
+    One event loop owns it; no method waits, except `room`.
+
+    Args:
+        stream: The stream's number within its session.
+        ring: Bytes of notifications that are kept; the oldest go first.
+        kept: Bytes of *delivered* answers that are kept for a resume; the oldest go first.
+        high_water: Unread bytes at which `room` begins to wait for a connected reader.
+        journal: Where events become durable, or None.
+        last: The number of the last event of an earlier process life.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_answers_at",
+        "_events",
+        "_rooms",
+        "_trimmed",
+        "answer_bytes",
+        "bytes",
+        "delivered",
+        "delivered_bytes",
+        "ended",
+        "high_water",
+        "journal",
+        "kept",
+        "last",
+        "reader",
+        "ready",
+        "ring",
+        "ring_bytes",
+        "ring_seqs",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: int = 0,
+        *,
+        ring: int = 1024 * 1024,
+        kept: int = 1024 * 1024,
+        high_water: int = 256 * 1024,
+        journal: Journal | None = None,
+        last: int = 0,
+    ) -> None:
+        self.stream = stream
+        self.ring = ring
+        self.kept = kept
+        self.high_water = high_water
+        self.journal = journal
+        self.last = last  # the newest event's number
+        self.ready = last  # the newest that may be read
+        self.delivered = 0  # the newest that a connection took
+        self.ended = False
+        self.bytes = 0
+        self.ring_bytes = 0
+        self.answer_bytes = 0
+        self.delivered_bytes = 0  # of answers
+        self.ring_seqs: deque[int] = deque()
+        self._answers: deque[int] = deque()
+        self._answers_at: deque[float] = deque()
+        self._events: dict[int, bytes] = {}
+        self._trimmed = 0
+        self._rooms: list[asyncio.Future[None]] = []
+        self.reader: Cursor | None = None
+
+    # --- writing ---
+
+    def append(self, payload: bytes, kind: Kind, now: float = 0.0) -> int:
+        """Add one event and wake the reader; returns its number. An ended log takes none and returns 0."""
+        if self.ended:
+            return 0
+        self.last = seq = self.last + 1
+        self._keep(seq, payload, kind, now)
+        if self.journal is None:
+            self._make_ready(seq)
+        else:
+            self.journal.append(self, seq, kind, payload)
+        return seq
+
+    def restore(self, seq: int, payload: bytes, kind: Kind, now: float = 0.0) -> None:
+        """Put back one event of an earlier process life, in the order of the numbers; it is durable already."""
+        self._keep(seq, payload, kind, now)
+
+    def commit(self, seq: int) -> None:
+        """The journal says that everything up to `seq` is safe to be read."""
+        if seq > self.ready:
+            self._make_ready(seq)
+
+    def end(self) -> None:
+        """No event will follow. Idempotent; the reader still reads what is there, then ends."""
+        if not self.ended:
+            self.ended = True
+            self._free_rooms()
+            if self.reader is not None:
+                self.reader.wake()
+
+    async def room(self, limit: int | None = None) -> None:
+        """Wait while a connected reader is behind by more than `limit` bytes (by default `high_water`).
+
+        Returns as soon as it caught up, went away (also by its own stall limit) or the log ended: never
+        raises for a slow reader, never waits for an absent one.
+        """
+        limit = self.high_water if limit is None else limit
+        while self.reader is not None and self.reader.unread > limit and not self.ended:
+            waiter = asyncio.get_running_loop().create_future()
+            self._rooms.append(waiter)
+            await waiter
+
+    # --- reading ---
+
+    def attach(self, after: int) -> Cursor:
+        """Begin to read behind event `after`; the newest reader takes the stream, an older one is stopped."""
+        if self.reader is not None:
+            self.reader.stop()
+        self.reader = cursor = Cursor(self, min(after, self.last))
+        return cursor
+
+    def missing(self, after: int) -> int:
+        """How many events behind `after` are no longer there: 0 means that a resume is complete."""
+        return max(0, self.last - after) - sum(1 for seq in self._events if seq > after)
+
+    @property
+    def finished(self) -> bool:
+        """It has ended and all of it may be read."""
+        return self.ended and self.ready >= self.last
+
+    # --- keeping ---
+
+    def expire(self, before: float) -> None:
+        """Forget the answers that are older than `before`, delivered or not."""
+        while self._answers and self._answers_at[0] < before:
+            self._drop_answer()
+        self._tell_trimmed(Kind.ANSWER)
+
+    def _keep(self, seq: int, payload: bytes, kind: Kind, now: float) -> None:
+        size = len(payload)
+        self._events[seq] = payload
+        self.bytes += size
+        if self.reader is not None:
+            self.reader.unread += size
+        if kind is Kind.NOTIFICATION:
+            self.ring_seqs.append(seq)
+            self.ring_bytes += size
+            if self.ring_bytes > self.ring:
+                self._turn_ring()
+        else:
+            self._answers.append(seq)
+            self._answers_at.append(now)
+            self.answer_bytes += size
+
+    def _turn_ring(self) -> None:
+        seqs, events = self.ring_seqs, self._events
+        while self.ring_bytes > self.ring and len(seqs) > 1:  # the newest stays, however large
+            seq = seqs.popleft()
+            size = len(events.pop(seq))
+            self.ring_bytes -= size
+            self.bytes -= size
+            if self.reader is not None and seq > self.reader.seq:
+                self.reader.unread -= size
+            self._trimmed += 1
+        if self._trimmed >= _TRIM_EVERY:
+            self._tell_trimmed(Kind.NOTIFICATION, seqs[0] - 1)
+
+    def _mark_delivered(self, seq: int) -> None:
+        """A connection took everything up to `seq`: delivered answers over the cap go, oldest first."""
+        self.delivered = max(self.delivered, seq)
+        if self.answer_bytes <= self.kept:
+            return
+        while self._answers and self._answers[0] <= self.delivered and self.answer_bytes > self.kept:
+            self._drop_answer()
+        if self._trimmed >= _TRIM_EVERY:
+            self._tell_trimmed(Kind.ANSWER)
+
+    def _drop_answer(self) -> None:
+        seq = self._answers.popleft()
+        self._answers_at.popleft()
+        size = len(self._events.pop(seq))
+        self.answer_bytes -= size
+        self.bytes -= size
+        if self.reader is not None and seq > self.reader.seq:
+            self.reader.unread -= size
+        self._trimmed += 1
+
+    def _tell_trimmed(self, kind: Kind, upto: int | None = None) -> None:
+        if self._trimmed and self.journal is not None:
+            if upto is None:
+                upto = self._answers[0] - 1 if self._answers else self.last
+            self.journal.trim(self, kind, upto)
+        self._trimmed = 0
+
+    def _make_ready(self, seq: int) -> None:
+        self.ready = seq
+        if self.reader is not None:
+            self.reader.wake()
+
+    def _free_rooms(self) -> None:
+        waiters, self._rooms = self._rooms, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Cursor:
+    """One connection's place in a log. Only the writer that attached it reads; anybody may stop it.
+
+    Attributes:
+        seq: The number of the last event that was taken.
+        lost: How many events it came too late for: the ring had turned.
+        unread: Bytes behind `seq`, which `Log.room` measures.
+        stopped: The stream was taken by a newer reader, or the connection is over.
+    """
+
+    __slots__ = ("_waiter", "log", "lost", "seq", "stopped", "unread")
+
+    def __init__(self, log: Log, after: int) -> None:
+        self.log = log
+        self.seq = after
+        self.lost = 0
+        self.stopped = False
+        self.unread = sum(len(data) for seq, data in log._events.items() if seq > after)
+        self._waiter: asyncio.Future[None] | None = None
+
+    def take(self, limit: int = 256 * 1024) -> list[tuple[int, bytes]]:
+        """The next events that may be read, in order, about `limit` bytes of them; what the ring lost is counted in `lost`."""
+        log = self.log
+        events, ready, seq = log._events, log.ready, self.seq
+        if seq >= ready or self.stopped:
+            return []
+        taken: list[tuple[int, bytes]] = []
+        size = 0
+        if ready - seq <= 2 * len(events):
+            for number in range(seq + 1, ready + 1):
+                seq = number
+                payload = events.get(number)
+                if payload is not None:
+                    taken.append((number, payload))
+                    size += len(payload)
+                    if size >= limit:
+                        break
+        else:  # most of the numbers are gone: walk what is there
+            for number, payload in events.items():
+                if seq < number <= ready:
+                    taken.append((number, payload))
+                    size += len(payload)
+                    if size >= limit:
+                        seq = number
+                        break
+            else:
+                seq = ready
+        self.lost += seq - self.seq - len(taken)
+        self.seq = seq
+        self.unread -= size
+        return taken
+
+    def taken(self) -> None:
+        """The transport took all that `take` gave so far: what was delivered may be dropped, producers may go on."""
+        log = self.log
+        log._mark_delivered(self.seq)
+        if log._rooms and (self.unread <= log.high_water or self.stopped):
+            log._free_rooms()
+
+    async def wait(self) -> None:
+        """Return when there may be something to do: new events, the end, `stop` or `wake`."""
+        if self.seq < self.log.ready or self.stopped or self.log.finished:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Let `wait` return. Harmless when nobody waits."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def stop(self) -> None:
+        """Give the stream back: no event is taken any more, and nobody waits for this reader. Idempotent."""
+        if not self.stopped:
+            self.stopped = True
+            if self.log.reader is self:
+                self.log.reader = None
+            self.log._free_rooms()
+            self.wake()

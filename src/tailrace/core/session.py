@@ -1,0 +1,329 @@
+"""One peer's conversation. It owns calls and streams, and ends exactly once, whoever ends it.
+
+`OPEN -> CLOSING -> CLOSED` is a test-and-set without an `await` in between; every closer gets the
+same completion; hooks come in pairs. Connections come and go without a session noticing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator, Hashable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tailrace.core.log import Log
+from tailrace.core.ports import Kind
+from tailrace.errors import CallCancelled, LimitError
+
+if TYPE_CHECKING:
+    from tailrace.core.call import Call
+    from tailrace.core.tasks import Tasks
+
+__all__ = ["Completion", "Home", "Lifecycle", "Session", "Sessions"]
+
+logger = logging.getLogger("tailrace.session")
+
+
+class Lifecycle(Enum):
+    """Where a session stands; it only ever moves forward."""
+
+    OPEN = 0
+    CLOSING = 1
+    CLOSED = 2
+
+
+class Home(Protocol):
+    """What a session needs of the house it lives in; one for all sessions."""
+
+    async def opened(self, session: Session) -> None:
+        """Run the register (or restore) hooks. Bounded in time; never raises."""
+        ...
+
+    async def ended(self, session: Session, reason: str) -> None:
+        """Run the unregister hooks. Bounded in time; never raises."""
+        ...
+
+    def forget(self, session: Session, *, keep: bool) -> None:
+        """It is over: out of the table and, unless `keep`, out of the store."""
+        ...
+
+    def suspend(self, session: Session) -> None:
+        """Nothing of it is journalled any more: what is in the store now is what a restart will find."""
+        ...
+
+    def notification(self, method: str, params: Any) -> bytes:
+        """Encode a server's notification."""
+        ...
+
+
+class Session:
+    """One peer's conversation with the server.
+
+    All methods belong to the event loop; all may be called at any time, by anyone, any number of times.
+
+    Attributes:
+        id: The secret that the peer shows; at least 128 random bits.
+        handle: Names the session inside event ids; not a secret.
+        principal: Whom it belongs to; ``""`` is nobody.
+        state: The application's own JSON-able values; kept with the session.
+        record: The protocol's own record: version, capabilities, log level.
+        log: Its own stream, for all that belongs to no call.
+        streams: Its calls' streams, by number.
+        calls: What is in flight, by the protocol's key.
+        touched: Loop time of its last use.
+    """
+
+    __slots__ = (
+        "_home",
+        "_opening",
+        "_waiters",
+        "calls",
+        "created",
+        "greeted",
+        "handle",
+        "id",
+        "lifecycle",
+        "log",
+        "max_calls",
+        "principal",
+        "reason",
+        "record",
+        "restored",
+        "state",
+        "streams",
+        "tasks",
+        "touched",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        handle: bytes,
+        principal: str,
+        *,
+        tasks: Tasks,
+        home: Home,
+        log: Log,
+        record: Any,
+        max_calls: int = 100,
+        restored: bool = False,
+    ) -> None:
+        self.id = id
+        self.handle = handle
+        self.principal = principal
+        self.tasks = tasks
+        self.log = log
+        self.record = record
+        self.max_calls = max_calls
+        self.restored = restored
+        self.state: dict[str, Any] = {}
+        self.streams: dict[int, Log] = {}
+        self.calls: dict[Hashable, Call] = {}
+        self.lifecycle = Lifecycle.OPEN
+        self.reason = ""
+        self.created = self.touched = tasks.loop.time()
+        self._home = home
+        self.greeted = False  # its hooks have begun
+        self._opening: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # --- its calls ---
+
+    def accept(self, call: Call) -> None:
+        """Own a call, before any of its code runs: from here on no connection's end is its end.
+
+        Raises:
+            LimitError: The session is closing, has `max_calls` in flight, or the server is full.
+            KeyError: A call with the same key is in flight.
+        """
+        if self.lifecycle is not Lifecycle.OPEN:
+            raise LimitError("session", "the session is closing")
+        if len(self.calls) >= self.max_calls:
+            raise LimitError("session_calls", f"{self.max_calls} calls are running in this session; try again later")
+        if call.key in self.calls:
+            raise KeyError(call.key)
+        self.tasks.admit(call)
+        self.calls[call.key] = call
+        self.touched = self.tasks.loop.time()
+
+    def release(self, call: Call) -> None:
+        """A call has ended."""
+        if self.calls.get(call.key) is call:
+            del self.calls[call.key]
+            self.touched = self.tasks.loop.time()
+
+    def notify(self, method: str, params: Any = None) -> None:
+        """Send a notification that belongs to no call, on the session's own stream. Never waits, never raises for
+        a slow or absent reader: the oldest notifications go when 1 MiB of them is unread.
+
+        Args:
+            method: E.g. ``notifications/tools/list_changed``.
+            params: JSON-able, or None.
+        """
+        self.log.append(self._home.notification(method, params), Kind.NOTIFICATION, self.tasks.loop.time())
+
+    @property
+    def busy(self) -> bool:
+        """It has calls in flight or a connected reader."""
+        if self.calls or self.log.reader is not None:
+            return True
+        return any(log.reader is not None for log in self.streams.values())
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes held by all of its streams."""
+        return self.log.bytes + sum(log.bytes for log in self.streams.values())
+
+    # --- its beginning and its end ---
+
+    async def open(self) -> None:
+        """Run the hooks that greet it, once; the matching farewell is then certain to come."""
+        if not self.greeted and self.lifecycle is Lifecycle.OPEN:
+            self.greeted = True
+            self._opening = self.tasks.start(self._home.opened(self), name="tailrace-session-opened")
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+            self._opening = None
+
+    def close(self, reason: str = "closed by the server", *, keep: bool = False, grace: float = 5.0) -> Completion:
+        """End the session: its calls are cancelled and answered, its streams end, its hooks run.
+
+        Returns at once; await what it returns to wait for the end. Every closer gets the same completion,
+        and only the first one's reason counts.
+
+        Args:
+            reason: For people; calls in flight are answered with it.
+            keep: Leave it in the store, for the next process life.
+            grace: Seconds that cancelled calls get to end.
+        """
+        if self.lifecycle is Lifecycle.OPEN:
+            self.lifecycle = Lifecycle.CLOSING
+            self.reason = reason
+            self.tasks.start(self._finish(reason, keep, grace), name="tailrace-session-close")
+        return Completion(self)
+
+    def abort(self, reason: str = "aborted by the server") -> Completion:
+        """End it without grace: calls are cancelled, and not waited for."""
+        return self.close(reason, grace=0.0)
+
+    async def wait_closed(self) -> None:
+        """Return once the session has ended, whoever ends it."""
+        if self.lifecycle is not Lifecycle.CLOSED:
+            waiter = self.tasks.loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def _finish(self, reason: str, keep: bool, grace: float) -> None:
+        """The one way to the end."""
+        try:
+            if keep:  # what did not end stays unfinished in the store: no answer of this life may be heard
+                self._home.suspend(self)
+                self._end_streams()
+            error = CallCancelled(reason)
+            calls = list(self.calls.values())
+            for call in calls:
+                call.cancel(error)
+            left = await self.tasks.settle([call.task for call in calls], grace)
+            if left:
+                logger.warning("calls did not end within %.1fs of their cancellation count=%d", grace, len(left))
+            self._end_streams()
+            if self._opening is not None:
+                await asyncio.wait([self._opening])
+            if self.greeted:
+                await self._home.ended(self, reason)
+        finally:
+            self._end_streams()
+            self.lifecycle = Lifecycle.CLOSED
+            self._home.forget(self, keep=keep)
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _end_streams(self) -> None:
+        self.log.end()
+        for log in self.streams.values():
+            log.end()
+
+
+class Completion:
+    """The end of a session, to be awaited or not; a cancelled waiter disturbs no other."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._session.wait_closed().__await__()
+
+
+class Sessions:
+    """The table of living sessions, by id and by handle.
+
+    Args:
+        limit: How many may live; the oldest idle one makes room for a new one, else the new one is refused.
+        idle: Seconds without use after which a session ends.
+        infancy: The same for one that never finished its `initialize`.
+        unborn: Tells whether that is so.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 10_000,
+        idle: float = 1800.0,
+        infancy: float = 60.0,
+        unborn: Callable[[Session], bool] = lambda session: False,
+    ) -> None:
+        self.limit = limit
+        self.idle = idle
+        self.infancy = infancy
+        self.unborn = unborn
+        self.by_id: dict[str, Session] = {}
+        self.by_handle: dict[bytes, Session] = {}
+        self.opened = 0  # ever
+        self.closed = 0
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def add(self, session: Session) -> None:
+        """Enter a session.
+
+        Raises:
+            LimitError: `limit` sessions live and none of them is idle.
+        """
+        if len(self.by_id) >= self.limit and not self._make_room():
+            raise LimitError("sessions", f"{self.limit} sessions are open; try again later")
+        self.by_id[session.id] = session
+        self.by_handle[session.handle] = session
+        self.opened += 1
+
+    def remove(self, session: Session) -> None:
+        """Take it out. Idempotent."""
+        if self.by_id.get(session.id) is session:
+            del self.by_id[session.id]
+            self.by_handle.pop(session.handle, None)
+            self.closed += 1
+
+    def close_all(self, reason: str, *, keep: bool, grace: float = 5.0) -> list[Completion]:
+        """Close every session of this moment."""
+        return [session.close(reason, keep=keep, grace=grace) for session in list(self.by_id.values())]
+
+    def expire(self, now: float) -> None:
+        """Close what was not used for too long."""
+        for session in list(self.by_id.values()):
+            age = now - session.touched
+            if age > self.infancy and (age > self.idle or self.unborn(session)) and not session.busy:
+                session.close("the session expired")
+
+    def _make_room(self) -> bool:
+        idle = sorted(
+            (session for session in self.by_id.values() if not session.busy), key=lambda session: session.touched
+        )
+        for session in idle[: max(1, self.limit // 100)]:  # a few at once: looking for them is the dear part
+            session.close("evicted: too many sessions are open")
+            self.remove(session)
+        return bool(idle)

@@ -1,0 +1,53 @@
+"""Every limit and every waiting time in one place, with its default (DESIGN 5 and 6; `docs/cli.md` lists the flags)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server may be told. Durations in seconds, sizes in bytes."""
+
+    # how long
+    drain: float = 25.0  # at shutdown, for running calls
+    shutdown_delay: float = 0.0  # from the signal on, while new work is still accepted
+    keep_alive: float = 15.0  # between keep-alives of an idle stream; a modern call becomes a stream after it
+    hold: float = 0.05  # how long a legacy answer is waited for before its reply becomes a stream
+    stall: float = 30.0  # a peer that takes no byte
+    body_time: float = 30.0  # to send a request's body
+    hook_time: float = 5.0  # for a hook
+    grace: float = 5.0  # for a cancelled call to end
+    session_idle: float = 1800.0
+    session_infancy: float = 60.0  # of a session that was never initialized
+    answer_time: float = 3600.0  # how long answers are kept for a resume
+    eof_drain: float = 1.5  # stdio: for running calls after the end of input
+    store_wait: float = 30.0  # for another process that holds the store
+    retry: int = 2000  # milliseconds, told to clients as SSE `retry`
+
+    # how much
+    max_body: int = 4 * _MIB
+    max_result: int = 4 * _MIB
+    max_calls: int = 1000
+    max_session_calls: int = 100
+    max_sessions: int = 10_000
+    max_detached: int = 1000
+    max_threads: int = 64
+    max_batch: int = 100
+    ring: int = _MIB  # notifications of one stream
+    kept: int = _MIB  # delivered answers of one stream
+    session_log: int = 16 * _MIB  # all streams of one session
+    server_log: int = 512 * _MIB  # all streams of all sessions
+    unwritten: int = 4 * _MIB  # stdio: answers that nobody reads yet
+    state: int = 64 * 1024  # a session's own values, as JSON
+    page: int = 100  # tools in one page of tools/list
+
+    # who may
+    allow_hosts: tuple[str, ...] = ()  # beside loopback; "*" for any
+    allow_origins: tuple[str, ...] = ()  # beside the host's own; "*" for any
+
+    stateless: bool = False  # legacy requests without sessions

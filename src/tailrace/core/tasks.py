@@ -1,0 +1,329 @@
+"""Every task of the process is started, counted and ended here: calls, detached work, the house's own.
+
+Nothing else in Tailrace calls `create_task`. What is running can be listed, waited for within a
+limit, and cancelled; what did not end in time is reported by name and never waited for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tailrace.errors import DeadlineExceeded, LimitError
+
+if TYPE_CHECKING:
+    from tailrace.core.call import Call
+    from tailrace.core.context import Context
+    from tailrace.core.threads import Threads
+
+__all__ = ["DelayLine", "Delayed", "Detached", "Sweeper", "Swept", "Tasks"]
+
+logger = logging.getLogger("tailrace.tasks")
+
+
+class Detached:
+    """One piece of detached work, as it is listed.
+
+    Attributes:
+        name: For people.
+        started: Loop time.
+        context: Its values.
+    """
+
+    __slots__ = ("context", "name", "started", "task")
+
+    def __init__(self, name: str, context: Context, started: float) -> None:
+        self.name = name
+        self.context = context
+        self.started = started
+        self.task: asyncio.Task[None] | None = None
+
+
+class Tasks:
+    """The tasks of one server, on one event loop.
+
+    Args:
+        threads: Where plain functions run.
+        max_calls: Calls in flight, over all sessions; one more is refused.
+        max_detached: Detached work in flight; one more is refused.
+    """
+
+    def __init__(self, threads: Threads, *, max_calls: int = 1000, max_detached: int = 1000) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.threads = threads
+        self.max_calls = max_calls
+        self.max_detached = max_detached
+        self.calls: dict[Call, None] = {}
+        self.detached: dict[asyncio.Task[None], Detached] = {}
+        self._own: set[asyncio.Task[Any]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self.started = 0  # calls, ever
+        self.ended = 0
+
+    # --- calls ---
+
+    def admit(self, call: Call) -> None:
+        """Count a call in, before any of its code runs.
+
+        Raises:
+            LimitError: `max_calls` are in flight.
+        """
+        if len(self.calls) >= self.max_calls:
+            raise LimitError("calls", f"{self.max_calls} calls are running on this server; try again later")
+        self.calls[call] = None
+        self.started += 1
+
+    def release(self, call: Call) -> None:
+        """Count it out. Idempotent."""
+        if call in self.calls:
+            del self.calls[call]
+            self.ended += 1
+            self._check_idle()
+
+    def run_call(self, call: Call, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a call's own task, in which `current()` is its context. The in-flight table holds the task."""
+        return self._create(work, "tailrace-call", call.context)
+
+    # --- other work ---
+
+    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Start work of the house itself; an exception of it is logged as ours."""
+        task = self._create(work, name, None)
+        self._own.add(task)
+        task.add_done_callback(self._own_ended)
+        return task
+
+    def spawn(
+        self,
+        context: Context,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        on_error: Callable[[Exception], Any] | None = None,
+    ) -> None:
+        """Start detached work under `context` (see `Context.spawn`).
+
+        Raises:
+            LimitError: `max_detached` pieces of work are in flight.
+        """
+        if len(self.detached) >= self.max_detached:
+            raise LimitError("detached", f"{self.max_detached} pieces of detached work are running; try again later")
+        work = Detached(name or getattr(fn, "__name__", "detached"), context, self.loop.time())
+        task = self._create(self._run_detached(work, fn, args, timeout, on_error), f"tailrace-{work.name}", context)
+        work.task = task
+        self.detached[task] = work
+        task.add_done_callback(self._detached_ended)
+
+    async def in_thread(self, fn: Callable[[], Any]) -> Any:
+        """Run a plain function in one of the bounded threads."""
+        return await self.threads.run(fn)
+
+    # --- ending ---
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until no call and no detached work is left, at most `seconds`; tells whether that came true."""
+        deadline = self.loop.time() + seconds
+        while self.calls or self.detached:
+            waiter = self.loop.create_future()
+            self._idle.append(waiter)
+            timer = self.loop.call_at(deadline, _resolve, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+            if self.loop.time() >= deadline:
+                return not (self.calls or self.detached)
+        return True
+
+    async def settle(self, tasks: Iterable[asyncio.Task[Any] | None], seconds: float) -> list[asyncio.Task[Any]]:
+        """Wait for `tasks`, at most `seconds`, never for the one that asks; returns those that did not end."""
+        own = asyncio.current_task()
+        waiting = [task for task in tasks if task is not None and task is not own and not task.done()]
+        if not waiting:
+            return []
+        _, pending = await asyncio.wait(waiting, timeout=seconds)
+        return list(pending)
+
+    async def close(self, seconds: float = 5.0) -> None:
+        """Cancel what is left, wait for it at most `seconds`, and name what does not end."""
+        own = asyncio.current_task()
+        now = self.loop.time()
+        for work in self.detached.values():
+            logger.error(
+                "detached work dropped name=%s age=%.1fs correlation_id=%s",
+                work.name,
+                now - work.started,
+                work.context.correlation_id,
+            )
+        left = [task for task in (*self.detached, *self._own) if task is not own]
+        for task in left:
+            task.cancel()
+        for task in await self.settle(left, seconds):
+            logger.error("task did not end within %.1fs of its cancellation name=%s", seconds, task.get_name())
+        self.threads.close()
+
+    # --- inside ---
+
+    def _create(self, work: Coroutine[Any, Any, Any], name: str, context: Context | None) -> asyncio.Task[Any]:
+        variables = context.enter() if context is not None else None
+        return self.loop.create_task(work, name=name, context=variables)
+
+    async def _run_detached(
+        self,
+        work: Detached,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        timeout: float | None,
+        on_error: Callable[[Exception], Any] | None,
+    ) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                if inspect.iscoroutinefunction(fn):
+                    await fn(*args)
+                else:
+                    result = await self.in_thread(lambda: fn(*args))
+                    if inspect.isawaitable(result):
+                        await result
+        except Exception as error:
+            if isinstance(error, TimeoutError) and timeout is not None:
+                error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
+            await self._report(work, error, on_error)
+
+    async def _report(self, work: Detached, error: Exception, on_error: Callable[[Exception], Any] | None) -> None:
+        try:
+            if on_error is not None:
+                result = on_error(error)
+                if inspect.isawaitable(result):
+                    await result
+                return
+        except Exception as second:
+            error = second
+        logger.error(
+            "detached work failed name=%s correlation_id=%s", work.name, work.context.correlation_id, exc_info=error
+        )
+
+    def _detached_ended(self, task: asyncio.Task[None]) -> None:
+        self.detached.pop(task, None)
+        self._check_idle()
+
+    def _own_ended(self, task: asyncio.Task[Any]) -> None:
+        self._own.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("internal task failed name=%s", task.get_name(), exc_info=error)
+
+    def _check_idle(self) -> None:
+        if self._idle and not self.calls and not self.detached:
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                _resolve(waiter)
+
+
+class Swept(Protocol):
+    """Something that wants to look at the clock twice a second."""
+
+    def sweep(self, now: float) -> None:
+        """`now` is loop time."""
+        ...
+
+
+class Sweeper:
+    """One timer for everything that is due "about now": keep-alives, idle sessions, stalls.
+
+    A timer for each of them would cost more than the calls they guard.
+    """
+
+    def __init__(self, interval: float = 0.5) -> None:
+        self.interval = interval
+        self.loop = asyncio.get_running_loop()
+        self._members: dict[Swept, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, member: Swept) -> None:
+        """Call `member.sweep` from now on; the timer runs while there is a member."""
+        self._members[member] = None
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.interval, self._tick)
+
+    def discard(self, member: Swept) -> None:
+        """Do not call it any more. Idempotent."""
+        self._members.pop(member, None)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        self._members.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        for member in list(self._members):
+            try:
+                member.sweep(now)
+            except Exception:
+                logger.exception("sweep failed member=%r", member)
+        if self._members and self._timer is None:
+            self._timer = self.loop.call_later(self.interval, self._tick)
+
+
+class DelayLine:
+    """Calls back a fixed time after `add`, unless `skip` says that there is no need any more.
+
+    Because the delay is the same for all, a queue and one timer are enough; most entries are skipped.
+
+    Args:
+        delay: Seconds.
+    """
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.loop = asyncio.get_running_loop()
+        self._due: list[tuple[float, Delayed]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, item: Delayed) -> None:
+        """Call `item.due()` after the delay, unless `item.settled` is true by then."""
+        self._due.append((self.loop.time() + self.delay, item))
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.delay, self._tick)
+
+    def close(self) -> None:
+        """Forget all entries."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self.loop.time() + 0.001
+        due = [item for when, item in self._due if when <= now and not item.settled]
+        self._due = [entry for entry in self._due if entry[0] > now and not entry[1].settled]
+        if self._due:
+            self._timer = self.loop.call_at(self._due[0][0], self._tick)
+        for item in due:
+            if not item.settled:
+                item.due()
+
+
+class Delayed(Protocol):
+    """What a `DelayLine` holds."""
+
+    settled: bool
+
+    def due(self) -> None:
+        """The delay has passed and it is not settled."""
+        ...
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

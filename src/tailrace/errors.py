@@ -1,0 +1,116 @@
+"""Every exception Tailrace raises, sorted by whose fault it is: yours, theirs, or the world's.
+
+Foreign exceptions (msgspec, sqlite3, sockets) are mapped to these at one border each; everything
+below that border can rely on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CallCancelled",
+    "DeadlineExceeded",
+    "DefinitionError",
+    "LimitError",
+    "ProtocolError",
+    "StoreBusy",
+    "StoreError",
+    "StoreTooNew",
+    "TailraceError",
+    "ToolError",
+    "TransportError",
+]
+
+
+class TailraceError(Exception):
+    """The base of every exception that Tailrace raises itself."""
+
+
+# --- yours: the program that uses Tailrace ------------------------------------------------------
+
+
+class DefinitionError(TailraceError, TypeError):
+    """A tool, a service or an option is defined in a way that cannot work; raised at definition time."""
+
+
+class ToolError(TailraceError):
+    """Raise it in a tool to answer the caller with ``isError`` and this text, without a log record.
+
+    Args:
+        message: What the caller reads.
+        data: JSON-able details; they become the result's ``structuredContent``.
+    """
+
+    def __init__(self, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+
+# --- theirs: the peer ---------------------------------------------------------------------------
+
+
+class ProtocolError(TailraceError):
+    """The peer broke the protocol, or asked for what is not there; it is answered, never logged as ours.
+
+    Args:
+        code: JSON-RPC error code (``wire.mcp`` lists those of MCP).
+        message: What the peer reads.
+        data: JSON-able ``error.data``, or None.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class LimitError(TailraceError):
+    """New work is refused because a named cap is reached; the work that was accepted goes on.
+
+    Args:
+        limit: The cap's name, as in ``data: {"limit": NAME}`` of the refusal.
+        message: What the caller reads.
+    """
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.message = message
+
+
+class CallCancelled(TailraceError):
+    """Why a context ended: its call was cancelled (by the peer, by a close, or by its parent).
+
+    Args:
+        reason: One sentence for people.
+    """
+
+    def __init__(self, reason: str = "cancelled") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class DeadlineExceeded(TailraceError, TimeoutError):
+    """Why a context ended: its deadline passed."""
+
+
+# --- the world's: disks, sockets, other processes -----------------------------------------------
+
+
+class StoreError(TailraceError):
+    """The store could not do what it was asked: a full disk, an I/O error, a damaged file."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds the store; it was waited for, for as long as was said."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version, and is left untouched."""
+
+
+class TransportError(TailraceError):
+    """A connection broke, or could not be made."""

@@ -1,0 +1,1 @@
+"""MCP, all five versions: events of the wire become calls of a service, and their ends become frames."""

@@ -1,0 +1,238 @@
+"""One `tools/call`: arguments in, the handler's run, the result out, in the words of its version."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Raw, Struct
+
+from tailrace.core.call import Call, Reply
+from tailrace.errors import CallCancelled, DeadlineExceeded, ProtocolError, StoreError, ToolError
+from tailrace.schema import InvalidArguments
+from tailrace.wire import mcp
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_error, encode_notification, encode_result
+
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
+    from tailrace.core.tasks import Tasks
+    from tailrace.service import Tool
+
+__all__ = ["Dialect", "McpCall", "PeerCancelled", "StoredCallData", "encode_failure"]
+
+logger = logging.getLogger("tailrace.tools")
+
+_LEVELS = {level: rank for rank, level in enumerate(mcp.LOG_LEVELS)}
+
+
+class PeerCancelled(CallCancelled):
+    """The client cancelled the call, and wants no answer (MCP, cancellation)."""
+
+
+class Dialect:
+    """What differs between the eras in a result, so that no handler has to ask.
+
+    Attributes:
+        modern: 2026-07-28 or later: `resultType` and `_meta` go with every result.
+        server_info: `_meta` of every modern result.
+    """
+
+    __slots__ = ("modern", "result_type", "server_info")
+
+    def __init__(self, modern: bool, server_info: dict[str, Any]) -> None:
+        self.modern = modern
+        self.result_type = "complete" if modern else UNSET
+        self.server_info: Any = {"io.modelcontextprotocol/serverInfo": server_info} if modern else UNSET
+
+
+class StoredCallData(Struct, frozen=True):
+    """A call in the journal."""
+
+    request_id: int | str
+    tool: str
+    arguments: Raw
+    progress_token: int | str | None = None
+
+
+class McpCall(Call):
+    """A tool's call.
+
+    Attributes:
+        tool: What is called.
+        arguments: Still raw.
+        meta: The request's `_meta`.
+        dialect: How its result is written.
+        level: The least severe log record the client wants, as a rank; None for all of them, -1 for none.
+        keep_answer: Answer also when the client cancelled it (its POST waits for some reply).
+    """
+
+    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "tool")
+
+    def __init__(
+        self,
+        key: Hashable,
+        number: int,
+        request_id: int | str,
+        session: Session | None,
+        tasks: Tasks,
+        reply: Reply,
+        *,
+        tool: Tool,
+        params: mcp.CallParams,
+        dialect: Dialect,
+        level: str | None,
+        max_result: int,
+        keep_answer: bool = False,
+    ) -> None:
+        super().__init__(key, number, request_id, session, tasks, reply)
+        self.tool = tool
+        self.arguments = params.arguments
+        self.meta = params.meta
+        self.dialect = dialect
+        self.level = level
+        self.max_result = max_result
+        self.keep_answer = keep_answer
+
+    @property
+    def public_session(self) -> Session | None:
+        """Modern calls have no session to show, also where one process has a conversation (stdio)."""
+        return None if self.dialect.modern else self.session
+
+    # --- running ---
+
+    async def run(self) -> bytes | None:
+        """Run the tool. Whatever it does, there is an answer; only a cancellation of the call comes out."""
+        try:
+            return encode_result(self.request_id, await self._result())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.context.error is not None or (task is not None and task.cancelling()):
+                raise
+            return self._bug("the tool was cancelled from inside")
+        except ToolError as error:
+            return self._failure(error.message, error.data)
+        except (Exception, SystemExit):
+            return self._bug("the tool raised an exception")
+
+    async def _result(self) -> bytes:
+        tool = self.tool
+        try:
+            arguments = tool.arguments.decode(self.arguments if isinstance(self.arguments, Raw) else None)
+        except InvalidArguments as error:
+            raise ToolError(error.message) from None
+        if tool.context_param is not None:
+            arguments[tool.context_param] = self.context
+        if tool.timeout is not None:
+            self.set_timeout(tool.timeout, DeadlineExceeded(f"{tool.name} did not end within {tool.timeout:g} s"))
+        if tool.is_async:
+            value = await tool.fn(**arguments)
+        elif tool.is_generator:
+            value = await self._collect(tool.fn(**arguments))
+        else:
+            value = await self.tasks.in_thread(partial(tool.fn, **arguments))
+            if inspect.isawaitable(value):
+                value = await value
+        return self._encode(value)
+
+    async def _collect(self, items: Any) -> list[Any]:
+        """An async generator's items are progress; its collected list is the answer."""
+        collected: list[Any] = []
+        size = 0
+        try:
+            async for item in items:
+                collected.append(item)
+                text = mcp.encode(item)
+                size += len(text)
+                if size > self.max_result:
+                    raise ToolError(f"the result is over {self.max_result} bytes")
+                self.progress(len(collected), None, text.decode() if not isinstance(item, str) else item)
+                await self.room()
+        finally:
+            await items.aclose()
+        return collected
+
+    # --- what goes out ---
+
+    def progress(self, done: float, total: float | None, message: str | None) -> None:
+        """`notifications/progress`, if the request carried a token."""
+        token = self.meta.progress_token
+        if token is not UNSET and self.context.error is None:
+            params = mcp.progress_params(token, done, total, message)
+            self.reply.notify(self, encode_notification("notifications/progress", params))
+
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        """`notifications/message`, if the client wants records of this level."""
+        rank = _LEVELS.get(level)
+        if rank is None:
+            raise ValueError(f"no such log level: {level!r}; there are {', '.join(mcp.LOG_LEVELS)}")
+        if self.level is not None and rank < _LEVELS.get(self.level, len(_LEVELS)):
+            return
+        if self.context.error is None:
+            params = mcp.log_params(level, data, logger)
+            self.reply.notify(self, encode_notification("notifications/message", params))
+
+    def stored(self) -> bytes:
+        """The journal's record of it: enough to answer it, or run it again, in another process life."""
+        arguments = self.arguments if isinstance(self.arguments, Raw) else Raw(b"{}")
+        token = None if self.meta.progress_token is UNSET else self.meta.progress_token
+        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token))
+
+    def aborted(self, error: Exception) -> bytes | None:
+        """A timeout is the tool's failure; a cancellation is answered only where something waits for it."""
+        if isinstance(error, DeadlineExceeded):
+            return self._failure(str(error))
+        if isinstance(error, PeerCancelled) and not self.keep_answer:
+            return None
+        if isinstance(error, StoreError):
+            return encode_error(self.request_id, INTERNAL_ERROR, "the call could not be stored, and was not begun")
+        return encode_error(self.request_id, mcp.LIMIT_REACHED, f"the call was cancelled: {error}")
+
+    def _encode(self, value: Any) -> bytes:
+        result = self.tool.result
+        if result.schema is not None:
+            structured = result.encode(value)
+            bare = structured[len(b'{"result":') : -1] if result.wrapped else structured
+            text = value if isinstance(value, str) else bare.decode()
+            payload = self._tool_result([mcp.TextContent(text)], Raw(structured))
+        else:
+            payload = self._tool_result(_content(value))
+        if len(payload) > self.max_result:
+            raise ToolError(f"the result has {len(payload)} bytes; at most {self.max_result} can be answered")
+        return payload
+
+    def _failure(self, text: str, data: Any = None) -> bytes:
+        structured = Raw(mcp.encode(data)) if isinstance(data, dict) else UNSET
+        return encode_result(self.request_id, self._tool_result([mcp.TextContent(text)], structured, is_error=True))
+
+    def _bug(self, what: str) -> bytes:
+        """A fault of the program's: the client learns an id, the log has the rest under the same one."""
+        error_id = secrets.token_hex(4)
+        logger.exception("%s tool=%s error_id=%s request_id=%r", what, self.tool.name, error_id, self.request_id)
+        return self._failure(f"internal error in tool {self.tool.name} (error id {error_id})")
+
+    def _tool_result(self, content: list[Any], structured: Any = UNSET, *, is_error: bool = False) -> bytes:
+        dialect = self.dialect
+        return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, dialect.server_info))
+
+
+def _content(value: Any) -> list[Any]:
+    """Content blocks of a result that declares no type."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [mcp.TextContent(value)]
+    if isinstance(value, mcp.TextContent):
+        return [value]
+    return [mcp.TextContent(mcp.encode(value).decode())]
+
+
+def encode_failure(id: int | str | None, error: ProtocolError) -> bytes:
+    """The encoded JSON-RPC error of a `ProtocolError`."""
+    if error.data is not None:
+        return encode_error(id, error.code, error.message, error.data)
+    return encode_error(id, error.code, error.message)

@@ -1,0 +1,516 @@
+"""What all of MCP's transports share: methods and their answers, sessions and their journal.
+
+One `Endpoint` serves one service. Transports (`streamable`, `sse`, `stdio`) parse and route; here a
+request becomes a call or an answer, a session begins, and a stored one is brought back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+
+from tailrace.core.call import Reply
+from tailrace.core.log import Cursor, Log
+from tailrace.core.ports import DropSession, DropStream, EndCall, Kind, PutSession
+from tailrace.core.session import Lifecycle, Session, Sessions
+from tailrace.core.tasks import DelayLine, Sweeper, Tasks
+from tailrace.core.writer import Writer
+from tailrace.errors import LimitError, ProtocolError, StoreError
+from tailrace.protocols.mcp.call import Dialect, McpCall, PeerCancelled, StoredCallData
+from tailrace.protocols.mcp.framing import Seals, SseFraming
+from tailrace.protocols.mcp.journal import Journals, SessionJournal
+from tailrace.protocols.mcp.methods import Methods
+from tailrace.protocols.mcp.reply import SSE, SessionReply
+from tailrace.wire import mcp
+from tailrace.wire.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    Notification,
+    Request,
+    encode_notification,
+    encode_result,
+)
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Headers
+    from tailrace.core.ports import StoredSession
+    from tailrace.core.settings import Settings
+    from tailrace.core.writer import Framing
+    from tailrace.protocols.mcp.hooks import Hooks
+    from tailrace.service import Service
+
+__all__ = ["Endpoint", "Record"]
+
+logger = logging.getLogger("tailrace.mcp")
+
+_EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
+
+
+class Record(Struct):
+    """What MCP keeps of a legacy session; stored as JSON."""
+
+    transport: str  # "streamable", "sse", "stdio"
+    version: str = ""
+    client: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    capabilities: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    level: str | None = None
+    initialized: bool = False
+    state: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+_decode_call = msgspec.json.Decoder(StoredCallData).decode
+
+
+class Endpoint:
+    """Serves one service over MCP (fulfils `core.session.Home`).
+
+    Args:
+        service: What is served.
+        settings: Its limits.
+        tasks: Where calls run.
+        sweeper: The house's clock.
+        journals: The store.
+        hooks: The service's session hooks.
+        seals: Event ids.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        tasks: Tasks,
+        sweeper: Sweeper,
+        journals: Journals,
+        hooks: Hooks,
+        seals: Seals,
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.tasks = tasks
+        self.sweeper = sweeper
+        self.journals = journals
+        self.hooks = hooks
+        self.seals = seals
+        self.now = tasks.loop.time
+        self._tools = service.tools  # a live view
+        self.sessions = Sessions(
+            limit=settings.max_sessions,
+            idle=settings.session_idle,
+            infancy=settings.session_infancy,
+            unborn=lambda session: not session.record.initialized,
+        )
+        server_info: dict[str, Any] = {"name": service.name, "version": service.version}
+        if service.title:
+            server_info["title"] = service.title
+        self.legacy = Dialect(modern=False, server_info=server_info)
+        self.modern = Dialect(modern=True, server_info=server_info)
+        self.methods = Methods(service, server_info, page=settings.page)
+        self.hold = DelayLine(settings.hold)
+        self.patience = DelayLine(settings.keep_alive or 15.0)
+        self.draining = False
+        self._numbers = itertools.count((seals.epoch << _EPOCH) + 1)
+        self._next_expiry = 0.0
+        self._log_bytes = 0  # as of the last sweep
+        sweeper.add(self)
+
+    # --- requests ---
+
+    def inline(self, request: Request, params: Any, session: Session | None, dialect: Dialect) -> bytes | None:
+        """The encoded answer of a method that runs no user code; None for `tools/call`.
+
+        Raises:
+            ProtocolError: Unknown method, bad parameters.
+        """
+        if request.method == "tools/call":
+            return None
+        result = self.methods.result(request.method, params, dialect.modern)
+        if request.method == "logging/setLevel" and session is not None:
+            session.record.level = params.level
+            self.save(session)
+        return encode_result(request.id, result)
+
+    def accept(
+        self,
+        request: Request,
+        params: mcp.CallParams,
+        session: Session | None,
+        reply: Reply,
+        dialect: Dialect,
+        *,
+        by_id: bool,
+        keep_answer: bool = False,
+    ) -> McpCall:
+        """Make a call of a `tools/call` request and have its owner accept it. It has not started yet.
+
+        Args:
+            request: The request.
+            params: Its parameters.
+            session: Its owner; None for the server itself.
+            reply: Where its frames go.
+            dialect: How its answer is written.
+            by_id: The request id is its only address (HTTP+SSE, stdio), so a second one in flight is refused.
+            keep_answer: Answer it also when its client cancels it.
+
+        Raises:
+            ProtocolError: No such tool; a cap is reached; the id is in flight.
+        """
+        tool = self._tools.get(params.name)
+        if tool is None:
+            raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
+        number = next(self._numbers)
+        if dialect.modern:
+            level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
+        else:
+            level = session.record.level if session is not None else None
+        call = McpCall(
+            request.id if by_id else number,
+            number,
+            request.id,
+            session,
+            self.tasks,
+            reply,
+            tool=tool,
+            params=params,
+            dialect=dialect,
+            level=level,
+            max_result=self.settings.max_result,
+            keep_answer=keep_answer,
+        )
+        self._set_values(call)
+        try:
+            if self.draining:
+                raise LimitError("draining", "the server is shutting down; try again in a moment")
+            if session is not None:
+                self._check_log(session)
+                session.accept(call)
+            else:
+                self.tasks.admit(call)
+        except LimitError as error:
+            raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
+        except KeyError:
+            raise ProtocolError(INVALID_REQUEST, f"a request with the id {request.id!r} is in flight") from None
+        return call
+
+    def notified(self, message: Notification, session: Session | None) -> None:
+        """A notification from the client. Unknown ones are ignored, as JSON-RPC wants it."""
+        if session is None:
+            return
+        if message.method == "notifications/cancelled":
+            try:
+                params = mcp.decode_params(message.method, bytes(message.params))
+            except ProtocolError:
+                return
+            found = [call for call in session.calls.values() if call.request_id == params.request_id]
+            if len(found) == 1:  # an ambiguous one cancels none
+                found[0].cancel(PeerCancelled((params.reason or "cancelled by the client")[:1000]))
+        elif message.method == "notifications/initialized" and not session.record.initialized:
+            session.record.initialized = True
+            self.save(session)
+
+    # --- sessions ---
+
+    def new_session(self, transport: str, principal: str) -> Session:
+        """Enter a new session; nothing of it is stored, and no hook has run.
+
+        Raises:
+            ProtocolError: Too many are open.
+        """
+        session = self._session(secrets.token_urlsafe(24), os.urandom(9), principal, Record(transport))
+        try:
+            if self.draining:
+                raise LimitError("draining", "the server is shutting down; try again in a moment")
+            self.sessions.add(session)
+        except LimitError as error:
+            raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
+        return session
+
+    async def initialize(self, session: Session, request: Request, params: mcp.InitializeParams) -> bytes:
+        """Answer `initialize`: negotiate, commit the session, greet it. The answer is encoded; errors raise.
+
+        Raises:
+            ProtocolError: It was initialized before; the store does not commit.
+        """
+        record: Record = session.record
+        if record.version:
+            raise ProtocolError(INVALID_REQUEST, "this session is initialized already")
+        record.version = mcp.negotiate(params.protocol_version)
+        record.client = msgspec.to_builtins(params.client_info)
+        record.capabilities = params.capabilities
+        if session.log.journal is not None:
+            try:
+                await self.journals.commit([self._put(session)])
+            except StoreError:
+                session.close("the session could not be stored")
+                raise ProtocolError(INTERNAL_ERROR, "the session could not be stored; try again later") from None
+        await session.open()
+        return encode_result(request.id, self.methods.initialize_result(record.version))
+
+    def find(self, id: str, principal: str) -> Session | None:
+        """The living session with this id, if it belongs to `principal`."""
+        session = self.sessions.by_id.get(id)
+        if session is None or session.principal != principal or session.lifecycle is not Lifecycle.OPEN:
+            return None
+        session.touched = self.now()
+        return session
+
+    async def restore(self, principal: str, id: str | None = None, *, handle: bytes | None = None) -> Session | None:
+        """Bring a stored session back to life; None where there is none, or it is somebody else's.
+
+        Raises:
+            ProtocolError: Too many are open; the store cannot be read.
+        """
+        if not self.journals.durable:
+            return None
+        try:
+            stored = await self.journals.store.load(id, handle=handle)
+        except StoreError as error:
+            raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
+        if stored is None or stored.principal != principal:
+            return None
+        living = self.sessions.by_id.get(stored.session)
+        if living is not None:  # another request was faster, or it is ending
+            return living if living.lifecycle is Lifecycle.OPEN else None
+        session = self._revive(stored)
+        await session.open()
+        return session if session.lifecycle is Lifecycle.OPEN else None
+
+    async def recover(self) -> None:
+        """At the start: every call that was accepted and not answered is answered now, or runs again."""
+        if self.journals.durable:
+            for id in await self.journals.store.unfinished():
+                stored = await self.journals.store.load(id)
+                if stored is not None and id not in self.sessions.by_id:
+                    session = self._revive(stored)
+                    await session.open()
+
+    def journal_of(self, session: Session | None) -> SessionJournal | None:
+        """Where the session is journalled; None for those that are not."""
+        return session.log.journal if session is not None else None  # type: ignore[return-value]
+
+    def save(self, session: Session) -> None:
+        """Store the session's record as it is now."""
+        if session.log.journal is not None and session.record.version:
+            self.journals.write([self._put(session)])
+
+    # --- streams ---
+
+    def call_log(self, session: Session | None) -> Log:
+        """A new stream for a POST's calls; a session keeps it for a resume, nobody keeps it without one."""
+        settings = self.settings
+        if session is None:
+            return Log(ring=settings.ring, kept=0)
+        number = next(self._numbers)
+        log = Log(number, ring=settings.ring, kept=settings.kept, journal=self.journal_of(session))
+        session.streams[number] = log
+        return log
+
+    def drop_log(self, session: Session | None, log: Log) -> None:
+        """Forget a stream of a session."""
+        if session is not None and session.streams.pop(log.stream, None) is not None:
+            journal = self.journal_of(session)
+            if journal is not None:
+                self.journals.write([DropStream(session.id, log.stream)])
+
+    def framing(self, session: Session, stream: int) -> SseFraming:
+        """SSE with the ids of this stream."""
+        return SseFraming(self.seals.seal(session.handle, stream, session.principal))
+
+    def writer(self, cursor: Cursor, framing: Framing, head: bytes = b"") -> Writer:
+        """The writer of one SSE connection."""
+        retry = b"retry: %d\n\n" % self.settings.retry
+        return Writer(
+            cursor, framing, self.sweeper, keep_alive=self.settings.keep_alive, head=head, farewell=lambda: retry
+        )
+
+    def stream_headers(self, session: Session | None, missing: int | None = None) -> Headers:
+        """The head of an SSE reply; `missing` is told on a resume."""
+        headers = list(SSE)
+        if session is not None and session.record.transport == "streamable":
+            headers.append((b"mcp-session-id", session.id.encode()))
+        if missing is not None:
+            headers.append((b"tailrace-resume", b"gap" if missing else b"complete"))
+        return headers
+
+    # --- core.session.Home ---
+
+    async def opened(self, session: Session) -> None:
+        """Run the hooks that greet a session."""
+        await self.hooks.opened(session)
+
+    async def ended(self, session: Session, reason: str) -> None:
+        """Run the hooks that bid it farewell."""
+        await self.hooks.ended(session)
+
+    def forget(self, session: Session, *, keep: bool) -> None:
+        """Out of the table and, unless `keep`, out of the store."""
+        self.sessions.remove(session)
+        journal = self.journal_of(session)
+        if journal is not None and not keep:
+            self.journals.write([DropSession(session.id)])
+
+    def suspend(self, session: Session) -> None:
+        """The store keeps what it has; nothing more goes in."""
+        self._save_state(session)
+        for log in (session.log, *session.streams.values()):
+            log.journal = None
+
+    def notification(self, method: str, params: Any) -> bytes:
+        """Encode a server's notification."""
+        return encode_notification(method, None if params is None else mcp.encode(params))
+
+    def close(self) -> None:
+        """Stop its timers."""
+        self.sweeper.discard(self)
+        self.hold.close()
+        self.patience.close()
+
+    # --- the clock ---
+
+    def sweep(self, now: float) -> None:
+        """Every few seconds: expired sessions, answers and streams."""
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + 5.0
+        self.sessions.expire(now)
+        before = now - self.settings.answer_time
+        total = 0
+        for session in self.sessions.by_id.values():
+            session.log.expire(before)
+            for log in list(session.streams.values()):
+                if log.ended and log.reader is None and session.touched < before:
+                    self.drop_log(session, log)
+            total += session.log_bytes
+        self._log_bytes = total
+
+    # --- inside ---
+
+    def _session(
+        self, id: str, handle: bytes, principal: str, record: Record, *, last: int = 0, restored: bool = False
+    ) -> Session:
+        journal = SessionJournal(id, self.journals) if self.journals.durable and record.transport != "stdio" else None
+        log = Log(ring=self.settings.ring, kept=self.settings.kept, journal=journal, last=last)
+        session = Session(
+            id,
+            handle,
+            principal,
+            tasks=self.tasks,
+            home=self,
+            log=log,
+            record=record,
+            max_calls=self.settings.max_session_calls,
+            restored=restored,
+        )
+        session.state = record.state
+        return session
+
+    def _put(self, session: Session) -> PutSession:
+        session.record.state = session.state
+        return PutSession(session.id, session.handle, session.principal, mcp.encode(session.record), time.time())
+
+    def _save_state(self, session: Session) -> None:
+        try:
+            if session.state and len(mcp.encode(session.state)) > self.settings.state:
+                raise ValueError(f"it is over {self.settings.state} bytes")
+            self.save(session)
+        except (TypeError, ValueError) as error:
+            logger.error("session.state is not stored: %s", error)
+
+    def _check_log(self, session: Session) -> None:
+        """Refuse new work rather than let answers pile up; make room from what was delivered."""
+        limit = self.settings.session_log
+        if session.log_bytes > limit or len(session.streams) > 1000:
+            for log in list(session.streams.values()):
+                if log.ended and log.reader is None and log.delivered >= log.last:
+                    self.drop_log(session, log)
+                if session.log_bytes <= limit // 2 and len(session.streams) <= 500:
+                    break
+            if session.log_bytes > limit:
+                raise LimitError("log", f"this session holds {limit} bytes of answers that nobody has read")
+        if self._log_bytes > self.settings.server_log:
+            raise LimitError("log", f"this server holds {self.settings.server_log} bytes of unread answers")
+
+    def _set_values(self, call: McpCall) -> None:
+        meta = call.meta
+        if meta.traceparent is not UNSET:
+            values: dict[str, Any] = {"traceparent": meta.traceparent}
+            if len(parts := meta.traceparent.split("-")) > 1:
+                values["correlation_id"] = parts[1]
+            call.context.set_values(values)
+
+    # --- a stored session comes back ---
+
+    def _revive(self, stored: StoredSession) -> Session:
+        record = _decode_record(stored.data)
+        session = self._session(
+            stored.session, stored.handle, stored.principal, record, last=stored.last.get(0, 0), restored=True
+        )
+        self.sessions.add(session)
+        journal = self.journal_of(session)
+        now = self.now()
+        for stream, last in stored.last.items():
+            if stream:
+                session.streams[stream] = Log(
+                    stream, ring=self.settings.ring, kept=self.settings.kept, journal=journal, last=last
+                )
+        for event in stored.events:
+            log = session.streams[event.stream] if event.stream else session.log
+            log.restore(event.seq, event.payload, Kind(event.kind), now)
+        unfinished = {call.stream for call in stored.calls}
+        for stream, log in session.streams.items():
+            if stream not in unfinished:
+                log.end()
+        for call in stored.calls:
+            self._settle(session, call.call, call.stream, _decode_call(call.data))
+        return session
+
+    def _settle(self, session: Session, number: int, stream: int, data: StoredCallData) -> None:
+        """A call that a crash interrupted: answer that its outcome is unknown, or run it again."""
+        log = session.streams.get(stream) if stream else session.log
+        if log is None:  # nothing of its stream was written before the crash
+            log = session.streams[stream] = Log(stream, ring=self.settings.ring, journal=self.journal_of(session))
+        tool = self._tools.get(data.tool)
+        if tool is not None and tool.on_crash == "rerun":
+            meta = mcp.Meta(progress_token=data.progress_token) if data.progress_token is not None else mcp.NO_META
+            reply = SessionReply(session, self.journal_of(session), log, ends=bool(stream))
+            call = McpCall(
+                data.request_id if not stream else number,
+                number,
+                data.request_id,
+                session,
+                self.tasks,
+                reply,
+                tool=tool,
+                params=mcp.CallParams(data.tool, data.arguments, meta),
+                dialect=self.legacy,
+                level=session.record.level,
+                max_result=self.settings.max_result,
+            )
+            call.journalled = True
+            try:
+                session.accept(call)
+            except (LimitError, KeyError) as error:
+                logger.warning("a call of the last process life is not run again: %s", error)
+            else:
+                call.start()
+                return
+        result = mcp.ToolResult(
+            [mcp.TextContent("The server was stopped while this call was running; whether it took effect is unknown.")],
+            is_error=True,
+            meta={"io.tailrace/outcome": "unknown"},
+        )
+        journal = self.journal_of(session)
+        if journal is not None:
+            journal.along(EndCall(session.id, number))
+        log.append(encode_result(data.request_id, mcp.encode(result)), Kind.ANSWER, self.now())
+        if stream:
+            log.end()

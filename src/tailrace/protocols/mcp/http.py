@@ -1,0 +1,62 @@
+"""What the HTTP forms of MCP share: error bodies, `Accept`, the body's parse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailrace.errors import ProtocolError
+from tailrace.protocols.mcp.call import encode_failure
+from tailrace.protocols.mcp.reply import JSON
+from tailrace.wire import mcp
+from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, RequestId, encode_error, parse
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Exchange
+
+__all__ = ["accepts", "not_allowed", "parse_body", "refuse"]
+
+
+def refuse(exchange: Exchange, status: int, error: ProtocolError, id: RequestId | None = None) -> None:
+    """Reply with an HTTP error that carries a JSON-RPC error, so that every kind of client learns why."""
+    headers = [*JSON]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    exchange.respond(status, headers, encode_failure(id, error))
+
+
+def not_allowed(exchange: Exchange, allow: bytes) -> None:
+    """405: the path is right, the method is not."""
+    body = encode_error(None, INVALID_REQUEST, f"method {exchange.method[:32]} is not allowed here")
+    exchange.respond(405, [*JSON, (b"allow", allow)], body)
+
+
+def accepts(exchange: Exchange, *kinds: str) -> bool:
+    """Does `Accept` admit all of these media types? Absent, it admits anything (RFC 9110, 12.5.1)."""
+    value = exchange.header(b"accept")
+    if value is None:
+        return True
+    if value in _BOTH:
+        return True
+    given = {part.partition(";")[0].strip().lower() for part in value.split(",")}
+    return all(kind in given or "*/*" in given or kind.partition("/")[0] + "/*" in given for kind in kinds)
+
+
+_BOTH = frozenset({"application/json, text/event-stream", "text/event-stream, application/json"})
+
+
+def parse_body(exchange: Exchange, max_batch: int) -> Message | Batch | None:
+    """The POST's body; None if it was refused, which this then did (415, 400)."""
+    kind = exchange.header(b"content-type")
+    if kind != "application/json" and (kind or "").partition(";")[0].strip().lower() != "application/json":
+        refuse(exchange, 415, ProtocolError(INVALID_REQUEST, "the content-type must be application/json"))
+        return None
+    message = parse(exchange.body, max_batch=max_batch)
+    if isinstance(message, Malformed):
+        refuse(exchange, 400, ProtocolError(message.code, message.message), message.id)
+        return None
+    return message
+
+
+def status_of(error: ProtocolError) -> int:
+    """The HTTP status of a refusal in a legacy session: only what is not about the method itself is one."""
+    return 503 if error.code == mcp.LIMIT_REACHED else 200

@@ -1,0 +1,126 @@
+"""A session's way into the store: what was promised is written before the promise is given.
+
+An event may be sent once its commit is known. If a commit fails (a full disk), running work goes on
+from memory and is still delivered, new work is refused, and one ERROR is logged for the outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tailrace.core.log import Log
+from tailrace.core.ports import AppendEvent, Kind, Record, Store, TrimStream
+from tailrace.errors import StoreError
+
+__all__ = ["Journals", "SessionJournal"]
+
+logger = logging.getLogger("tailrace.store")
+
+
+class Journals:
+    """The journal of one server: the store, and whether it works at present."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.durable = store.durable
+        self._failing = False
+
+    def write(self, records: Sequence[Record], then: Callable[[StoreError | None], None] | None = None) -> int:
+        """Hand over records; `then` is called on the loop with the outcome. Never raises.
+
+        Returns:
+            The ticket, or 0 where nothing was taken (`then` is told so).
+        """
+        try:
+            ticket = self.store.write(records)
+        except StoreError as error:
+            self._outcome(then, error)
+            return 0
+        if then is not None:
+            self.store.when(ticket, partial(self._outcome, then))
+        return ticket
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Write and wait until it is safe.
+
+        Raises:
+            StoreError: It is not.
+        """
+        waiter: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
+
+        def resolve(error: StoreError | None) -> None:
+            if not waiter.done():
+                waiter.set_result(error)
+
+        self.write(records, resolve)
+        if (error := await waiter) is not None:
+            raise error
+
+    def note(self, error: StoreError | None) -> None:
+        """An outcome is known: one ERROR for an outage, not one for each event."""
+        if error is None:
+            self._failing = False
+        elif not self._failing:
+            self._failing = True
+            logger.error("the store does not commit; running calls go on from memory error=%s", error)
+
+    def _outcome(self, then: Callable[[StoreError | None], None] | None, error: StoreError | None) -> None:
+        self.note(error)
+        if then is not None:
+            then(error)
+
+
+class SessionJournal:
+    """Writes the logs of one session (fulfils `core.log.Journal`).
+
+    However many events wait for the disk, a log has one callback under way: it moves `ready` to what it
+    was set for, and is set again for the newest event.
+    """
+
+    __slots__ = ("_along", "_newest", "journals", "session")
+
+    def __init__(self, session: str, journals: Journals) -> None:
+        self.session = session
+        self.journals = journals
+        self._along: list[Record] = []
+        self._newest: dict[Log, tuple[int, int]] = {}  # per log: the newest event and its ticket
+
+    def along(self, record: Record) -> None:
+        """Commit `record` together with the next event, or not at all."""
+        self._along.append(record)
+
+    def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
+        """Hand over one event; `log.commit` follows."""
+        records: list[Record] = [AppendEvent(self.session, log.stream, seq, kind, payload)]
+        if self._along:
+            records += self._along
+            self._along = []
+        ticket = self.journals.write(records)
+        waiting = log in self._newest
+        self._newest[log] = (seq, ticket)
+        if not waiting:
+            self._watch(log)
+
+    def trim(self, log: Log, kind: Kind, upto: int) -> None:
+        """Forget events that the log no longer keeps."""
+        self.journals.write([TrimStream(self.session, log.stream, kind, upto)])
+
+    def _watch(self, log: Log) -> None:
+        seq, ticket = self._newest[log]
+        if ticket:
+            self.journals.store.when(ticket, partial(self._committed, log, seq))
+        else:  # the store took nothing: deliver from memory
+            del self._newest[log]
+            log.commit(seq)
+
+    def _committed(self, log: Log, seq: int, error: StoreError | None) -> None:
+        self.journals.note(error)
+        newest, _ = self._newest[log]
+        log.commit(seq)
+        if newest > seq:
+            self._watch(log)
+        else:
+            del self._newest[log]

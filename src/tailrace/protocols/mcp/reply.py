@@ -1,0 +1,260 @@
+"""Where a call's frames go: into its session's stream, or back through the POST that brought it.
+
+A POST's reply is *held* while the answer may come at once: then it is one JSON body, and nothing was
+promised. It becomes a stream at the first notification, or when the hold time is over; a legacy
+session's stream is journalled first, so that it can be resumed from its first byte on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailrace.core.call import Call
+from tailrace.core.log import Log
+from tailrace.core.ports import EndCall, Kind, PutCall, Record
+from tailrace.core.writer import Writer
+from tailrace.errors import CallCancelled
+from tailrace.protocols.mcp.framing import SseFraming
+from tailrace.wire import sse
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Exchange
+    from tailrace.core.session import Session
+    from tailrace.errors import StoreError
+    from tailrace.protocols.mcp.call import McpCall
+    from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.journal import SessionJournal
+
+__all__ = ["JSON", "SSE", "ExchangeReply", "SessionReply"]
+
+JSON = ((b"content-type", b"application/json"),)
+SSE = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class SessionReply:
+    """A stream of the session carries everything (HTTP+SSE, stdio, calls that run again after a crash).
+
+    Args:
+        session: Whose stream it is.
+        journal: Where the ends of calls are recorded, or None.
+        log: Another stream than the session's own.
+        ends: The answer ends the stream: it was made for one call.
+    """
+
+    __slots__ = ("_ends", "_log", "_now", "journal")
+
+    def __init__(
+        self, session: Session, journal: SessionJournal | None, log: Log | None = None, *, ends: bool = False
+    ) -> None:
+        self.journal = journal
+        self._log = log or session.log
+        self._ends = ends
+        self._now = session.tasks.loop.time
+
+    def notify(self, call: Call, payload: bytes) -> None:
+        """Behind everything the session has sent so far."""
+        self._log.append(payload, Kind.NOTIFICATION, self._now())
+
+    def answer(self, call: Call, payload: bytes | None) -> None:
+        """Into the log, together with the record that the call has ended."""
+        end_call(self.journal, call, self._log, payload, self._now())
+        if self._ends:
+            self._log.end()
+
+    async def room(self) -> None:
+        """Wait while the session's reader is too far behind."""
+        await self._log.room()
+
+
+def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float) -> None:
+    """Append a call's answer and, where its acceptance is journalled, its end: both or neither."""
+    if log.ended:  # the session ends: what the journal holds now is for the next process life
+        return
+    if journal is not None and call.journalled:
+        ended = EndCall(journal.session, call.number)
+        if payload is None:
+            journal.journals.write([ended])
+        else:
+            journal.along(ended)
+    if payload is not None:
+        log.append(payload, Kind.ANSWER, now)
+
+
+class ExchangeReply:
+    """One POST's reply, for the one call (or the batch, 2025-03-26) that it brought.
+
+    Args:
+        endpoint: For the journal, the seals and the clocks.
+        exchange: The POST.
+        session: The legacy session, or None (modern, stateless).
+        calls: How many answers are to come.
+        batch: The body was an array, so the JSON reply is one, too.
+        primed: Send a priming event, so that a cut before the first event can be resumed (2025-11-25).
+        cancels: The client's disconnect is a cancellation (2026-07-28).
+    """
+
+    __slots__ = (
+        "_answers",
+        "_calls",
+        "_opening",
+        "_writer",
+        "batch",
+        "cancels",
+        "endpoint",
+        "exchange",
+        "expected",
+        "log",
+        "primed",
+        "session",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        exchange: Exchange,
+        session: Session | None,
+        calls: int,
+        *,
+        batch: bool = False,
+        primed: bool = False,
+        cancels: bool = False,
+    ) -> None:
+        self.endpoint = endpoint
+        self.exchange = exchange
+        self.session = session
+        self.expected = calls
+        self.batch = batch
+        self.primed = primed
+        self.cancels = cancels
+        self.settled = False  # for the delay line: there is nothing left to hold
+        self.log: Log | None = None
+        self._answers: list[bytes] = []  # held, for a JSON reply
+        self._calls: list[McpCall] = []
+        self._opening = False  # the journal is being written; the reply can still become JSON
+        self._writer: Writer | None = None
+        exchange.on_gone = self._gone
+
+    def add(self, call: McpCall) -> None:
+        """One more call answers here."""
+        self._calls.append(call)
+
+    # --- from the calls ---
+
+    def notify(self, call: Call, payload: bytes) -> None:
+        """A notification makes a stream of the reply."""
+        if self.log is None:
+            if self.exchange.gone and self.cancels:
+                return
+            self._open()
+        if self.log is not None:
+            self.log.append(payload, Kind.NOTIFICATION, self.endpoint.now())
+
+    def answer(self, call: Call, payload: bytes | None) -> None:
+        """The last answer completes the reply."""
+        self.expected -= 1
+        self.settled = self.settled or not self.expected
+        if self.log is None and self.exchange.gone and not self.cancels:
+            self._open()  # its client went away: what it may ask for again is kept
+        if self.log is None or self._opening:
+            if payload is not None:
+                self._answers.append(payload)
+        if self.log is not None:
+            end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
+            if not self.expected:
+                self.log.end()
+        elif not self.expected:
+            self._reply_json()
+
+    def answer_now(self, payload: bytes) -> None:
+        """An answer that needed no call (a malformed member of a batch, a ping)."""
+        self.expected -= 1
+        self._answers.append(payload)
+        if not self.expected:
+            self.settled = True
+            self._reply_json()
+
+    async def room(self) -> None:
+        """Wait while the POST's reader is too far behind."""
+        if self.log is not None:
+            await self.log.room()
+
+    # --- from the clock and the transport ---
+
+    def due(self) -> None:
+        """The hold time is over."""
+        if self.log is None and not self.exchange.gone:
+            self._open()
+
+    def _gone(self) -> None:
+        if self._writer is not None:
+            self._writer.cursor.stop()
+        if self.cancels:
+            self.settled = True
+            for call in list(self._calls):
+                call.cancel(CallCancelled("the client went away"))
+
+    # --- becoming a stream ---
+
+    def _open(self) -> None:
+        self.settled = True
+        self.log = log = self.endpoint.call_log(self.session)
+        for payload in self._answers:
+            log.append(payload, Kind.ANSWER, self.endpoint.now())
+        journal = self.endpoint.journal_of(self.session)
+        if journal is None:
+            self._begin()
+            return
+        records: list[Record] = [
+            PutCall(journal.session, call.number, log.stream, call.stored())
+            for call in self._calls
+            if call in self.endpoint.tasks.calls
+        ]
+        for call in self._calls:
+            call.journalled = True
+        if records:
+            self._opening = True
+            journal.journals.write(records, self._journalled)
+        else:  # they have ended: their answers follow, and are journalled themselves
+            self._begin()
+
+    def _journalled(self, error: StoreError | None) -> None:
+        self._opening = False
+        if error is None or self.exchange.gone:
+            self._answers.clear()
+            self._begin()
+            return
+        # Nothing was promised yet, and nothing can be now: the answer will be JSON, progress is not sent.
+        for call in self._calls:
+            call.journalled = False
+        if self.log is not None:
+            self.endpoint.drop_log(self.session, self.log)
+        self.log = None
+        if not self.expected:
+            self._reply_json()
+
+    def _begin(self) -> None:
+        log, exchange = self.log, self.exchange
+        if exchange.gone or log is None:
+            return
+        framing, head = SseFraming(), b""
+        if self.session is not None:
+            framing = self.endpoint.framing(self.session, log.stream)
+            if self.primed:
+                head = sse.event(b"", id=framing.event_id(0), retry=self.endpoint.settings.retry)
+        self._writer = writer = self.endpoint.writer(log.attach(0), framing, head)
+        exchange.stream(200, self.endpoint.stream_headers(self.session), writer.run)
+
+    def _reply_json(self) -> None:
+        if self.exchange.gone:
+            return
+        if not self._answers:  # cancelled without an answer
+            self.exchange.respond(202, ())
+        elif self.batch:
+            self.exchange.respond(200, JSON, b"[" + b",".join(self._answers) + b"]")
+        else:
+            self.exchange.respond(200, JSON, self._answers[0])

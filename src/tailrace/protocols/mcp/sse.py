@@ -1,0 +1,188 @@
+"""HTTP+SSE (2024-11-05): `GET /sse` is the session's stream, `POST /messages/` its way in.
+
+A message is accepted (validated, owned by the session, committed where the store is durable) *before*
+the 202 goes out; from then on no connection's end is its end. The stream can be resumed, which the
+specification of that version does not know: clients that do not, lose nothing by it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from tailrace.core.ports import Kind, PutCall
+from tailrace.errors import ProtocolError
+from tailrace.protocols.mcp.call import encode_failure
+from tailrace.protocols.mcp.http import accepts, not_allowed, parse_body, refuse
+from tailrace.protocols.mcp.reply import SessionReply
+from tailrace.wire import mcp, sse
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Message, Notification, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailrace.core.exchange import Exchange
+    from tailrace.core.session import Session
+    from tailrace.errors import StoreError
+    from tailrace.protocols.mcp.call import McpCall
+    from tailrace.protocols.mcp.endpoint import Endpoint
+
+__all__ = ["HttpSse"]
+
+
+class HttpSse:
+    """The handlers of `/sse` and `/messages/`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    # --- GET /sse ---
+
+    def stream(self, exchange: Exchange) -> None:
+        """Open a session's stream, or resume it by `Last-Event-ID`."""
+        if exchange.method != "GET":
+            return not_allowed(exchange, b"GET")
+        if not accepts(exchange, "text/event-stream"):
+            return refuse(exchange, 406, ProtocolError(INVALID_REQUEST, "Accept must admit text/event-stream"))
+        last_id = exchange.header(b"last-event-id")
+        if last_id is None:
+            try:
+                session = self.endpoint.new_session("sse", exchange.principal)
+            except ProtocolError as error:
+                return refuse(exchange, 503, error)
+            return self._open(exchange, session, 0, None, None)
+        try:
+            place = self.endpoint.seals.open(last_id, exchange.principal)
+        except ValueError as error:
+            return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, str(error)))
+        session = self.endpoint.sessions.by_handle.get(place.handle)
+        found = session is not None and self.endpoint.find(session.id, exchange.principal) is session
+        if session is not None and found:
+            return self._open(exchange, session, place.seq, last_id, session.log.missing(place.seq))
+        self.endpoint.tasks.start(self._resume(exchange, place.handle, place.seq, last_id), name="tailrace-restore")
+        return None
+
+    async def _resume(self, exchange: Exchange, handle: bytes, seq: int, last_id: str) -> None:
+        try:
+            session = await self.endpoint.restore(exchange.principal, handle=handle)
+        except ProtocolError as error:
+            return refuse(exchange, 503, error)
+        if session is None or session.record.transport != "sse":
+            return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, "the session of this event id has ended"))
+        if exchange.gone:
+            return None
+        return self._open(exchange, session, seq, last_id, session.log.missing(seq))
+
+    def _open(
+        self, exchange: Exchange, session: Session, after: int, last_id: str | None, missing: int | None
+    ) -> None:
+        endpoint = self.endpoint
+        framing = endpoint.framing(session, 0)
+        url = f"{exchange.prefix}/messages/?session_id={session.id}"
+        id = last_id.encode() if last_id is not None else framing.event_id(0)
+        head = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
+        writer = endpoint.writer(session.log.attach(after), framing, head)
+        exchange.on_gone = writer.cursor.stop
+        exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
+
+    # --- POST /messages/ ---
+
+    def message(self, exchange: Exchange) -> None:
+        """Take one message of a session."""
+        if exchange.method != "POST":
+            return not_allowed(exchange, b"POST")
+        id = parse_qs(exchange.query.decode("latin-1")).get("session_id", [""])[0]
+        if not id:
+            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "session_id is missing from the query"))
+        session = self.endpoint.find(id, exchange.principal)
+        if session is None or session.record.transport != "sse":
+            self.endpoint.tasks.start(self._restored(exchange, id), name="tailrace-restore")
+            return None
+        return self._message(exchange, session)
+
+    async def _restored(self, exchange: Exchange, id: str) -> None:
+        try:
+            session = await self.endpoint.restore(exchange.principal, id)
+        except ProtocolError as error:
+            return refuse(exchange, 503, error)
+        if session is None or session.record.transport != "sse":
+            error = ProtocolError(INVALID_REQUEST, "no such session: it has ended, or was never here")
+            return refuse(exchange, 404, error)
+        return self._message(exchange, session)
+
+    def _message(self, exchange: Exchange, session: Session) -> None:
+        message = parse_body(exchange, self.endpoint.settings.max_batch)
+        if message is None:
+            return None
+        if isinstance(message, Request):
+            return self._request(exchange, session, message)
+        if isinstance(message, Batch):
+            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "batches are not part of this transport"))
+        return self._other(exchange, session, message)
+
+    def _other(self, exchange: Exchange, session: Session, message: Message) -> None:
+        if isinstance(message, Notification):
+            self.endpoint.notified(message, session)
+        exchange.respond(202, (), b"Accepted")
+
+    def _request(self, exchange: Exchange, session: Session, request: Request) -> None:
+        endpoint = self.endpoint
+        try:
+            params = mcp.decode_params(request.method, bytes(request.params))
+            if request.method == "initialize":
+                endpoint.tasks.start(self._greet(exchange, session, request, params), name="tailrace-initialize")
+                return None
+            body = endpoint.inline(request, params, session, endpoint.legacy)
+            if body is not None:
+                return self._answer(exchange, session, body)
+            if not session.record.version:
+                raise ProtocolError(INVALID_REQUEST, "initialize first")
+            reply = SessionReply(session, endpoint.journal_of(session))
+            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True)
+        except ProtocolError as error:
+            if error.code == mcp.LIMIT_REACHED:
+                return refuse(exchange, 503, error, request.id)
+            return self._answer(exchange, session, encode_failure(request.id, error))
+        return self._accepted(exchange, session, call)
+
+    def _accepted(self, exchange: Exchange, session: Session, call: McpCall) -> None:
+        """The session owns the call: 202 and start, at once or as soon as that is durable."""
+        journal = self.endpoint.journal_of(session)
+        if journal is None:
+            exchange.respond(202, (), b"Accepted")
+            return call.start()
+        call.journalled = True
+
+        def committed(error: StoreError | None) -> None:
+            if error is None:
+                exchange.respond(202, (), b"Accepted")
+                return call.start()
+            call.journalled = False
+            refuse(exchange, 503, ProtocolError(INTERNAL_ERROR, "the call could not be stored"), call.request_id)
+            return call.cancel(error)  # and on the stream, for clients that do not read the body of a refused POST
+
+        journal.journals.write([PutCall(session.id, call.number, 0, call.stored())], committed)
+        return None
+
+    async def _greet(self, exchange: Exchange, session: Session, request: Request, params: Any) -> None:
+        try:
+            body = await self.endpoint.initialize(session, request, params)
+        except ProtocolError as error:
+            if error.code == INTERNAL_ERROR:
+                return refuse(exchange, 503, error, request.id)
+            body = encode_failure(request.id, error)
+        return self._answer(exchange, session, body)
+
+    def _answer(self, exchange: Exchange, session: Session, body: bytes) -> None:
+        """An answer that needed no call: into the stream, then the 202."""
+        endpoint = self.endpoint
+        session.log.append(body, Kind.ANSWER, endpoint.now())
+        self._after_commit(session, lambda: exchange.respond(202, (), b"Accepted"))
+
+    def _after_commit(self, session: Session, then: Callable[[], None]) -> None:
+        """Everything the session has written so far is safe before `then` is called (or cannot be made so)."""
+        if self.endpoint.journal_of(session) is None:
+            then()
+        else:
+            self.endpoint.journals.write([], lambda error: then())
+

@@ -1,0 +1,300 @@
+"""Streamable HTTP: one path for both eras, routed by what each request says of its version.
+
+Legacy (2025-03-26 to 2025-11-25): POST, GET and DELETE with `Mcp-Session-Id`. Modern (2026-07-28):
+POST alone, each on its own. The handlers are plain functions; what has to wait is a task of the house.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from tailrace.errors import ProtocolError
+from tailrace.protocols.mcp.call import McpCall, encode_failure
+from tailrace.protocols.mcp.http import accepts, not_allowed, parse_body, refuse, status_of
+from tailrace.protocols.mcp.reply import JSON, ExchangeReply
+from tailrace.wire import mcp
+from tailrace.wire.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    Batch,
+    ErrorResponse,
+    Malformed,
+    Message,
+    Notification,
+    Request,
+    Response,
+    encode_error,
+    encode_result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailrace.core.exchange import Exchange
+    from tailrace.core.session import Session
+    from tailrace.protocols.mcp.endpoint import Endpoint
+
+__all__ = ["Streamable"]
+
+_ALLOW = b"GET, POST, DELETE"
+
+
+class Streamable:
+    """The handler of `/mcp`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    def handle(self, exchange: Exchange) -> None:
+        """Any request to the path."""
+        try:
+            if exchange.method == "POST":
+                self._post(exchange)
+            elif exchange.method == "GET":
+                self._get(exchange)
+            elif exchange.method == "DELETE":
+                self._delete(exchange)
+            else:
+                not_allowed(exchange, _ALLOW)
+        except ProtocolError as error:
+            refuse(exchange, max(400, mcp.http_status(error)), error)
+
+    # --- POST ---
+
+    def _post(self, exchange: Exchange) -> None:
+        if not accepts(exchange, "application/json", "text/event-stream"):
+            error = ProtocolError(INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
+            return refuse(exchange, 406, error)
+        message = parse_body(exchange, self.endpoint.settings.max_batch)
+        if message is None:
+            return None
+        version = exchange.header(b"mcp-protocol-version")
+        if isinstance(message, Request):
+            try:
+                params = mcp.decode_params(message.method, bytes(message.params))
+            except ProtocolError as error:
+                status = 400 if version is None or version in mcp.MODERN_VERSIONS else 200
+                return refuse(exchange, status, error, message.id)
+            if version in mcp.MODERN_VERSIONS or params.meta.protocol_version is not UNSET:
+                return self._modern_request(exchange, message, params)
+            if version is not None and version not in mcp.LEGACY_VERSIONS:
+                return refuse(exchange, 400, mcp.unsupported_version(version), message.id)
+            if message.method == "initialize":
+                return self._initialize(exchange, message, params)
+            if message.method == "server/discover":  # a modern request that forgot its envelope
+                return self._modern_request(exchange, message, params)
+            return self._in_session(exchange, message, params)
+        if version in mcp.MODERN_VERSIONS:
+            return self._modern_other(exchange, message)
+        if version is not None and version not in mcp.LEGACY_VERSIONS:
+            return refuse(exchange, 400, mcp.unsupported_version(version))
+        return self._in_session(exchange, message, None)
+
+    # --- POST, modern ---
+
+    def _modern_request(self, exchange: Exchange, request: Request, params: Any) -> None:
+        endpoint = self.endpoint
+        try:
+            given = params.meta.protocol_version
+            if given is not UNSET and given in mcp.LEGACY_VERSIONS:
+                raise ProtocolError(INVALID_REQUEST, f"{given} is negotiated by initialize, not named in _meta")
+            version = mcp.check_modern_meta(params.meta)
+            field = mcp.header_name_field(request.method)
+            name = getattr(params, field, None) if field is not None else None
+            mismatch = mcp.check_modern_headers(request.method, version, name, exchange.header_values)
+            if mismatch is not None:
+                raise mismatch
+            body = endpoint.inline(request, params, None, endpoint.modern)
+            if body is not None:
+                return exchange.respond(200, JSON, body)
+            reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
+            call = endpoint.accept(request, params, None, reply, endpoint.modern, by_id=False)
+        except ProtocolError as error:
+            return refuse(exchange, mcp.http_status(error), error, request.id)
+        reply.add(call)
+        endpoint.patience.add(reply)
+        return call.start()
+
+    def _modern_other(self, exchange: Exchange, message: Message | Batch) -> None:
+        if isinstance(message, Notification):
+            return exchange.respond(202, ())
+        what = "a batch" if isinstance(message, Batch) else "a response"
+        return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, f"{what} cannot be posted in this version"))
+
+    # --- POST, legacy ---
+
+    def _initialize(self, exchange: Exchange, request: Request, params: mcp.InitializeParams) -> None:
+        endpoint = self.endpoint
+        if endpoint.settings.stateless:
+            version = mcp.negotiate(params.protocol_version)
+            return exchange.respond(200, JSON, encode_result(request.id, endpoint.methods.initialize_result(version)))
+        if exchange.header(b"mcp-session-id") is not None:
+            error = ProtocolError(INVALID_REQUEST, "this session is initialized already")
+            return refuse(exchange, 400, error, request.id)
+        try:
+            session = endpoint.new_session("streamable", exchange.principal)
+        except ProtocolError as error:
+            return refuse(exchange, 503, error, request.id)
+        endpoint.tasks.start(self._greet(exchange, session, request, params), name="tailrace-initialize")
+        return None
+
+    async def _greet(
+        self, exchange: Exchange, session: Session, request: Request, params: mcp.InitializeParams
+    ) -> None:
+        try:
+            body = await self.endpoint.initialize(session, request, params)
+        except ProtocolError as error:
+            return refuse(exchange, 503 if error.code == INTERNAL_ERROR else 400, error, request.id)
+        return exchange.respond(200, [*JSON, (b"mcp-session-id", session.id.encode())], body)
+
+    def _in_session(self, exchange: Exchange, message: Message | Batch, params: Any) -> None:
+        if self.endpoint.settings.stateless:
+            return self._legacy(exchange, None, message, params)
+        return self._with_session(exchange, lambda session: self._legacy(exchange, session, message, params))
+
+    def _legacy(self, exchange: Exchange, session: Session | None, message: Message | Batch, params: Any) -> None:
+        """A message of a session (or of nobody's, in stateless mode)."""
+        if isinstance(message, Request):
+            return self._legacy_request(exchange, session, message, params)
+        if isinstance(message, Batch):
+            version = session.record.version if session is not None else mcp.ASSUMED_VERSION
+            if version != "2025-03-26":
+                error = ProtocolError(INVALID_REQUEST, f"batches are not part of version {version}")
+                return refuse(exchange, 400, error)
+            return self._batch(exchange, session, message)
+        self._take(session, message)
+        return exchange.respond(202, ())
+
+    def _legacy_request(self, exchange: Exchange, session: Session | None, request: Request, params: Any) -> None:
+        endpoint = self.endpoint
+        try:
+            body = endpoint.inline(request, params, session, endpoint.legacy)
+            if body is not None:
+                return exchange.respond(200, JSON, body)
+            primed = session is not None and session.record.version >= "2025-11-25"
+            reply = ExchangeReply(endpoint, exchange, session, 1, primed=primed)
+            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True)
+        except ProtocolError as error:
+            return refuse(exchange, status_of(error), error, request.id)
+        reply.add(call)
+        endpoint.hold.add(reply)
+        return call.start()
+
+    def _batch(self, exchange: Exchange, session: Session | None, batch: Batch) -> None:
+        """2025-03-26: an array. What has a call is started once all have been looked at."""
+        endpoint = self.endpoint
+        expected = sum(1 for message in batch.messages if isinstance(message, (Request, Malformed)))
+        if not expected:
+            for message in batch.messages:
+                self._take(session, message)
+            return exchange.respond(202, ())
+        reply = ExchangeReply(endpoint, exchange, session, expected, batch=True)
+        calls: list[McpCall] = []
+        answers: list[bytes] = []
+        for message in batch.messages:
+            if isinstance(message, Request):
+                try:
+                    if message.method == "initialize":
+                        raise ProtocolError(INVALID_REQUEST, "initialize must not be part of a batch")
+                    params = mcp.decode_params(message.method, bytes(message.params))
+                    body = endpoint.inline(message, params, session, endpoint.legacy)
+                    if body is not None:
+                        answers.append(body)
+                        continue
+                    call = endpoint.accept(
+                        message, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True
+                    )
+                    reply.add(call)
+                    calls.append(call)
+                except ProtocolError as error:
+                    answers.append(encode_failure(message.id, error))
+            elif isinstance(message, Malformed):
+                answers.append(encode_error(message.id, message.code, message.message))
+            else:
+                self._take(session, message)
+        if calls:
+            endpoint.hold.add(reply)
+        for body in answers:
+            reply.answer_now(body)
+        for call in calls:
+            call.start()
+        return None
+
+    def _take(self, session: Session | None, message: Message) -> None:
+        """A notification or a response: nothing is answered."""
+        if isinstance(message, Notification):
+            self.endpoint.notified(message, session)
+        elif isinstance(message, (Response, ErrorResponse)):
+            pass  # this server asks nothing yet, so it is an answer to nothing
+
+    # --- GET and DELETE ---
+
+    def _get(self, exchange: Exchange) -> None:
+        if exchange.header(b"mcp-protocol-version") in mcp.MODERN_VERSIONS or self.endpoint.settings.stateless:
+            return not_allowed(exchange, b"POST")
+        if not accepts(exchange, "text/event-stream"):
+            return refuse(exchange, 406, ProtocolError(INVALID_REQUEST, "Accept must admit text/event-stream"))
+        return self._with_session(exchange, lambda session: self._listen(exchange, session))
+
+    def _listen(self, exchange: Exchange, session: Session) -> None:
+        """The session's own stream, or (with Last-Event-ID) any stream of it from where the client was cut off."""
+        endpoint = self.endpoint
+        log, after, missing = session.log, session.log.delivered, None
+        last_id = exchange.header(b"last-event-id")
+        if last_id is not None:
+            try:
+                place = endpoint.seals.open(last_id, exchange.principal)
+                if place.handle != session.handle:
+                    raise ValueError("the event id belongs to another session")
+                log = session.streams[place.stream] if place.stream else session.log
+            except (ValueError, KeyError) as error:
+                text = str(error) if isinstance(error, ValueError) else "the stream is not kept any more"
+                return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, text))
+            after = min(place.seq, log.last)
+            missing = log.missing(after)
+        framing = endpoint.framing(session, log.stream)
+        head = b"retry: %d\n: open\n\n" % endpoint.settings.retry
+        writer = endpoint.writer(log.attach(after), framing, head)
+        exchange.on_gone = writer.cursor.stop
+        return exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
+
+    def _delete(self, exchange: Exchange) -> None:
+        if exchange.header(b"mcp-protocol-version") in mcp.MODERN_VERSIONS or self.endpoint.settings.stateless:
+            return not_allowed(exchange, b"POST")
+
+        def end(session: Session) -> None:
+            session.close("ended by its client", grace=self.endpoint.settings.grace)
+            exchange.respond(200, ())
+
+        return self._with_session(exchange, end)
+
+    # --- finding the session ---
+
+    def _with_session(self, exchange: Exchange, then: Callable[[Session], None]) -> None:
+        """Go on in the request's session: a living one at once, a stored one when it is back."""
+        version = exchange.header(b"mcp-protocol-version")
+        if version is not None and version not in mcp.LEGACY_VERSIONS:
+            return refuse(exchange, 400, mcp.unsupported_version(version))
+        id = exchange.header(b"mcp-session-id")
+        if id is None:
+            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "Mcp-Session-Id is missing: initialize first"))
+        session = self.endpoint.find(id, exchange.principal)
+        if session is None or session.record.transport != "streamable":
+            self.endpoint.tasks.start(self._restored(exchange, id, then), name="tailrace-restore")
+            return None
+        return then(session)
+
+    async def _restored(self, exchange: Exchange, id: str, then: Callable[[Session], None]) -> None:
+        try:
+            session = await self.endpoint.restore(exchange.principal, id)
+        except ProtocolError as error:
+            return refuse(exchange, 503, error)
+        if session is None or session.record.transport != "streamable":
+            error = ProtocolError(METHOD_NOT_FOUND, "no such session: it has ended, or was never here; initialize anew")
+            return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, error.message))
+        if exchange.gone:
+            return None
+        return then(session)

@@ -1,0 +1,168 @@
+"""How a function's arguments come out of JSON: one schema, one decoder, one clear complaint.
+
+The whole object of arguments is decoded by msgspec in a single call into a struct made for the
+function, so a missing or unknown argument is found there. Only parameters whose types come from
+pydantic are kept raw by it and handed to pydantic one by one.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast, get_args, get_origin
+
+import msgspec
+from msgspec.structs import asdict
+
+from tailrace.errors import DefinitionError
+from tailrace.schema import models
+from tailrace.schema.complaints import Complaint, complaint_of_msgspec, complaint_of_pydantic
+from tailrace.schema.docstrings import parse_docstring
+from tailrace.schema.hints import MISSING, Parameter, is_pydantic, read_signature
+from tailrace.schema.types import decode_custom, description_of, merge_schemas, schemas_of, to_plain
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["Arguments", "InvalidArguments", "arguments_of"]
+
+
+class InvalidArguments(Complaint):
+    """A call's arguments do not fit: which one, what was expected, and what was given.
+
+    Attributes:
+        message: What the caller reads, e.g. ``argument 'order.lines[2].qty': expected int, got str``.
+        path: Of the value, e.g. ``order.lines[2].qty``; empty where the object of arguments itself is meant.
+    """
+
+
+class Arguments:
+    """How one function's arguments come out of JSON.
+
+    Attributes:
+        schema: JSON Schema 2020-12 of the object of arguments; properties in order of declaration.
+        names: The arguments' names in JSON, in order of declaration.
+    """
+
+    __slots__ = ("_adapters", "_decode", "names", "schema")
+
+    def __init__(
+        self, schema: dict[str, Any], struct: type[msgspec.Struct], adapters: list[tuple[Parameter, TypeAdapter[Any]]]
+    ) -> None:
+        self.schema = schema
+        self.names: tuple[str, ...] = tuple(schema["properties"])
+        self._decode: Callable[[Any], Any] = msgspec.json.Decoder(struct, dec_hook=decode_custom).decode
+        self._adapters = adapters
+
+    def decode(self, raw: bytes | msgspec.Raw | None) -> dict[str, Any]:
+        """Decode a JSON object into keyword arguments; defaults are filled in.
+
+        Args:
+            raw: The object; None, empty and ``null`` mean no arguments.
+
+        Raises:
+            InvalidArguments: It does not fit the schema, or is not JSON.
+        """
+        try:
+            kwargs = asdict(self._decode(raw or b"{}"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if raw and bytes(raw).strip() == b"null":
+                return self.decode(None)
+            raise InvalidArguments(*complaint_of_msgspec(error, self.schema)) from None
+        return self._validate(kwargs) if self._adapters else kwargs
+
+    def _validate(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for parameter, adapter in self._adapters:
+            value = kwargs[parameter.name]
+            if type(value) is msgspec.Raw:  # anything else is the default
+                try:
+                    kwargs[parameter.name] = adapter.validate_json(bytes(value))
+                except ValueError as error:
+                    raise InvalidArguments(*complaint_of_pydantic(error, parameter.json_name)) from None
+        return kwargs
+
+
+def arguments_of(fn: Callable[..., Any], *, skip: frozenset[str] = frozenset()) -> Arguments:
+    """Read what a function takes, and make its schema and its decoder.
+
+    Args:
+        fn: The function; a parameter annotated with `Context` is left out by itself.
+        skip: Names of further parameters that do not come from the caller.
+
+    Raises:
+        DefinitionError: A parameter cannot come from JSON; names the function, its file and line.
+    """
+    signature = read_signature(fn)
+    parameters = [_admit_none(models.unfold_default(p)) for p in signature.parameters if p.name not in skip]
+    described = parse_docstring(fn.__doc__, {p.name for p in parameters}).parameters
+    adapters = [(p, models.adapter(p, signature.place)) for p in parameters if is_pydantic(p.hint)]
+    properties, definitions = _properties(parameters, adapters, signature.place)
+    for parameter in parameters:
+        _annotate(properties[parameter.json_name], parameter, described.get(parameter.name))
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    required = [p.json_name for p in parameters if p.default is MISSING]
+    if required:
+        schema["required"] = required
+    schema["additionalProperties"] = False
+    if definitions:
+        schema["$defs"] = definitions
+    raw = {parameter.name for parameter, _ in adapters}
+    return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place), adapters)
+
+
+# --- the schema ---------------------------------------------------------------------------------
+
+
+def _properties(
+    parameters: list[Parameter], adapters: list[tuple[Parameter, TypeAdapter[Any]]], place: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    modelled = {parameter.json_name: adapter for parameter, adapter in adapters}
+    plain = [p for p in parameters if p.json_name not in modelled]
+    schemas, definitions = schemas_of([(f"parameter {p.name!r}", p.hint) for p in plain], place)
+    properties = dict(zip((p.json_name for p in plain), schemas, strict=True))
+    if modelled:
+        more, definitions = merge_schemas(*models.schemas(modelled, "validation", place), definitions)
+        properties.update(more)
+    return {p.json_name: properties[p.json_name] for p in parameters}, definitions
+
+
+def _annotate(schema: dict[str, Any], parameter: Parameter, documented: str | None) -> None:
+    description = description_of(parameter.hint, schema) or documented
+    if description:
+        schema["description"] = description
+    if parameter.default is not MISSING and not isinstance(parameter.default, models.Factory):
+        default = to_plain(parameter.default)
+        if default is not MISSING:
+            schema["default"] = default
+
+
+def _admit_none(parameter: Parameter) -> Parameter:
+    """``x: str = None`` is common, and means that None may be passed."""
+    hint = get_args(parameter.hint)[0] if get_origin(parameter.hint) is Annotated else parameter.hint
+    if parameter.default is not None or hint in (Any, None, types.NoneType) or types.NoneType in get_args(hint):
+        return parameter
+    return Parameter(parameter.name, Optional[parameter.hint], None, parameter.alias)  # noqa: UP045 - also of strings
+
+
+# --- the decoder --------------------------------------------------------------------------------
+
+
+def _struct(name: str, parameters: list[Parameter], raw: set[str], place: str) -> type[msgspec.Struct]:
+    fields = [(p.name, msgspec.Raw if p.name in raw else p.hint, _field(p)) for p in parameters]
+    try:
+        return msgspec.defstruct(name, fields, forbid_unknown_fields=True, kw_only=True)
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{place}: {error}") from error
+
+
+def _field(parameter: Parameter) -> Any:
+    default = parameter.default
+    if default is MISSING:
+        return msgspec.field(name=parameter.alias)
+    if isinstance(default, models.Factory):
+        return msgspec.field(name=parameter.alias, default_factory=default.make)
+    if isinstance(default, (list, dict, set, bytearray)):  # each call gets its own
+        mutable = cast("Any", default)
+        return msgspec.field(name=parameter.alias, default_factory=lambda: copy.copy(mutable))
+    return msgspec.field(name=parameter.alias, default=default)

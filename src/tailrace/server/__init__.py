@@ -1,0 +1,315 @@
+"""The composition root: the only place that knows the service, the store, the protocols and the transports.
+
+`Server` is one running service in one event loop. `run` makes a process of it, `asgi` an application,
+`connect` a link for a client in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from tailrace.core.ports import Kind
+from tailrace.core.settings import Settings
+from tailrace.core.tasks import Sweeper, Tasks
+from tailrace.core.threads import Threads
+from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
+from tailrace.protocols.mcp.endpoint import Endpoint
+from tailrace.protocols.mcp.framing import Seals
+from tailrace.protocols.mcp.hooks import Hooks
+from tailrace.protocols.mcp.http import refuse
+from tailrace.protocols.mcp.journal import Journals
+from tailrace.protocols.mcp.sse import HttpSse
+from tailrace.protocols.mcp.stdio import Conversation
+from tailrace.protocols.mcp.streamable import Streamable
+from tailrace.stores.memory import MemoryStore
+from tailrace.stores.sqlite import SqliteStore
+from tailrace.transports.asgi import AsgiApp
+from tailrace.transports.guard import Guard
+from tailrace.wire.jsonrpc import INVALID_REQUEST
+
+if TYPE_CHECKING:
+    from tailrace.clients.mcp.links import MemoryLink
+    from tailrace.core.exchange import Exchange, Handler
+    from tailrace.core.ports import Store
+    from tailrace.service import Service
+
+__all__ = ["Server", "asgi", "connect", "make_settings", "make_store", "run"]
+
+logger = logging.getLogger("tailrace.server")
+
+_TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
+
+
+class Server:
+    """One service, served in one event loop.
+
+    Args:
+        service: What is served.
+        settings: Limits and times.
+        store: Where sessions, streams and calls are kept.
+    """
+
+    def __init__(self, service: Service, settings: Settings, store: Store) -> None:
+        self.service = service
+        self.settings = settings
+        self.store = store
+        self.guard = Guard(settings.allow_hosts, settings.allow_origins)
+        self.ready = False
+        self.endpoint: Endpoint
+        self._tasks: Tasks | None = None
+        self._sweeper: Sweeper | None = None
+        self._starting: asyncio.Future[None] | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        self._exits = AsyncExitStack()
+        self._routes: dict[str, Handler] = {}
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where its tasks run.
+
+        Raises:
+            DefinitionError: It has not started.
+        """
+        if self._tasks is None:
+            raise DefinitionError("the server has not started")
+        return self._tasks
+
+    # --- its life ---
+
+    async def start(self) -> None:
+        """Open the store, enter the service's lifespan, settle what a crash left behind, then be ready.
+
+        Several may call it; all wait for the same start, and get its error.
+
+        Raises:
+            StoreError: The store cannot be had.
+        """
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_future()
+            try:
+                await self._start()
+            except BaseException as error:
+                self._starting.set_exception(error)
+                self._starting.exception()  # whoever else waits gets it; nobody has to
+                await self._exits.aclose()
+                raise
+            self._starting.set_result(None)
+        elif not self._starting.done():
+            await asyncio.wait([self._starting])
+        self._starting.result()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._tasks = tasks = Tasks(
+            Threads(size=settings.max_threads),
+            max_calls=settings.max_calls,
+            max_detached=settings.max_detached,
+        )
+        self._sweeper = sweeper = Sweeper()
+        self._exits.callback(sweeper.close)
+        await self.store.open(wait=settings.store_wait)
+        self._exits.push_async_callback(self.store.close)
+        seals = Seals(await self.store.secrets(), await self.store.next_epoch())
+        hooks = self.service.hooks
+        self.endpoint = endpoint = Endpoint(
+            self.service,
+            settings,
+            tasks,
+            sweeper,
+            Journals(self.store),
+            Hooks(hooks.register, hooks.unregister, hooks.restore, settings.hook_time),
+            seals,
+        )
+        self._exits.callback(endpoint.close)
+        await self._exits.enter_async_context(self.service.enter_lifespan())
+        self.service.attach(self)
+        self._exits.callback(self.service.detach, self)
+        await endpoint.recover()
+        streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
+        self._routes = {
+            "/mcp": streamable.handle,
+            "/mcp/": streamable.handle,
+            "/sse": http_sse.stream,
+            "/sse/": http_sse.stream,
+            "/messages": http_sse.message,
+            "/messages/": http_sse.message,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+        }
+        self.ready = True
+
+    async def drain(self) -> None:
+        """Stop to be ready, go on accepting for `shutdown_delay`, then wait for running work within `drain`."""
+        self.ready = False
+        if self._tasks is None:
+            return
+        if self.settings.shutdown_delay:
+            await asyncio.sleep(self.settings.shutdown_delay)
+        self.endpoint.draining = True
+        await self.tasks.drain(self.settings.drain)
+
+    async def end_sessions(self, limit: float = 0.8) -> None:
+        """Cancel what still runs, and end all sessions and streams; a durable store keeps them. Idempotent.
+
+        Args:
+            limit: Seconds for all of it.
+        """
+        if self._tasks is None or not hasattr(self, "endpoint"):
+            return
+        endpoint = self.endpoint
+        for call in list(self.tasks.calls):
+            if call.session is None:
+                call.cancel(CallCancelled("the server is shutting down"))
+        closing = endpoint.sessions.close_all("the server is shutting down", keep=self.store.durable, grace=limit / 2)
+        try:
+            async with asyncio.timeout(limit):
+                for completion in closing:
+                    await completion
+        except TimeoutError:
+            logger.error("sessions did not end within %.1fs count=%d", limit, len(endpoint.sessions))
+
+    async def stop(self) -> None:
+        """Drain, end all sessions, flush and close the store. Idempotent; all callers wait for the one end."""
+        if self._stopped is None:
+            self._stopped = asyncio.get_running_loop().create_future()
+            try:
+                await self.drain()
+                await self.end_sessions()
+                if self._tasks is not None:
+                    await self.tasks.close(0.4)
+                await self._exits.aclose()
+            finally:
+                self._stopped.set_result(None)
+        elif not self._stopped.done():
+            await asyncio.wait([self._stopped])
+
+    # --- requests ---
+
+    def handle(self, exchange: Exchange) -> None:
+        """Route one request; the reply comes now or later."""
+        verdict = self.guard.check(exchange)
+        if verdict is not None:
+            return self.refuse(exchange, *verdict)
+        handler = self._routes.get(exchange.path)
+        if handler is None:
+            return self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
+        try:
+            return handler(exchange)
+        except Exception:
+            logger.exception("a request could not be handled path=%s", exchange.path)
+            if not exchange.replied:
+                self.refuse(exchange, 500, "internal error")
+            return None
+
+    def refuse(self, exchange: Exchange, status: int, message: str) -> None:
+        """Reply with an error that concerns no protocol."""
+        refuse(exchange, status, ProtocolError(INVALID_REQUEST, message))
+
+    def _healthz(self, exchange: Exchange) -> None:
+        exchange.respond(200, _TEXT, b"ok\n")
+
+    def _readyz(self, exchange: Exchange) -> None:
+        failure = self.store.failure
+        if not self.ready:
+            exchange.respond(503, _TEXT, b"draining\n")
+        elif failure is not None:
+            exchange.respond(503, _TEXT, b"the store fails\n")
+        else:
+            exchange.respond(200, _TEXT, b"ready\n")
+
+    # --- for the service ---
+
+    async def broadcast(self, method: str, params: Any) -> None:
+        """Send a notification to every session."""
+        payload = self.endpoint.notification(method, params)
+        now = self.endpoint.now()
+        for session in list(self.endpoint.sessions.by_id.values()):
+            session.log.append(payload, Kind.NOTIFICATION, now)
+
+    def statistics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Numbers for people."""
+        sessions, tasks = self.endpoint.sessions, self.tasks
+        living = list(sessions.by_id.values())
+        return {
+            "sessions": {"open": len(living), "opened": sessions.opened, "closed": sessions.closed},
+            "calls": {"running": len(tasks.calls), "accepted": tasks.started, "ended": tasks.ended},
+            "streams": {
+                "open": sum(
+                    (session.log.reader is not None) + sum(log.reader is not None for log in session.streams.values())
+                    for session in living
+                )
+            },
+            "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
+            "log_bytes": {"held": sum(session.log_bytes for session in living)},
+            "store": {"name": self.store.name, **self.store.statistics()},
+            "outbox": {"waiting": 0},
+        }
+
+    def converse(self) -> Conversation:
+        """A conversation over a pair of pipes, or in memory."""
+        return Conversation(self.endpoint)
+
+
+def make_settings(options: dict[str, Any]) -> Settings:
+    """Settings from flags; those that are None keep their defaults.
+
+    Raises:
+        DefinitionError: There is no such option.
+    """
+    given = {_NAMES.get(name, name): value for name, value in options.items() if value is not None}
+    known = {field.name for field in fields(Settings)}
+    if unknown := sorted(set(given) - known):
+        raise DefinitionError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    for name in ("allow_hosts", "allow_origins"):
+        if name in given:
+            given[name] = tuple(given[name])
+    return Settings(**given)
+
+
+_NAMES = {"allow_host": "allow_hosts", "allow_origin": "allow_origins"}
+
+
+def make_store(text: str | Store | None) -> Store:
+    """A store from ``memory``, ``sqlite:PATH`` or a store itself.
+
+    Raises:
+        DefinitionError: It is none of these.
+    """
+    if text is None or text == "memory":
+        return MemoryStore()
+    if not isinstance(text, str):
+        return text
+    kind, _, path = text.partition(":")
+    if kind == "sqlite" and path:
+        return SqliteStore(path)
+    raise DefinitionError(f"no such store: {text!r}; give memory or sqlite:PATH")
+
+
+def asgi(service: Service, *, store: str | Store | None = None, **options: Any) -> AsgiApp:
+    """An ASGI application of `service` (see `Service.asgi`).
+
+    Args:
+        service: What is served.
+        store: ``memory`` (default, not durable), ``sqlite:PATH`` or a store.
+        options: Any field of `Settings`; flags' names work, too.
+    """
+    return AsgiApp(Server(service, make_settings(options), make_store(store)))
+
+
+def run(service: Service, *, transport: str = "stdio", **flags: Any) -> None:
+    """Serve in this process until a signal or the end of input (see `Service.run`)."""
+    from tailrace.server.process import run_process
+
+    run_process(service, transport=transport, **flags)
+
+
+async def connect(service: Service, **options: Any) -> MemoryLink:
+    """A link to a server of its own for `service`, in this process and loop; closing it stops the server."""
+    from tailrace.server.inmemory import open_link
+
+    return await open_link(Server(service, make_settings(options), MemoryStore()))

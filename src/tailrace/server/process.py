@@ -1,0 +1,256 @@
+"""One process that serves one service: sockets, signals, the log, and an end that comes in time.
+
+The drain begins at the signal, not when the HTTP server gets round to it; a second signal forces.
+The exit waits for no thread and no task that does not end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from tailrace.errors import DefinitionError
+from tailrace.server import Server, make_settings, make_store
+from tailrace.server.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from tailrace.core.ports import Store
+    from tailrace.service import Service
+    from tailrace.transports.stdio import Pipes
+
+__all__ = ["run_process"]
+
+logger = logging.getLogger("tailrace.server")
+
+
+def run_process(
+    service: Service,
+    *,
+    transport: str = "stdio",
+    target: str = "",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    uds: str | None = None,
+    store: str | Store | None = None,
+    server: str = "uvicorn",
+    insecure: bool = False,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    log_level: str = "info",
+    log_format: str = "text",
+    pipes: Pipes | None = None,
+    **options: Any,
+) -> None:
+    """Serve until SIGTERM or SIGINT (or, over stdio, the end of input).
+
+    Args:
+        service: What is served.
+        transport: ``stdio`` or ``http``.
+        target: Where the service came from, for the log.
+        host: Address to listen on. Others than loopback need `insecure`, as there is no authentication yet.
+        port: Port to listen on; 0 picks a free one.
+        uds: Path of a Unix socket to listen on instead.
+        store: ``memory``, ``sqlite:PATH`` or a store.
+        server: ``uvicorn``.
+        insecure: Allow an address that others can reach.
+        tls_cert: PEM file of the certificate chain.
+        tls_key: PEM file of its key.
+        log_level: debug, info, warning or error.
+        log_format: ``text`` or ``json``.
+        pipes: stdio's descriptors, if they were guarded before.
+        options: Any field of `Settings`.
+
+    Raises:
+        DefinitionError: The flags contradict each other.
+        StoreError: The store cannot be had.
+        OSError: The address cannot be had.
+    """
+    set_up_logging(log_level, log_format)
+    settings = make_settings(options)
+    running = Server(service, settings, make_store(store))
+    if transport == "stdio":
+        from tailrace.transports.stdio import guard
+
+        _run_loop(_serve_stdio(running, pipes or guard()))
+    elif transport == "http":
+        if not (uds or insecure or _is_loopback(host)):
+            raise DefinitionError(
+                f"{host} can be reached by others and there is no authentication; "
+                "listen on 127.0.0.1, or say --insecure if something in front of it authenticates"
+            )
+        if server != "uvicorn":
+            raise DefinitionError(f"no such server: {server!r}; there is uvicorn")
+        listening = _listen(host, port, uds)
+        tls = (tls_cert, tls_key) if tls_cert and tls_key else None
+        try:
+            _run_loop(_serve_http(running, listening, tls, _url(listening, host, uds, tls is not None)))
+        finally:
+            listening.close()
+            if uds:
+                _unlink(uds)
+    else:
+        raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
+
+
+# --- the two ways of serving --------------------------------------------------------------------
+
+
+async def _serve_http(running: Server, listening: socket.socket, tls: tuple[str, str] | None, url: str) -> None:
+    from tailrace.transports.asgi import AsgiApp
+    from tailrace.transports.embedded import Embedded
+
+    stop = _stop_at_signal()
+    await running.start()
+    serving = Embedded(AsgiApp(running), listening, tls, keep_alive=75)
+    task = running.tasks.start(serving.run(), name="tailrace-uvicorn")
+    try:
+        _say_ready(running, url)
+        await asyncio.wait([task, running.tasks.start(stop.wait(), name="tailrace-signal")], return_when="FIRST_COMPLETED")
+    finally:
+        await running.drain()
+        await running.end_sessions()
+        await serving.close(0.4)
+        await running.stop()
+
+
+async def _serve_stdio(running: Server, pipes: Pipes) -> None:
+    from tailrace.transports.stdio import Stdio
+
+    stop = _stop_at_signal()
+    settings = running.settings
+    await running.start()
+    async with Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
+        conversation = running.converse()
+        talking = running.tasks.start(conversation.run(stdio.lines(), stdio.sink), name="tailrace-conversation")
+        _say_ready(running, "stdio")
+        signalled = running.tasks.start(stop.wait(), name="tailrace-signal")
+        await asyncio.wait([talking, signalled], return_when="FIRST_COMPLETED")
+        await running.stop()
+
+
+def _say_ready(running: Server, url: str) -> None:
+    durable = "" if running.store.durable else " (not durable)"
+    line = f"tailrace ready url={url} store={running.store.name}{durable} drain={running.settings.drain:g}"
+    print(line, file=sys.stderr, flush=True)
+
+
+# --- sockets ------------------------------------------------------------------------------------
+
+
+def _listen(host: str, port: int, uds: str | None) -> socket.socket:
+    """A bound, listening socket; the error of one that is in use names it."""
+    if uds is not None:
+        _unlink_stale(uds)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        address: Any = uds
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        address = (host, port)
+    try:
+        if uds is not None:
+            previous = os.umask(0o177)
+            try:
+                listening.bind(address)
+            finally:
+                os.umask(previous)
+        else:
+            listening.bind(address)
+        listening.listen(2048)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        where = uds or f"{host}:{port}"
+        raise OSError(error.errno, f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
+    return listening
+
+
+def _unlink_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more; one that answers is in use."""
+    if not os.path.exists(path):
+        return
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+    finally:
+        probe.close()
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _url(listening: socket.socket, host: str, uds: str | None, tls: bool) -> str:
+    if uds is not None:
+        return f"unix:{uds}"
+    name = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{name}:{listening.getsockname()[1]}"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+# --- signals and the loop -----------------------------------------------------------------------
+
+
+def _stop_at_signal() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; a second one ends the process there and then."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            logger.warning("a second signal: exiting at once")
+            os._exit(128 + number)
+        logger.info("signal received; draining")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, on_signal, number)
+        except NotImplementedError:  # Windows: the handler runs in the main thread, between bytecodes
+            signal.signal(number, lambda received, _: loop.call_soon_threadsafe(on_signal, received))
+    return stop
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` to its end on uvloop, where there is one, and leave without waiting for what does not end."""
+    loop = _loop_factory()()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(main)
+        left = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            _, left_over = loop.run_until_complete(asyncio.wait(left, timeout=0.2))
+            if left_over:
+                logger.error("exiting although tasks do not end count=%d", len(left_over))
+                logging.shutdown()
+                sys.stderr.flush()
+                os._exit(0)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,320 @@
+"""What users write: a `Service`, and the functions it offers.
+
+A decorator reads a function once, refuses at once what cannot work, records it, and hands the
+function back as it was. Nothing here runs a function or knows a protocol; `run` and `asgi` reach
+up to the server only when they are called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeVar, Unpack, cast, overload
+
+from tailrace.errors import DefinitionError
+from tailrace.schema import place_of
+from tailrace.service.definitions import (
+    Prompt,
+    Resource,
+    Tool,
+    ToolOptions,
+    make_prompt,
+    make_resource,
+    make_tool,
+)
+
+__all__ = ["Hooks", "Prompt", "Resource", "RunningServer", "Service", "Tool", "ToolOptions"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hooks:
+    """The functions to call with a `Session` as its life goes on, each list in order of definition."""
+
+    register: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
+    unregister: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
+    restore: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
+
+
+class RunningServer(Protocol):
+    """What a `Service` asks of a server that serves it."""
+
+    async def broadcast(self, method: str, params: Any) -> None:
+        """Send a notification to every session."""
+        ...
+
+    def statistics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Numbers for people, under the keys of `Service.statistics`."""
+        ...
+
+
+class Service:
+    """A named set of tools, resources and prompts, reached over MCP and RPC alike.
+
+    Args:
+        name: As peers see it; not empty.
+        version: As peers see it.
+        title: For people, or None.
+        instructions: For the agent, on how to use the service, or None.
+        package: The protobuf package of RPC paths, e.g. ``orders.v1``, or None.
+        middleware: Functions around every call, outermost first.
+
+    Raises:
+        DefinitionError: `name` is empty, or `package` is not made of dotted identifiers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "0.0.0",
+        title: str | None = None,
+        instructions: str | None = None,
+        package: str | None = None,
+        middleware: Sequence[Callable[..., Any]] = (),
+    ) -> None:
+        if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"a service needs a name that is not empty, got {name!r}")
+        if package is not None and not _PACKAGE.fullmatch(package):
+            raise DefinitionError(f"service {name!r}: package {package!r} is not dotted identifiers, as in 'orders.v1'")
+        self.name = name
+        self.version = version
+        self.title = title
+        self.instructions = instructions
+        self.package = package
+        self.middleware = tuple(middleware)
+        self.hooks = Hooks()
+        self._tools: dict[str, Tool] = {}
+        self._resources: dict[str, Resource] = {}
+        self._prompts: dict[str, Prompt] = {}
+        self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
+        self._servers: list[RunningServer] = []
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} {self.version}, {len(self._tools)} tools>"
+
+    # --- what it offers ---
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools by name, in order of definition."""
+        return MappingProxyType(self._tools)
+
+    @property
+    def resources(self) -> Mapping[str, Resource]:
+        """The resources by URI or template, in order of definition."""
+        return MappingProxyType(self._resources)
+
+    @property
+    def prompts(self) -> Mapping[str, Prompt]:
+        """The prompts by name, in order of definition."""
+        return MappingProxyType(self._prompts)
+
+    @overload
+    def tool(self, fn: F, /) -> F: ...
+    @overload
+    def tool(self, /, **options: Unpack[ToolOptions]) -> Callable[[F], F]: ...
+    def tool(self, fn: Any = None, /, **options: Any) -> Any:
+        """Offer a function as a tool; works bare and called, and gives the function back.
+
+        Args:
+            fn: The function: async, plain (run in a thread), or an asynchronous generator.
+            options: See `ToolOptions`.
+
+        Raises:
+            DefinitionError: It cannot work; names the function, its file and line.
+        """
+        return _decorate(fn, lambda function: _add(self._tools, "tool", make_tool(function, **options)))
+
+    def resource(
+        self,
+        uri: str,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        mime_type: str | None = None,
+    ) -> Callable[[F], F]:
+        """Offer a function as a resource.
+
+        Args:
+            uri: Its URI, or a template with a ``{name}`` for each of the function's parameters.
+            name: Default: the function's name.
+            title: For people, or None.
+            description: Default: the docstring.
+            mime_type: Of what it returns, or None.
+
+        Raises:
+            DefinitionError: The URI has no scheme, or its variables are not the function's parameters.
+        """
+
+        def define(fn: Callable[..., Any]) -> None:
+            options = {"name": name, "title": title, "description": description, "mime_type": mime_type}
+            _add(self._resources, "resource", make_resource(fn, uri, **options), key=uri)
+
+        return _decorate(None, define)
+
+    @overload
+    def prompt(self, fn: F, /) -> F: ...
+    @overload
+    def prompt(
+        self, /, *, name: str | None = None, title: str | None = None, description: str | None = None
+    ) -> Callable[[F], F]: ...
+    def prompt(
+        self, fn: Any = None, /, *, name: str | None = None, title: str | None = None, description: str | None = None
+    ) -> Any:
+        """Offer a function as a prompt; works bare and called.
+
+        Raises:
+            DefinitionError: It cannot work; names the function, its file and line.
+        """
+
+        def define(function: Callable[..., Any]) -> None:
+            prompt = make_prompt(function, name=name, title=title, description=description)
+            _add(self._prompts, "prompt", prompt)
+
+        return _decorate(fn, define)
+
+    def rpc(self, fn: Any = None, /, **options: Any) -> Any:
+        """Offer a function over RPC only.
+
+        Raises:
+            DefinitionError: Always, for now.
+        """
+        where = f"{place_of(fn)}: " if callable(fn) else ""
+        raise DefinitionError(f"{where}@rpc is not available yet; a @tool is an RPC method as well")
+
+    # --- hooks ---
+
+    def on_register_session(self, fn: F) -> F:
+        """Call `fn`, async or plain, with each new `Session`, exactly once in this process."""
+        self.hooks.register.append(fn)
+        return fn
+
+    def on_unregister_session(self, fn: F) -> F:
+        """Call `fn`, async or plain, with each `Session` that ends, once for each that was registered."""
+        self.hooks.unregister.append(fn)
+        return fn
+
+    def on_restore_session(self, fn: F) -> F:
+        """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
+        self.hooks.restore.append(fn)
+        return fn
+
+    def lifespan(self, fn: F) -> F:
+        """Enter what `fn(service)` gives before the service serves, and leave it afterwards.
+
+        Args:
+            fn: Gives an async context manager, or is an asynchronous generator that yields once.
+
+        Raises:
+            DefinitionError: There is one already.
+        """
+        if self._lifespan is not None:
+            raise DefinitionError(f"{place_of(fn)}: there is a lifespan already: {place_of(self._lifespan)}")
+        if inspect.isasyncgenfunction(fn):
+            generator = cast("Callable[[Service], AsyncGenerator[Any]]", fn)
+            self._lifespan = contextlib.asynccontextmanager(generator)
+        else:
+            self._lifespan = fn
+        return fn
+
+    def enter_lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """A fresh context manager around one run of the service; for the server."""
+        return self._lifespan(self) if self._lifespan is not None else contextlib.nullcontext()
+
+    # --- serving ---
+
+    def run(self, transport: Literal["stdio", "http"] = "stdio", **flags: Any) -> None:
+        """Serve until told to stop.
+
+        Args:
+            transport: ``stdio`` or ``http``.
+            flags: As on the command line, with underscores: ``host=``, ``port=``, ``store=``, ``drain=``…
+        """
+        from tailrace import server
+
+        server.run(self, transport=transport, **flags)
+
+    def asgi(self, **options: Any) -> Any:
+        """An ASGI application that serves this service, to be mounted or run by any ASGI server."""
+        from tailrace import server
+
+        return server.asgi(self, **options)
+
+    async def broadcast(self, method: str, params: Any = None) -> None:
+        """Send a notification to every session of every server of this service; without a server, to nobody.
+
+        Args:
+            method: E.g. ``notifications/tools/list_changed``.
+            params: JSON-able, or None.
+        """
+        for running in tuple(self._servers):
+            await running.broadcast(method, params)
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """What goes on now: ``sessions, calls, streams, detached, log_bytes, store, outbox``, each a small object.
+
+        Numbers of several servers are added up; without a server all are zero.
+        """
+        total: dict[str, dict[str, Any]] = {
+            "sessions": {"open": 0},
+            "calls": {"running": 0},
+            "streams": {"open": 0},
+            "detached": {"running": 0},
+            "log_bytes": {"held": 0},
+            "store": {"name": "none"},
+            "outbox": {"waiting": 0},
+        }
+        for running in tuple(self._servers):
+            for section, numbers in running.statistics().items():
+                _add_up(total.setdefault(section, {}), numbers)
+        return total
+
+    def attach(self, server: RunningServer) -> None:
+        """Count `server` among those that serve this service; for the server, when it starts."""
+        self._servers.append(server)
+
+    def detach(self, server: RunningServer) -> None:
+        """Forget `server`, when it has stopped. Idempotent."""
+        if server in self._servers:
+            self._servers.remove(server)
+
+
+# --- decorators and sums ------------------------------------------------------------------------
+
+
+def _decorate(fn: Any, define: Callable[[Callable[..., Any]], None]) -> Any:
+    """Serve a decorator that is used bare (`fn` is the function) or called (`fn` is None)."""
+
+    def decorator(function: F) -> F:
+        if not callable(function):
+            raise DefinitionError(f"the decorator takes a function, got {function!r}; give a name as name=")
+        define(function)
+        return function
+
+    return decorator if fn is None else decorator(fn)
+
+
+T = TypeVar("T", Tool, Resource, Prompt)
+
+
+def _add(known: dict[str, T], kind: str, new: T, *, key: str | None = None) -> None:
+    key = key if key is not None else new.name
+    if key in known:
+        raise DefinitionError(f"{kind} {key!r} is defined twice: {known[key].place} and {new.place}")
+    known[key] = new
+
+
+def _add_up(total: dict[str, Any], numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        total[name] = total.get(name, 0) + value if is_number else value

@@ -1,0 +1,277 @@
+"""The store that outlives the process: one SQLite file on a local disk, made for one server at a time.
+
+This is the loop's side: limits, tickets and callbacks. The thread that commits is `sqlite_writer`, what
+it writes `sqlite_tables`, the file and who holds it `sqlite_file`.
+
+A write is never half there: writes that are committed together come or go together, also in a power cut.
+A write whose commit *failed* may still be found after a crash (the kernel had the bytes, and could not say
+so); as everything is kept by key, having it twice is the same as having it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailrace.core.ports import Record, Store, StoredSession
+from tailrace.errors import StoreBusy, StoreError
+from tailrace.stores import sqlite_tables as tables
+from tailrace.stores.sqlite_writer import Job, Listener, Write, Writer
+from tailrace.stores.tickets import Failed, Tickets
+from tailrace.stores.weight import OVERHEAD, write_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tailrace.core.ports import Committed
+
+__all__ = ["SqliteStore"]
+
+
+class SqliteStore(Store):
+    """Keeps sessions, streams and calls in one SQLite file (WAL, ``synchronous=FULL``), private to the user.
+
+    Args:
+        path: The file; it and its folder are made where they are missing (0600 and 0700). Beside it stand
+            ``PATH-wal`` while it is open, and ``PATH.lock``.
+        max_queued: Bytes that may wait for their commit, payloads and overhead; over it `write` raises.
+        batch_writes: Most writes in one commit.
+        open_timeout: Seconds for opening, beside the wait for another holder (migration, recovery of the log).
+        close_timeout: Seconds for committing what is queued when it is closed; what is left then fails.
+        probe_interval: Seconds between two tries whether writing works again, after a failed commit.
+        factory: The class of the connection; tests make one that fails.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_queued: int = 67_108_864,
+        batch_writes: int = 1_000,
+        open_timeout: float = 60.0,
+        close_timeout: float = 10.0,
+        probe_interval: float = 1.0,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
+        self.durable = True
+        self._path = Path(path).absolute()
+        self._max_queued = max_queued
+        self._open_timeout = open_timeout
+        self._close_timeout = close_timeout
+        self._writer_options: dict[str, Any] = {
+            "batch_writes": batch_writes,
+            "probe_interval": probe_interval,
+            "factory": factory,
+        }
+        self._tickets = Tickets()
+        self._writer: Writer | None = None  # from the start of `open` to the end of `close`
+        self._is_open = False
+        self._opening: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._close_limit: asyncio.TimerHandle | None = None
+        self._asked: set[Job] = set()
+        self._queued = 0
+        self._failure: StoreError | None = None
+        self._commits = self._records = self._failed = self._largest_batch = 0
+
+    @property
+    def name(self) -> str:
+        """``sqlite:PATH``."""
+        return f"sqlite:{self._path}"
+
+    @property
+    def failure(self) -> StoreError | None:
+        """The error of the newest commit if that failed and writing has not been seen to work since, else None."""
+        return self._failure
+
+    async def open(self, *, wait: float = 30.0) -> None:
+        """Take hold of the file; the work and the waiting are the thread's. Cancelling lets go again.
+
+        Args:
+            wait: Seconds to wait for another process that holds it.
+
+        Raises:
+            StoreBusy: Another process, or another store of this one, held it all the time; or this one is open.
+            StoreTooNew: A newer version wrote it; nothing was changed.
+            StoreError: A network file system, no permission, damaged, not a Tailrace store.
+        """
+        if self._writer is not None and not self._writer.loop.is_closed():
+            raise StoreBusy(f"{self._path} is open already in this store: close it first")
+        if self._writer is not None:  # its loop was closed and the store was not; the new thread waits for the old
+            self._writer.put(None)
+        loop = asyncio.get_running_loop()
+        self._tickets.bind(loop)
+        self._reset()
+        self._failure = None
+        listener = Listener(self._opened, self._settled, self._recovered, self._answered, self._ended)
+        writer = self._writer = Writer(self._path, listener, loop, wait=wait, **self._writer_options)
+        self._opening = loop.create_future()
+        writer.start()
+        try:
+            async with asyncio.timeout(wait + self._open_timeout):
+                await self._opening
+        except BaseException as error:
+            writer.stop()
+            self._let_go(StoreError(f"{self._path} was not opened"))
+            if isinstance(error, TimeoutError):
+                raise StoreError(f"opening {self._path} took longer than {self._open_timeout:g} s") from None
+            raise
+        if not self._is_open:
+            raise StoreError(f"{self._path} was closed while it was being opened")
+
+    async def close(self) -> None:
+        """Commit all that was written, call back, checkpoint, and let go of the file. Idempotent.
+
+        It waits at most `close_timeout`; what could not be committed until then fails with an error that is
+        also `failure`. All closers wait for the same end, and cancelling one of them does not stop it.
+        """
+        if self._writer is None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._writer.loop.is_closed():  # the loop it was opened on is gone
+            self._writer.loop = loop
+            self._closing = None
+            self._tickets.bind(loop, keep=True)
+            loop.call_soon(self._writer.collect)
+        if self._closing is None:
+            self._is_open = False
+            self._closing = loop.create_future()
+            self._close_limit = loop.call_later(self._close_timeout, self._give_up)
+            self._writer.put(None)
+        await asyncio.shield(self._closing)
+
+    def write(self, records: Sequence[Record]) -> int:
+        """As `Store.write`."""
+        writer = self._taking(weight := write_weight(records))
+        ticket = self._tickets.issue()
+        writer.put((ticket, tuple(records), weight))
+        return ticket
+
+    def when(self, ticket: int, committed: Committed) -> None:
+        """As `Store.when`."""
+        self._tickets.when(ticket, committed)
+
+    async def flush(self) -> None:
+        """As `Store.flush`."""
+        await self._tickets.flush()
+
+    async def load(self, session: str | None = None, *, handle: bytes | None = None) -> StoredSession | None:
+        """As `Store.load`."""
+        return await self._ask(partial(tables.load, session=session, handle=handle))
+
+    async def sessions(self) -> list[tuple[str, float]]:
+        """As `Store.sessions`."""
+        return await self._ask(tables.sessions)
+
+    async def unfinished(self) -> list[str]:
+        """As `Store.unfinished`."""
+        return await self._ask(tables.unfinished)
+
+    async def secrets(self) -> list[bytes]:
+        """As `Store.secrets`."""
+        return await self._ask(tables.sealing_secrets)
+
+    async def next_epoch(self) -> int:
+        """As `Store.next_epoch`."""
+        return await self._ask(tables.next_epoch)
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """As `Store.statistics`; also `largest_batch`, the most writes in one commit."""
+        return {
+            "queued_bytes": self._queued,
+            "commits": self._commits,
+            "records": self._records,
+            "failed": self._failed,
+            "largest_batch": self._largest_batch,
+        }
+
+    # --- what the thread tells, on the loop (see `Listener`) -------------------------------------
+
+    def _opened(self, error: StoreError | None) -> None:
+        if self._opening is not None and not self._opening.done():
+            self._is_open = error is None and self._closing is None
+            _resolve(self._opening, None, error)
+
+    def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
+        self._queued -= sum(weight for _, _, weight in writes)
+        self._failure = error
+        failures = sum(last - first + 1 for first, last, _ in failed)
+        self._failed += failures
+        if error is None:
+            self._commits += 1
+            self._records += sum(len(records) for _, records, _ in writes)
+        self._largest_batch = max(self._largest_batch, len(writes))
+        self._tickets.settle(writes[-1][0], failed)
+
+    def _recovered(self) -> None:
+        self._failure = None
+
+    def _answered(self, job: Job, answer: Any, error: StoreError | None) -> None:
+        self._queued -= OVERHEAD
+        self._asked.discard(job)
+        _resolve(job.answer, answer, error)
+
+    def _ended(self, error: StoreError | None) -> None:
+        self._let_go(error or StoreError(f"{self._path} was closed"))
+        if error is not None:
+            self._failure = error
+
+    # --- within --------------------------------------------------------------------------------
+
+    def _taking(self, weight: int) -> Writer:
+        if not self._is_open or self._writer is None:
+            raise StoreError(f"the store {self._path} is not open")
+        if self._queued + weight > self._max_queued:
+            raise StoreError(f"{self._path}: more than {self._max_queued} bytes are waiting to be committed")
+        self._queued += weight
+        return self._writer
+
+    async def _ask(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        writer = self._taking(OVERHEAD)
+        job = Job(work, writer.loop.create_future())
+        self._asked.add(job)
+        writer.put(job)
+        return await job.answer
+
+    def _give_up(self) -> None:
+        """The disk is too slow, or hangs: leave it to the thread, which ends with the process at the latest."""
+        if self._writer is not None:
+            self._failure = StoreError(f"closing {self._path} took longer than {self._close_timeout:g} s")
+            self._writer.stop()
+            self._let_go(self._failure)
+
+    def _let_go(self, error: StoreError) -> None:
+        """The thread is done with, in order or not: whatever still waits for it ends with `error`."""
+        self._writer = None
+        asked = list(self._asked)
+        self._reset()
+        for job in asked:
+            _resolve(job.answer, None, error)
+        first, last = self._tickets.settled + 1, self._tickets.newest
+        if first <= last:
+            self._failed += last - first + 1
+            self._tickets.settle(last, [(first, last, error)])
+
+    def _reset(self) -> None:
+        self._is_open = False
+        self._queued = 0
+        self._asked.clear()
+        if self._close_limit is not None:
+            self._close_limit.cancel()
+            self._close_limit = None
+        if self._closing is not None:
+            _resolve(self._closing, None, None)
+            self._closing = None
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any, error: StoreError | None) -> None:
+    if future.done() or future.get_loop().is_closed():  # whoever waited was cancelled, or went with its loop
+        return
+    if error is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,316 @@
+"""The one thread that owns the SQLite connection: it commits writes in groups, and answers reads in their turn.
+
+What it has to say goes to the loop as calls of its `Listener`, one wake-up for each commit. What callers
+see of it (tickets, callbacks, limits) is left to `sqlite`, the tables to `sqlite_tables`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tailrace.errors import StoreBusy, StoreError, StoreTooNew
+from tailrace.stores import sqlite_tables as tables
+from tailrace.stores.sqlite_file import FileLock, check_header, prepare_file, prepare_folder
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from tailrace.core.ports import Record
+    from tailrace.stores.tickets import Failed
+
+__all__ = ["Job", "Listener", "Write", "Writer"]
+
+Write: TypeAlias = tuple[int, "Sequence[Record]", int]  # ticket, records, weight in bytes
+
+_PRAGMAS = (
+    "locking_mode = EXCLUSIVE",  # before WAL is touched: other programs stay out, and there is no shared-memory file
+    "synchronous = FULL",  # a commit is on the disk when it returns, not only at the next checkpoint
+    "fullfsync = ON",  # macOS: through the drive's cache; elsewhere without effect
+    "trusted_schema = OFF",
+    "cell_size_check = ON",  # damage is met early
+    "secure_delete = FAST",
+    "temp_store = MEMORY",
+    "cache_size = -8000",  # KiB
+    "journal_size_limit = 16777216",  # the -wal file shrinks to this after a burst
+)
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A read, or a small write with an answer: runs in a transaction of its own, after the writes before it."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    answer: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whom the thread tells; called on the loop, in the order in which things happened.
+
+    Attributes:
+        opened: The store is held and ready; or, with an error, it is not, and the thread has ended.
+        settled: These writes are committed, but for those that failed; the error is that of the commit as a whole.
+        recovered: Writing works again after a failed commit.
+        answered: The job is done.
+        ended: The connection is closed and the file let go, as was asked; or because of an error, a bug.
+    """
+
+    opened: Callable[[StoreError | None], None]
+    settled: Callable[[Sequence[Write], Sequence[Failed], StoreError | None], None]
+    recovered: Callable[[], None]
+    answered: Callable[[Job, Any, StoreError | None], None]
+    ended: Callable[[StoreError | None], None]
+
+
+class Writer:
+    """The thread, its queue towards SQLite, and its outcomes on their way to the loop.
+
+    `put` and `stop` may be called from the loop only; the queue's bound is the caller's to keep.
+
+    Args:
+        path: Absolute path of the file.
+        listener: Hears what happens, on `loop`.
+        wait: Seconds to wait for another holder of the file.
+        batch_writes: Most writes in one commit.
+        probe_interval: Seconds between two tries whether writing works again, after a failed commit.
+        factory: The class of the connection.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        wait: float,
+        batch_writes: int,
+        probe_interval: float,
+        factory: type[sqlite3.Connection],
+    ) -> None:
+        self.loop = loop  # may be replaced when it was closed
+        self._path = path
+        self._listener = listener
+        self._wait = wait
+        self._batch_writes = batch_writes
+        self._probe_interval = probe_interval
+        self._factory = factory
+        self._lock = FileLock(path)
+        self._queue: SimpleQueue[Write | Job | None] = SimpleQueue()
+        self._outcomes: deque[Callable[[], None]] = deque()
+        self._stopped = threading.Event()
+        self._failing = False
+        self._probe_at = 0.0  # monotonic time, seconds
+        self._connection: sqlite3.Connection | None = None
+        self._thread = threading.Thread(target=self._run, name=f"tailrace-sqlite-{path.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; `Listener.opened` follows."""
+        self._thread.start()
+
+    def put(self, item: Write | Job | None) -> None:
+        """Hand over; None is the end: all before it is committed, then the file is let go."""
+        self._queue.put(item)
+
+    def stop(self) -> None:
+        """End as soon as possible, without what is still queued; from now on nothing is told."""
+        self._stopped.set()
+        self._queue.put(None)
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # it has just been closed
+                connection.interrupt()
+
+    def collect(self) -> None:
+        """Tell the listener what has happened since the last time; on the loop."""
+        while self._outcomes and not self._stopped.is_set():
+            self._outcomes.popleft()()
+
+    def _tell(self, outcome: Callable[[], None]) -> None:
+        self._outcomes.append(outcome)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
+            self.loop.call_soon_threadsafe(self.collect)
+
+    # --- in the thread -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        listener, error = self._listener, None
+        try:
+            connection = self._connection = self._open()
+        except Exception as exception:
+            refusal = exception if isinstance(exception, StoreError) else self._explain(exception)
+            self._lock.release()
+            self._tell(lambda: listener.opened(refusal))
+            return
+        self._tell(lambda: listener.opened(None))
+        try:
+            self._serve(connection)
+        except Exception as exception:
+            error = self._explain(exception)
+        with contextlib.suppress(sqlite3.Error):  # it checkpoints; what it cannot do is done at the next opening
+            connection.close()
+        self._lock.release()
+        self._tell(lambda: listener.ended(error))
+
+    def _open(self) -> sqlite3.Connection:
+        until = time.monotonic() + self._wait
+        prepare_folder(self._path)
+        self._lock.acquire(self._wait, self._stopped)
+        prepare_file(self._path)
+        check_header(self._path)
+        connection = sqlite3.connect(
+            self._path,
+            timeout=max(0.0, until - time.monotonic()),  # for another program that has the file open
+            isolation_level=None,
+            cached_statements=256,
+            factory=self._factory,
+        )
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(tables.MIGRATIONS):  # `check_header` sees it first, but for a rule that was broken
+            raise StoreTooNew(f"{self._path} was written by a newer Tailrace")
+        if version < len(tables.MIGRATIONS):
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        _transaction(connection, lambda: tables.migrate(connection, version))
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StoreError(f"{self._path}: SQLite cannot use write-ahead logging there")
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        while not self._stopped.is_set():
+            if self._failing and time.monotonic() >= self._probe_at:
+                self._probe(connection)
+            try:
+                item = self._queue.get(timeout=self._probe_interval if self._failing else None)
+            except Empty:
+                continue
+            writes, after = self._drain(item)
+            if writes:
+                self._commit(connection, writes)
+            if isinstance(after, Job):
+                self._answer(connection, after)
+            elif after is None:
+                return
+
+    def _drain(self, item: Write | Job | None) -> tuple[list[Write], Write | Job | None]:
+        """Take the writes that are queued, at most one batch; and what ended them, or the last of them."""
+        writes: list[Write] = []
+        while isinstance(item, tuple):
+            writes.append(item)
+            if len(writes) == self._batch_writes or self._queue.empty():
+                break
+            item = self._queue.get_nowait()  # nobody else takes from it
+        return writes, item
+
+    def _commit(self, connection: sqlite3.Connection, writes: list[Write]) -> None:
+        failed: list[Failed] = []
+        failure: StoreError | None = None
+        try:
+            try:
+                _transaction(connection, lambda: _apply(connection, writes))
+            except Exception as error:
+                if _is_worlds_fault(error):
+                    raise
+                failed = _transaction(connection, lambda: self._apply_apart(connection, writes))
+        except Exception as error:
+            failure = self._explain(error)
+            failed = [(writes[0][0], writes[-1][0], failure)]
+        self._failing = failure is not None
+        self._probe_at = time.monotonic() + self._probe_interval
+        self._tell(lambda: self._listener.settled(writes, failed, failure))
+
+    def _apply_apart(self, connection: sqlite3.Connection, writes: list[Write]) -> list[Failed]:
+        """Apply each write on its own, so that one with a record that cannot be stored fails alone."""
+        failed: list[Failed] = []
+        for write in writes:
+            connection.execute("SAVEPOINT one")
+            try:
+                _apply(connection, [write])
+            except Exception as error:
+                if _is_worlds_fault(error):
+                    raise
+                connection.execute("ROLLBACK TO one")
+                failed.append((write[0], write[0], StoreError(f"{self._path}: a record cannot be stored: {error}")))
+            connection.execute("RELEASE one")
+        return failed
+
+    def _answer(self, connection: sqlite3.Connection, job: Job) -> None:
+        answer, error = None, None
+        try:
+            answer = _transaction(connection, lambda: job.work(connection))
+        except Exception as exception:
+            error = self._explain(exception)
+        self._tell(lambda: self._listener.answered(job, answer, error))
+
+    def _probe(self, connection: sqlite3.Connection) -> None:
+        """Find out that the disk has space again: whoever refuses work while `failure` is set writes nothing."""
+        self._probe_at = time.monotonic() + self._probe_interval
+        with contextlib.suppress(sqlite3.Error):
+            _transaction(connection, lambda: tables.probe(connection))
+            self._failing = False
+            self._tell(self._listener.recovered)
+
+    def _explain(self, error: Exception) -> StoreError:
+        """What SQLite says, for people; without the traceback, which would hold the records in memory."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreBusy(f"{self._path} is open in another program: close that first")
+        meaning = {
+            sqlite3.SQLITE_FULL: "the disk is full",
+            sqlite3.SQLITE_IOERR: "an I/O error (a full or broken disk?)",
+            sqlite3.SQLITE_NOTADB: "not a database, or damaged",
+            sqlite3.SQLITE_CORRUPT: "the database is damaged",
+        }.get(code, "the store failed")
+        return StoreError(
+            f"{self._path}: {meaning} ({getattr(error, 'sqlite_errorname', type(error).__name__)}: {error})"
+        )
+
+
+def _transaction(connection: sqlite3.Connection, work: Callable[[], Any]) -> Any:
+    """Run `work` in a transaction, which is rolled back whole if anything fails, the commit too."""
+    if connection.in_transaction:  # the rollback of an earlier one failed
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN")
+    try:
+        result = work()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
+    batch = tables.Batch(connection)
+    for _, records, _ in writes:
+        for record in records:
+            batch.add(record)
+    batch.flush()
+
+
+def _is_worlds_fault(error: Exception) -> bool:
+    """True where the disk or the file is at fault, False where a record is: too large, not text, out of range."""
+    if isinstance(
+        error, sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.ProgrammingError
+    ):
+        return False
+    return isinstance(error, sqlite3.DatabaseError)

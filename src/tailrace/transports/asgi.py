@@ -1,0 +1,297 @@
+"""ASGI: the same handlers inside Starlette, FastAPI, or any ASGI server, under any prefix.
+
+An application mounted by a framework gets no lifespan, so the server behind it starts at the first
+request, or when `app.lifespan` is entered by the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
+from tailrace.errors import TailraceError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tailrace.core.settings import Settings
+    from tailrace.core.tasks import Tasks
+
+__all__ = ["AsgiApp", "Served"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+
+class Served(Protocol):
+    """What an application serves: the composition root fulfils it."""
+
+    settings: Settings
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where tasks are started; there once it has begun."""
+        ...
+
+    async def start(self) -> None:
+        """Begin; idempotent, and safe to be awaited by several."""
+        ...
+
+    async def stop(self) -> None:
+        """Drain, then end; idempotent."""
+        ...
+
+    def handle(self, exchange: Exchange) -> None:
+        """Reply to a request, now or later."""
+        ...
+
+    def refuse(self, exchange: Exchange, status: int, message: str) -> None:
+        """Reply with an error that the transport found."""
+        ...
+
+
+class AsgiApp:
+    """An ASGI 3 application.
+
+    Args:
+        server: What it serves.
+    """
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self._started = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Handle one connection scope of the ASGI server."""
+        if scope["type"] == "http":
+            if not self._started:
+                await self.server.start()
+                self._started = True
+            await _Connection(scope, receive, send, self.server).run()
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        else:
+            raise TransportError(f"ASGI scope {scope['type']!r} is not served here")
+
+    def lifespan(self, app: Any = None) -> AbstractAsyncContextManager[None]:
+        """For a parent application's lifespan: ``FastAPI(lifespan=svc_app.lifespan)``."""
+        return self._running()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        await self.server.start()
+        self._started = True
+        try:
+            yield
+        finally:
+            await self.server.stop()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.server.start()
+        except (TailraceError, OSError) as error:
+            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        self._started = True
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.server.stop()
+        return await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Connection(Sink):
+    """One request of an ASGI server: reads its body, waits for its reply, watches for the peer's end."""
+
+    __slots__ = ("_chunked", "_receive", "_send", "exchange", "scope", "server")
+
+    def __init__(self, scope: Message, receive: Receive, send: Send, server: Served) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.server = server
+        self.exchange = AsgiExchange(scope)
+        self._chunked = False
+
+    async def run(self) -> None:
+        exchange = self.exchange
+        if not await self._read_body():
+            return
+        self.server.handle(exchange)
+        if not exchange.replied:  # something has to be waited for: from here on a disconnect matters
+            await self._until_replied()
+        if exchange.gone:
+            return
+        if exchange.writer is None:
+            await self._reply_whole()
+        else:
+            await self._reply_stream(exchange.writer)
+
+    async def _read_body(self) -> bool:
+        """Gather the body within its size and time; False if that ended the exchange."""
+        settings = self.server.settings
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(settings.body_time):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        self.exchange.leave()
+                        return False
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > settings.max_body:
+                        self.server.refuse(self.exchange, 413, f"the body is over {settings.max_body} bytes")
+                        break
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        self.exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+                        return True
+        except TimeoutError:
+            text = f"the body did not arrive within {settings.body_time:g} s"
+            self.server.refuse(self.exchange, 408, text)
+        try:
+            await self._reply_whole()
+        except TransportError:
+            pass
+        return False
+
+    async def _until_replied(self) -> None:
+        """Wait for the reply; learn at once when the peer goes away."""
+        waiter = self.exchange.wait_replied()
+        watch = self.server.tasks.start(self._watch(), name="tailrace-asgi-watch")
+        try:
+            await asyncio.wait((waiter, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not self.exchange.replied:
+                self.exchange.leave()
+        finally:
+            watch.cancel()
+            waiter.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _reply_whole(self) -> None:
+        exchange = self.exchange
+        headers = [*exchange.reply_headers, (b"content-length", b"%d" % len(exchange.reply_body))]
+        try:
+            await self._transmit({"type": "http.response.start", "status": exchange.status, "headers": headers})
+            await self._transmit({"type": "http.response.body", "body": exchange.reply_body})
+        except TransportError:
+            exchange.leave()
+
+    async def _reply_stream(self, writer: StreamWriter) -> None:
+        exchange = self.exchange
+        head = {"type": "http.response.start", "status": exchange.status, "headers": list(exchange.reply_headers)}
+        watch = self.server.tasks.start(self._watch(), name="tailrace-asgi-watch")
+        watch.add_done_callback(self._watched)
+        try:
+            await self._transmit(head)
+            await writer(self)
+        except TransportError:
+            pass
+        finally:
+            exchange.leave()  # whatever it was, this connection carries nothing any more
+            watch.remove_done_callback(self._watched)
+            watch.cancel()
+
+    def _watched(self, watch: asyncio.Future[None]) -> None:
+        self.exchange.leave()
+
+    # --- Sink ---
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of a streamed reply."""
+        await self._transmit({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, trailers: Headers = ()) -> None:
+        """Complete a streamed reply."""
+        await self._transmit({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _transmit(self, message: Message) -> None:
+        """The only place that writes to the ASGI server, within the stall limit."""
+        if self.exchange.gone:
+            raise TransportError("the peer is gone")
+        try:
+            async with asyncio.timeout(self.server.settings.stall):
+                await self._send(message)
+        except TimeoutError:
+            self._abort()
+            raise TransportError(f"the peer took nothing for {self.server.settings.stall:g} s") from None
+        except OSError as error:
+            raise TransportError(f"the connection broke: {error}") from None
+
+    def _abort(self) -> None:
+        """Cut a stalled connection, where the server lets us reach it; its buffer would keep it open for ever."""
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+class AsgiExchange(Exchange):
+    """A request as ASGI brings it; its reply is noted here and sent by the connection's own coroutine."""
+
+    __slots__ = ("_headers", "_waiter", "reply_body", "reply_headers", "status", "writer")
+
+    def __init__(self, scope: Message) -> None:
+        prefix = scope.get("root_path", "")
+        path = scope["path"]
+        if prefix and path.startswith(prefix):
+            path = path[len(prefix) :] or "/"
+        super().__init__(scope["method"], path, scope["query_string"], prefix)
+        self._headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        server = scope.get("server")
+        self.loopback = server is None or server[1] is None or _is_loopback(server[0])
+        self.status = 0
+        self.reply_headers: Headers = ()
+        self.reply_body = b""
+        self.writer: StreamWriter | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """The first value of a header."""
+        for key, value in self._headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    def header_values(self, name: bytes) -> list[str]:
+        """All values of a header."""
+        return [value.decode("latin-1") for key, value in self._headers if key == name]
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Reply whole."""
+        self.reply_body = body
+        self._reply(status, headers)
+
+    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+        """Reply with a stream."""
+        self.writer = writer
+        self._reply(status, headers)
+
+    def wait_replied(self) -> asyncio.Future[None]:
+        """Done once there is a reply."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
+
+    def _reply(self, status: int, headers: Headers) -> None:
+        if self.gone:
+            return
+        if self.replied:
+            raise RuntimeError("this exchange has its reply already")
+        self.replied = True
+        self.status = status
+        self.reply_headers = headers
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("::1", "localhost", "testserver") or "/" in host

@@ -1,0 +1,67 @@
+"""Host and Origin: a page in somebody's browser must not reach a server that listens on loopback.
+
+DNS rebinding makes a browser send another site's name to 127.0.0.1, so on loopback only loopback
+names are served, and others that were allowed by name. Elsewhere the Host is checked against the
+allowed names if there are any. A browser's Origin must be the Host's own, or an allowed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Exchange
+
+__all__ = ["Guard"]
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_CACHE = 1024
+
+Verdict = tuple[int, str] | None
+
+
+class Guard:
+    """Checks every request's Host and Origin (MCP, transports: security warning).
+
+    Args:
+        hosts: Names served beside loopback ones, without a port; ``*`` for any.
+        origins: Origins served beside the Host's own, e.g. ``https://app.example.com``; ``*`` for any.
+    """
+
+    def __init__(self, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
+        self._verdicts: dict[tuple[str | None, str | None, bool], Verdict] = {}
+
+    def check(self, exchange: Exchange) -> Verdict:
+        """None if the request may pass, else the status (421, 403) and the reason."""
+        key = (exchange.header(b"host"), exchange.header(b"origin"), exchange.loopback)
+        if key in self._verdicts:
+            return self._verdicts[key]
+        verdict = self._judge(*key)
+        if len(self._verdicts) >= _CACHE:  # values come from clients: bounded
+            self._verdicts.clear()
+        self._verdicts[key] = verdict
+        return verdict
+
+    def _judge(self, host: str | None, origin: str | None, loopback: bool) -> Verdict:
+        name = _name(host or "")
+        if "*" not in self._hosts and name not in self._hosts:
+            if loopback and name not in _LOOPBACK and not name.startswith("127."):
+                return 421, f"host {name[:128]!r} is not served here; allow it with --allow-host"
+            if not loopback and self._hosts:
+                return 421, f"host {name[:128]!r} is not served here; allow it with --allow-host"
+        if origin is None or "*" in self._origins or origin.lower() in self._origins:
+            return None
+        if _name(urlsplit(origin).netloc) == name or (loopback and _name(urlsplit(origin).netloc) in _LOOPBACK):
+            return None
+        return 403, f"origin {origin[:128]!r} may not call this server; allow it with --allow-origin"
+
+
+def _name(netloc: str) -> str:
+    """The host of ``host:port``, ``[v6]:port`` or ``host``, in lower case."""
+    if netloc.startswith("["):
+        return netloc[1:].partition("]")[0].lower()
+    return netloc.partition(":")[0].lower()

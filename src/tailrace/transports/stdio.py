@@ -1,0 +1,434 @@
+"""The bytes of standard input and output: whole lines come in, whole writes go out, nothing else gets between.
+
+A stdio server shares its process with the user's code, which prints, logs and starts programs. So
+`guard` takes the two descriptors out of everybody's reach before that code is imported, and
+`Stdio` moves their bytes. What a line means, and when the process ends, is left to the protocol.
+
+Why threads, and which: asyncio's pipe transports refuse a file as standard input, and need
+``O_NONBLOCK``. That flag belongs to the open file description, which a `dup` shares: with the
+terminal, with the parent, with standard error after ``2>&1``; they would get `EAGAIN` from nowhere.
+So the descriptors stay blocking (uvloop's `add_writer` would set the flag, too).
+
+* Reading: a thread stands in `read`, and hands over all lines of one chunk in one wake-up.
+* Writing: the loop asks `poll` for room and writes at most ``PIPE_BUF`` bytes, which then cannot
+  block (POSIX says so for pipes; sockets have more room than that when they say they have any).
+  Only when there is no room, a thread waits for it. So an answer that fits costs no hand-over at
+  all, and no byte is written by any thread but the loop's: a cancelled write is never half-way
+  through a system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import stat
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from tailrace.core.exchange import Headers, Sink
+from tailrace.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+__all__ = ["Overlong", "Pipes", "Stdio", "guard"]
+
+_CHUNK = 64 * 1024  # what a pipe holds
+_LINE = 64  # what a line costs beside its bytes
+_TURN = 256 * 1024  # written without a look at the rest of the loop
+_TICK = 1.0  # seconds after which a thread that waits for a descriptor looks whether it shall end
+_UNFINISHED = "an earlier write did not finish: what follows would be taken for the rest of its frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """The protocol's own two descriptors, out of reach of `print` and of subprocesses.
+
+    They belong to the process, whose end closes them: a thread may still stand in a read.
+    """
+
+    read_fd: int
+    write_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlong:
+    """A line over the limit; its bytes were dropped as they came, and the next line is intact.
+
+    Attributes:
+        size: All its bytes before the newline.
+    """
+
+    size: int
+
+
+_guarded: Pipes | None = None
+
+
+def guard() -> Pipes:
+    """Take standard input and output for the protocol; from then on `print` goes to standard error.
+
+    Descriptor 0 becomes the null device and descriptor 1 a second standard error, also for C code and
+    for subprocesses; `sys.stdin` and `sys.stdout` follow. Text that was printed before but sits in a
+    buffer goes to standard error as well. Must run before the user's module is imported. Idempotent.
+
+    Raises:
+        TransportError: Standard input or output was closed when the process started.
+    """
+    global _guarded
+    if _guarded is None:
+        # Closed at the start, the number may by now belong to something else: Python says None then.
+        if sys.__stdin__ is None or sys.__stdout__ is None:
+            raise TransportError("standard input or output is closed: there is nobody to talk to over stdio")
+        try:
+            _guarded = Pipes(_private(0), _own_terminal(1) or _private(1))
+        except OSError as error:
+            raise TransportError(f"standard input or output cannot be used: {error}") from error
+        _repoint()
+    return _guarded
+
+
+class Stdio:
+    """The bytes of one stdio conversation. Make it, and use all of it, on the running event loop.
+
+    One coroutine takes `lines`, one uses `sink`. An async context manager, or `start` and `close`.
+    Two daemon threads belong to it. The one that reads ends with its read: when standard input
+    ends, or with the process. It needs `select.poll`, which Windows lacks.
+
+    Args:
+        pipes: What `guard` returned.
+        max_line: Bytes of one line; a longer one is dropped and becomes an `Overlong`.
+        max_ahead: Bytes (and 64 for each line) that were read and not yet taken; from there on nothing
+            is read. At most `max_line` and one chunk of 64 KiB come on top.
+        stall: Seconds for which the peer may take nothing (less than makes room for 4 KiB in a full
+            pipe, or than the system's low-water mark of a socket) before a write gives up.
+    """
+
+    sink: Sink
+
+    def __init__(
+        self, pipes: Pipes, *, max_line: int = 4 * 1024 * 1024, max_ahead: int = 1024 * 1024, stall: float = 30.0
+    ) -> None:
+        self._fd = pipes.read_fd
+        self._max_ahead = max_ahead
+        self._splitter = _Splitter(max_line)  # the reader thread's own
+        self._loop = asyncio.get_running_loop()
+        self._lines: deque[bytes | Overlong] = deque()  # bounded by max_ahead
+        self._held = 0  # bytes that came with self._lines, and are still counted in self._ahead
+        self._ended = False
+        self._failure: TransportError | None = None
+        self._arrival = asyncio.Event()
+        # Shared by the loop and the reader thread, under the lock of the condition:
+        self._taken = threading.Condition()
+        self._ahead = 0
+        self._closing = False
+        self._reader = threading.Thread(target=self._read, name="tailrace-stdin", daemon=True)
+        self._writer = _PipeSink(pipes.write_fd, self._loop, stall)
+        self.sink = self._writer
+
+    async def __aenter__(self) -> Stdio:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def start(self) -> None:
+        """Begin to read. Once; a second start raises `RuntimeError`."""
+        self._reader.start()
+        self._writer.start()
+
+    async def lines(self) -> AsyncIterator[bytes | Overlong]:
+        r"""Yield line after line, without its ``\n`` or ``\r\n``; blank ones are skipped.
+
+        Ends with standard input (a last line needs no newline) or when `close` is called. Leaving it
+        loses nothing: a second iteration goes on where the first stopped.
+
+        Raises:
+            TransportError: Standard input cannot be read; all that came before was yielded.
+        """
+        while True:
+            while self._lines:
+                yield self._lines.popleft()
+            self._release()
+            if self._ended:
+                break
+            self._arrival.clear()
+            await self._arrival.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """End `lines` and `sink`, and let the threads go. Idempotent; waits for nothing.
+
+        A write that still waits raises `TransportError`.
+        """
+        self._writer.close()
+        self._lines.clear()
+        self._ended = True
+        self._arrival.set()
+        with self._taken:
+            self._closing = True
+            self._taken.notify()
+
+    # --- on the loop
+
+    def _arrived(self, lines: list[bytes | Overlong], weight: int) -> None:
+        if not self._ended:
+            self._lines.extend(lines)
+            self._held += weight
+            self._arrival.set()
+
+    def _end(self, failure: TransportError | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._failure = failure
+            self._arrival.set()
+
+    def _release(self) -> None:
+        """Everything that came was taken: count it no more, and let the thread read on."""
+        if self._held:
+            with self._taken:
+                self._ahead -= self._held
+                self._taken.notify()
+            self._held = 0
+
+    # --- in the reader thread
+
+    def _read(self) -> None:
+        failure: TransportError | None = None
+        # A loop that was closed before us raises RuntimeError: nobody is left to be told.
+        with contextlib.suppress(RuntimeError):
+            try:
+                self._read_chunks()
+            except (OSError, MemoryError) as error:
+                failure = TransportError(f"standard input cannot be read: {error or type(error).__name__}")
+            self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _read_chunks(self) -> None:
+        weight = 0  # bytes read since the last hand-over
+        while self._may_read():
+            chunk = self._next_chunk()
+            weight += len(chunk)
+            lines = self._splitter.feed(chunk) if chunk else self._splitter.end()
+            if lines:
+                weight += _LINE * len(lines)
+                with self._taken:
+                    self._ahead += weight
+                self._loop.call_soon_threadsafe(self._arrived, lines, weight)
+                weight = 0
+            if not chunk:
+                return
+
+    def _may_read(self) -> bool:
+        with self._taken:
+            self._taken.wait_for(lambda: self._closing or self._ahead < self._max_ahead)
+            return not self._closing
+
+    def _next_chunk(self) -> bytes:
+        """One read; empty at the end, also after a close. Also of a descriptor that somebody made non-blocking."""
+        while not self._closing:
+            try:
+                return os.read(self._fd, _CHUNK)
+            except BlockingIOError:
+                _poller(self._fd, select.POLLIN).poll(_TICK * 1000)
+            except ConnectionError:
+                break  # how a socket says that the peer went, leaving answers unread
+        return b""
+
+
+class _PipeSink(Sink):
+    """The one writer of the protocol's descriptor; its methods are called on the loop."""
+
+    __slots__ = ("_asked", "_closed", "_failure", "_fd", "_loop", "_poll", "_room", "_stall", "_watched", "_watcher")
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, stall: float) -> None:
+        self._fd = fd
+        self._loop = loop
+        self._stall = stall
+        self._failure: str | None = None  # why nothing can be written any more
+        self._closed = False
+        self._poll = _poller(fd, select.POLLOUT)
+        self._room = asyncio.Event()
+        self._watched = False  # the thread was asked, and has not said yes yet: so it is asked once
+        self._asked: SimpleQueue[bool] = SimpleQueue()  # so it never holds more than one question and the end
+        self._watcher = threading.Thread(target=self._watch, name="tailrace-stdout", daemon=True)
+
+    def start(self) -> None:
+        self._watcher.start()
+
+    async def write(self, data: bytes) -> None:
+        if self._failure is not None:
+            raise TransportError(self._failure)
+        begun = False
+        rest = memoryview(data)
+        try:
+            while True:
+                sent = self._put(rest[:_TURN])
+                rest = rest[sent:]
+                if not rest:
+                    self._failure = None
+                    return
+                # Whatever ends the wait below: nobody may write behind half a frame.
+                self._failure = _UNFINISHED
+                begun = begun or sent > 0
+                await self._wait_for_room()
+                if self._closed:
+                    raise TransportError("the connection was closed while a write waited")
+        except asyncio.CancelledError:
+            if not begun and not self._closed:
+                self._failure = None  # not a byte went out
+            raise
+
+    async def end(self, trailers: Headers = ()) -> None:
+        self._failure = self._failure or "standard output was ended"
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._failure = "standard output was closed"
+            self._room.set()
+            self._asked.put(False)
+
+    def _put(self, data: memoryview) -> int:
+        """Write what fits without blocking, and say how much. Nothing else writes to the descriptor."""
+        done = 0
+        try:
+            while done < len(data) and self._poll.poll(0):
+                done += os.write(self._fd, data[done : done + select.PIPE_BUF])
+        except BlockingIOError:
+            pass  # somebody made it non-blocking: as good as no room
+        except OSError as error:
+            self._failure = f"standard output cannot be written: {error}"
+            raise TransportError(self._failure) from error
+        return done
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        if not self._watched:
+            self._watched = True
+            self._asked.put(True)
+        try:
+            async with asyncio.timeout(self._stall):
+                await self._room.wait()
+        except TimeoutError:
+            self._failure = f"the peer read nothing for {self._stall:g} s"
+            raise TransportError(self._failure) from None
+
+    def _watch(self) -> None:
+        """In the writer's thread: wait for room whenever asked to."""
+        poll = _poller(self._fd, select.POLLOUT)
+        while self._asked.get():
+            while not self._closed and not poll.poll(_TICK * 1000):
+                pass
+            try:
+                self._loop.call_soon_threadsafe(self._found_room)
+            except RuntimeError:  # the loop was closed before us
+                return
+
+    def _found_room(self) -> None:
+        self._watched = False
+        self._room.set()
+
+
+class _Splitter:
+    """Cuts chunks into lines; pure. Holds one unfinished line of at most `max_line` bytes and a carriage return."""
+
+    __slots__ = ("_kept", "_max_line", "_size")
+
+    def __init__(self, max_line: int) -> None:
+        self._max_line = max_line
+        self._kept = bytearray()  # the unfinished line; dropped once it is too long
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes | Overlong]:
+        """The lines that `chunk` completes."""
+        first, *others = chunk.split(b"\n")
+        self._keep(first)
+        if not others:
+            return []
+        lines = self.end()
+        last = others.pop()
+        for raw in others:
+            self._finish(raw, len(raw), lines)
+        self._keep(last)
+        return lines
+
+    def end(self) -> list[bytes | Overlong]:
+        """The unfinished line, now taken for finished."""
+        lines: list[bytes | Overlong] = []
+        self._finish(bytes(self._kept), self._size, lines)
+        self._kept.clear()
+        self._size = 0
+        return lines
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size <= self._max_line + 1:  # the one may turn out to be a carriage return
+            self._kept += part
+        else:
+            self._kept.clear()
+
+    def _finish(self, raw: bytes, size: int, lines: list[bytes | Overlong]) -> None:
+        line = raw.removesuffix(b"\r")
+        if size > len(raw) or len(line) > self._max_line:
+            lines.append(Overlong(size))
+        elif line and not line.isspace():
+            lines.append(line)
+
+
+def _poller(fd: int, events: int) -> select.poll:
+    poll = select.poll()
+    poll.register(fd, events)
+    return poll
+
+
+def _private(fd: int) -> int:
+    """A duplicate that no program we start inherits, above 2 even where standard error is closed."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        copy = os.dup(fd)
+        msvcrt.setmode(copy, os.O_BINARY)
+        return copy
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _own_terminal(fd: int) -> int | None:
+    """Open the terminal behind `fd` once more, or None.
+
+    A terminal says that it has room when there is room for one byte, and blocks on the others. A
+    description of its own can be non-blocking without harm to the shell that shares it.
+    """
+    if sys.platform == "win32" or not stat.S_ISCHR(os.fstat(fd).st_mode) or not os.isatty(fd):
+        return None
+    with contextlib.suppress(OSError):
+        return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)  # close-on-exec by default
+    return None
+
+
+def _repoint() -> None:
+    """Put the null device and standard error in the places of standard input and output."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    if null == 2:  # standard error was closed; it stays so, without the next file taking its place
+        os.set_inheritable(2, True)
+    else:
+        os.close(null)
+    os.dup2(2, 1)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()  # only now, when it can do no harm
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  both live as long as the process
+    # Line by line even where standard error is a file: a stray print shall be seen when it happens.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115

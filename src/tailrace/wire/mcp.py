@@ -1,0 +1,325 @@
+"""MCP's own rules on top of JSON-RPC: versions, error codes, `_meta`, headers, and the shapes of what goes out.
+
+Two eras share these names. *Legacy* (2024-11-05 to 2025-11-25) opens with `initialize` and has
+sessions; *modern* (2026-07-28) carries its version and capabilities in each request's `_meta` and
+repeats them in HTTP headers. Nothing here decides what a request does: that is `protocols.mcp`.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from tailrace.errors import ProtocolError
+from tailrace.wire.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, RequestId
+
+__all__ = [
+    "ALL_VERSIONS",
+    "ASSUMED_VERSION",
+    "CAPABILITY_MISSING",
+    "HEADER_MISMATCH",
+    "LATEST_LEGACY",
+    "LEGACY_VERSIONS",
+    "LIMIT_REACHED",
+    "LOG_LEVELS",
+    "MODERN_VERSIONS",
+    "UNSUPPORTED_VERSION",
+    "CallParams",
+    "CancelledParams",
+    "Implementation",
+    "InitializeParams",
+    "Meta",
+    "Params",
+    "SetLevelParams",
+    "TextContent",
+    "ToolResult",
+    "check_modern_headers",
+    "check_modern_meta",
+    "decode_header_value",
+    "decode_params",
+    "encode",
+    "encode_header_value",
+    "header_name_field",
+    "http_status",
+    "log_params",
+    "negotiate",
+    "progress_params",
+    "unsupported_version",
+]
+
+LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+ALL_VERSIONS = LEGACY_VERSIONS + MODERN_VERSIONS
+LATEST_LEGACY = LEGACY_VERSIONS[-1]
+ASSUMED_VERSION = "2025-03-26"  # of a request without MCP-Protocol-Version (transports, 2025-06-18)
+
+LIMIT_REACHED = -32000
+HEADER_MISMATCH = -32020
+CAPABILITY_MISSING = -32021
+UNSUPPORTED_VERSION = -32022
+
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+
+def negotiate(requested: str) -> str:
+    """The version that answers `initialize`: the client's if we speak it, else our newest legacy one."""
+    return requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
+
+
+def unsupported_version(requested: str) -> ProtocolError:
+    """The error for a version nobody here speaks (2026-07-28, versioning)."""
+    return ProtocolError(
+        UNSUPPORTED_VERSION,
+        f"unsupported protocol version {requested[:64]!r}",
+        {"supported": list(ALL_VERSIONS), "requested": requested[:64]},
+    )
+
+
+# --- what comes in: parameters, decoded once ----------------------------------------------------
+
+
+class Meta(Struct, frozen=True, gc=False):
+    """A request's `_meta`: the keys that mean something here. Others are ignored, as the specification asks."""
+
+    protocol_version: str | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/protocolVersion")
+    client_capabilities: dict[str, Any] | UnsetType = msgspec.field(
+        default=UNSET, name="io.modelcontextprotocol/clientCapabilities"
+    )
+    client_info: dict[str, Any] | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/clientInfo")
+    log_level: str | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/logLevel")
+    progress_token: RequestId | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+    idempotency_key: str | UnsetType = msgspec.field(default=UNSET, name="io.tailrace/idempotencyKey")
+    traceparent: str | UnsetType = UNSET
+    tracestate: str | UnsetType = UNSET
+    baggage: str | UnsetType = UNSET
+
+
+NO_META = Meta()
+
+
+class Params(Struct, frozen=True):
+    """Parameters of a request that needs no more than `_meta` and a paging cursor."""
+
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+    cursor: str | None = None
+
+
+class CallParams(Struct, frozen=True):
+    """Parameters of `tools/call`; the arguments stay raw until the tool's own decoder reads them."""
+
+    name: str
+    arguments: Raw | UnsetType = UNSET
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
+class Implementation(Struct, frozen=True):
+    """Who the other side says it is."""
+
+    name: str = ""
+    version: str = ""
+    title: str | None = None
+
+
+class InitializeParams(Struct, frozen=True, rename="camel"):
+    """Parameters of `initialize` (legacy lifecycle)."""
+
+    protocol_version: str
+    capabilities: dict[str, Any] = {}  # noqa: RUF012  (msgspec copies the default)
+    client_info: Implementation = Implementation()
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
+class SetLevelParams(Struct, frozen=True):
+    """Parameters of `logging/setLevel`."""
+
+    level: Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
+class CancelledParams(Struct, frozen=True, rename="camel"):
+    """Parameters of `notifications/cancelled`."""
+
+    request_id: RequestId
+    reason: str | None = None
+
+
+_PARAMS: dict[str, Callable[[bytes], Any]] = {
+    method: msgspec.json.Decoder(kind).decode
+    for method, kind in {
+        "tools/call": CallParams,
+        "initialize": InitializeParams,
+        "logging/setLevel": SetLevelParams,
+        "notifications/cancelled": CancelledParams,
+    }.items()
+}
+_any_params = msgspec.json.Decoder(Params).decode
+
+
+def decode_params(method: str, raw: bytes) -> Any:
+    """Decode the parameters of `method`; absent ones (``b""``) count as an empty object.
+
+    Raises:
+        ProtocolError: -32602, saying which field is wrong.
+    """
+    try:
+        return _PARAMS.get(method, _any_params)(raw or b"{}")
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: {error}") from None
+    except RecursionError:
+        raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: nested too deeply") from None
+
+
+# --- what goes out ------------------------------------------------------------------------------
+
+
+class TextContent(Struct, frozen=True, tag="text", tag_field="type", gc=False):
+    """A content block of text."""
+
+    text: str
+
+
+class ToolResult(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The result of `tools/call`. `result_type` and `meta` are set in the modern era."""
+
+    content: list[Any]
+    structured_content: Raw | UnsetType = UNSET
+    is_error: bool = False
+    result_type: str | UnsetType = UNSET
+    meta: Any = msgspec.field(default=UNSET, name="_meta")
+
+
+class _Progress(Struct, frozen=True, omit_defaults=True, gc=False):
+    progressToken: RequestId
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+class _Log(Struct, frozen=True, omit_defaults=True):
+    level: str
+    data: Any
+    logger: str | None = None
+
+
+def progress_params(token: RequestId, done: float, total: float | None, message: str | None) -> bytes:
+    """The parameters of `notifications/progress`."""
+    return encode(_Progress(token, done, total, message))
+
+
+def log_params(level: str, data: Any, logger: str | None) -> bytes:
+    """The parameters of `notifications/message`."""
+    return encode(_Log(level, data, logger))
+
+
+# --- the modern era's envelope and headers ------------------------------------------------------
+
+
+def check_modern_meta(meta: Meta) -> str:
+    """The request's version, once its `_meta` has what 2026-07-28 requires of every request.
+
+    Raises:
+        ProtocolError: -32602 where a required key is missing, -32022 for a version not spoken.
+    """
+    if meta.protocol_version is UNSET:
+        raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/protocolVersion")
+    if meta.client_capabilities is UNSET:
+        raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/clientCapabilities")
+    if meta.protocol_version not in MODERN_VERSIONS:
+        raise unsupported_version(meta.protocol_version)
+    return meta.protocol_version
+
+
+def header_name_field(method: str) -> str | None:
+    """The parameter that the header `Mcp-Name` repeats for `method`, or None where it has no such header."""
+    return _NAME_FIELDS.get(method)
+
+
+_NAME_FIELDS: Mapping[str, str] = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "tasks/get": "taskId",
+    "tasks/update": "taskId",
+    "tasks/cancel": "taskId",
+}
+
+
+def check_modern_headers(
+    method: str, version: str, name: str | None, header: Callable[[bytes], list[str]]
+) -> ProtocolError | None:
+    """Compare the routing headers with the body (2026-07-28, transports: request headers).
+
+    Args:
+        method: The body's method.
+        version: The body's protocol version.
+        name: The body's name, uri or taskId where the method has one, else None.
+        header: All values of a header, by its lower-case name.
+
+    Returns:
+        What to refuse the request with (-32020, HTTP 400), or None.
+    """
+    expected = [(b"mcp-protocol-version", "MCP-Protocol-Version", version), (b"mcp-method", "Mcp-Method", method)]
+    if name is not None:
+        expected.append((b"mcp-name", "Mcp-Name", name))
+    for key, title, value in expected:
+        given = header(key)
+        if len(given) != 1:
+            problem = "is missing" if not given else "is given more than once"
+            return ProtocolError(HEADER_MISMATCH, f"the header {title} {problem}")
+        try:
+            same = decode_header_value(given[0]) == value
+        except ValueError as error:
+            return ProtocolError(HEADER_MISMATCH, f"the header {title} {error}")
+        if not same:
+            return ProtocolError(HEADER_MISMATCH, f"the header {title} differs from the request's body")
+    return None
+
+
+def encode_header_value(value: str) -> str:
+    """Put any text into a header: visible ASCII as it is, everything else as ``=?base64?…?=``."""
+    plain = all(" " <= char <= "~" for char in value) and value == value.strip(" ")
+    if plain and not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    return f"=?base64?{binascii.b2a_base64(value.encode(), newline=False).decode()}?="
+
+
+def decode_header_value(value: str) -> str:
+    """Undo `encode_header_value`.
+
+    Raises:
+        ValueError: The value has characters that a header must not carry, or is not valid base64 of UTF-8.
+    """
+    if not (value.startswith("=?base64?") and value.endswith("?=") and len(value) >= 11):
+        if not all(" " <= char <= "~" or char == "\t" for char in value):
+            raise ValueError("has characters that must be encoded as =?base64?…?=")
+        return value
+    try:
+        return binascii.a2b_base64(value[9:-2].encode("ascii"), strict_mode=True).decode()
+    except ValueError:  # binascii.Error, UnicodeDecodeError and UnicodeEncodeError are ValueErrors
+        raise ValueError("is not valid base64 of UTF-8") from None
+
+
+def http_status(error: ProtocolError) -> int:
+    """The HTTP status that goes with a JSON-RPC error in the modern era (2026-07-28, transports)."""
+    return _STATUS.get(error.code, 200)
+
+
+_STATUS: Mapping[int, int] = {
+    -32700: 400,
+    INVALID_REQUEST: 400,
+    -32601: 404,
+    INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    CAPABILITY_MISSING: 400,
+    UNSUPPORTED_VERSION: 400,
+    LIMIT_REACHED: 503,
+}

@@ -1,0 +1,69 @@
+"""What users may rely on is what `__all__` lists; the lists change on purpose only."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tailrace
+
+ROOT = Path(__file__).parents[2]
+PUBLIC = {
+    "tailrace": {
+        "CallCancelled",
+        "Context",
+        "DeadlineExceeded",
+        "DefinitionError",
+        "LimitError",
+        "ProtocolError",
+        "Service",
+        "Session",
+        "StoreError",
+        "TailraceError",
+        "ToolError",
+        "TransportError",
+        "__version__",
+        "current",
+    },
+    "tailrace.errors": {
+        "CallCancelled",
+        "DeadlineExceeded",
+        "DefinitionError",
+        "LimitError",
+        "ProtocolError",
+        "StoreBusy",
+        "StoreError",
+        "StoreTooNew",
+        "TailraceError",
+        "ToolError",
+        "TransportError",
+    },
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_as_listed(module: str) -> None:
+    assert set(importlib.import_module(module).__all__) == PUBLIC[module]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in PUBLIC.items() for name in names if name[0] != "_"]
+)
+def test_a_public_name_is_documented(module: str, name: str) -> None:
+    assert (getattr(importlib.import_module(module), name).__doc__ or "").strip()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tailrace.__version__ == project["version"]
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert f"## {tailrace.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_type_checkers_see_the_types() -> None:
+    assert (ROOT / "src/tailrace/py.typed").is_file()

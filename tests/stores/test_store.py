@@ -1,0 +1,610 @@
+"""What every store promises, held on each of them alike: tickets, callbacks, reading back, forgetting."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailrace.core.ports import (
+    AppendEvent,
+    DropSession,
+    DropStream,
+    EndCall,
+    Kind,
+    PutCall,
+    PutSession,
+    Record,
+    StoredCall,
+    StoredEvent,
+    StoredSession,
+    TrimStream,
+)
+from tailrace.errors import StoreBusy, StoreError
+from tailrace.stores.memory import MemoryStore
+from tailrace.stores.sqlite import SqliteStore
+from tailrace.stores.tickets import Tickets
+
+AnyStore = MemoryStore | SqliteStore
+
+
+@dataclass
+class Bench:
+    """A kind of store under test: `make` gives a store over what the one before it left."""
+
+    make: Callable[..., AnyStore]
+    break_disk: Callable[[], None]
+    repair_disk: Callable[[], None]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    if request.param == "sqlite":
+
+        class Breakable(sqlite3.Connection):
+            broken = False
+
+            def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+                if self.broken and sql == "COMMIT":
+                    raise sqlite3.OperationalError("disk I/O error")
+                return super().execute(sql, *rest)
+
+        yield Bench(
+            lambda **options: SqliteStore(tmp_path / "s.db", factory=Breakable, probe_interval=0.01, **options),
+            lambda: setattr(Breakable, "broken", True),
+            lambda: setattr(Breakable, "broken", False),
+        )
+    else:
+        kept = MemoryStore(durable=True)
+
+        def make(**options: Any) -> AnyStore:
+            return MemoryStore(durable=True, **options) if options else kept
+
+        yield Bench(
+            make, lambda: kept.fail_commits(StoreError("disk I/O error")), lambda: kept.fail_commits(None)
+        )
+
+
+SESSION = PutSession("s1", b"h1", "ann", b"data", 100.0)
+
+
+def event(seq: int, *, stream: int = 1, kind: int = Kind.NOTIFICATION, session: str = "s1") -> AppendEvent:
+    return AppendEvent(session, stream, seq, kind, b"payload %d" % seq)
+
+
+def stored(seq: int, *, stream: int = 1, kind: int = Kind.NOTIFICATION) -> StoredEvent:
+    return StoredEvent(stream, seq, kind, b"payload %d" % seq)
+
+
+async def loaded(store: AnyStore, session: str = "s1") -> StoredSession:
+    found = await store.load(session)
+    assert found is not None
+    return found
+
+
+# --- tickets and callbacks ------------------------------------------------------------------------
+
+
+async def test_tickets_grow(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    tickets = [store.write([event(seq)]) for seq in range(1, 50)]
+    await store.flush()
+    tickets += [store.write([]), store.write([SESSION])]
+    assert tickets == sorted(set(tickets))
+    await store.close()
+
+
+async def test_callbacks_come_in_the_order_of_tickets_and_never_from_within(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    heard: list[tuple[int, StoreError | None]] = []
+    tickets: list[int] = []
+    for seq in range(1, 201):
+        ticket = store.write([event(seq)])
+        store.when(ticket, lambda error, ticket=ticket: heard.append((ticket, error)))
+        tickets.append(ticket)
+        if seq % 3 == 0:  # a listener that comes late stands in its place all the same
+            store.when(tickets[-2], lambda error, ticket=tickets[-2]: heard.append((ticket, error)))
+    assert heard == []
+    await store.flush()
+    assert [ticket for ticket, _ in heard] == sorted(ticket for ticket, _ in heard)
+    assert len(heard) == 266
+    assert {error for _, error in heard} == {None}
+    await store.close()
+
+
+async def test_who_asks_about_a_committed_ticket_is_told_soon(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    ticket = store.write([SESSION])
+    await store.flush()
+    told: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
+    store.when(ticket, told.set_result)
+    assert not told.done()
+    assert await told is None
+    await store.close()
+
+
+async def test_a_ticket_that_was_never_given_out_is_refused(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    ticket = store.write([SESSION])
+    for wrong in (0, -1, ticket + 1):
+        with pytest.raises(ValueError, match="never given out"):
+            store.when(wrong, print)
+    await store.close()
+
+
+async def test_a_callback_that_raises_keeps_no_other_from_being_told(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    heard: list[StoreError | None] = []
+
+    def fault(_: StoreError | None) -> None:
+        raise LookupError("mine")
+
+    ticket = store.write([SESSION])
+    store.when(ticket, fault)
+    store.when(ticket, heard.append)
+    store.when(store.write([event(1)]), heard.append)
+    await store.flush()
+    assert heard == [None, None]
+    assert [type(context["exception"]) for context in reported] == [LookupError]
+    await store.close()
+
+
+async def test_a_callback_may_write_again(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    done = asyncio.get_running_loop().create_future()
+
+    def chain(seq: int) -> None:
+        if seq == 30:
+            done.set_result(None)
+        else:
+            store.when(store.write([event(seq + 1)]), lambda _: chain(seq + 1))
+
+    store.write([SESSION])
+    chain(0)
+    await done
+    assert (await loaded(store)).last == {1: 30}
+    await store.close()
+
+
+async def test_cancelling_a_wait_cancels_no_write(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION])
+    waits = [asyncio.ensure_future(wait) for wait in (store.flush(), store.load("s1"), store.next_epoch())]
+    await asyncio.sleep(0)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    assert (await loaded(store)).data == b"data"
+    assert store.statistics()["queued_bytes"] == 0
+    await store.close()
+
+
+# --- limits, opening and closing ------------------------------------------------------------------
+
+
+async def test_a_store_that_is_not_open_takes_nothing(bench: Bench) -> None:
+    store = bench.make()
+    await store.close()  # nothing to do
+    for use in (store.load, store.sessions, store.unfinished, store.secrets, store.next_epoch):
+        with pytest.raises(StoreError, match="not open"):
+            await use()
+    with pytest.raises(StoreError, match="not open"):
+        store.write([SESSION])
+    await store.open()
+    ticket = store.write([SESSION])
+    await store.close()
+    with pytest.raises(StoreError, match="not open"):
+        store.write([event(1)])
+    heard = asyncio.get_running_loop().create_future()
+    store.when(ticket, heard.set_result)
+    assert await heard is None
+
+
+async def test_over_the_limit_of_uncommitted_bytes_a_write_is_refused_whole(bench: Bench) -> None:
+    store = bench.make(max_queued=20_000)
+    await store.open()
+    ticket = store.write([SESSION])
+    with pytest.raises(StoreError, match="20000 bytes"):
+        store.write([event(1), AppendEvent("s1", 1, 2, 0, b"x" * 20_000)])
+    with pytest.raises(StoreError, match="20000 bytes"):
+        for _ in range(100):
+            store.write([])  # nothing at all weighs something, too
+    await store.flush()
+    assert store.statistics()["queued_bytes"] == 0
+    assert store.write([event(1)]) > ticket
+    assert (await loaded(store)).events == [stored(1)]
+    await store.close()
+
+
+async def test_closing_commits_and_calls_back_before_it_returns(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    heard: list[StoreError | None] = []
+    for seq in range(1, 2501):
+        store.when(store.write([event(seq)]), heard.append)
+    store.write([SESSION])
+    closers = [asyncio.ensure_future(store.close()) for _ in range(3)]
+    await asyncio.gather(*closers)
+    assert heard == [None] * 2500
+    await store.close()
+    again = bench.make()
+    await again.open()
+    assert (await loaded(again)).last == {1: 2500}
+    await again.close()
+
+
+async def test_a_cancelled_closer_does_not_stop_the_closing(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION])
+    closer = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    closer.cancel()
+    await asyncio.gather(closer, return_exceptions=True)
+    await store.close()
+    again = bench.make()
+    await again.open(wait=0)
+    assert (await loaded(again)) is not None
+    await again.close()
+
+
+async def test_a_store_is_opened_once(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    with pytest.raises(StoreBusy, match="open already"):
+        await store.open()
+    store.write([SESSION])
+    await store.flush()
+    await store.close()
+    await store.open()
+    assert (await loaded(store)).principal == "ann"
+    await store.close()
+
+
+def test_a_store_whose_loop_is_gone_can_be_opened_on_the_next(bench: Bench) -> None:
+    store = bench.make()
+
+    async def first() -> int:
+        await store.open()
+        store.write([SESSION])
+        await store.flush()
+        return store.write([event(1)])
+
+    async def second(left: int) -> None:
+        await store.open()
+        assert (await loaded(store)).data == b"data"
+        heard = asyncio.get_running_loop().create_future()
+        store.when(left, heard.set_result)
+        if await heard is None:  # else nobody can promise it
+            assert (await loaded(store)).events == [stored(1)]
+        assert store.write([event(2)]) > left
+        await store.flush()
+        await store.close()
+
+    asyncio.run(second(asyncio.run(first())))
+
+
+def test_statistics_name_their_numbers(bench: Bench) -> None:
+    store = bench.make()
+
+    async def main() -> None:
+        await store.open()
+        before = store.statistics()
+        store.write([SESSION, event(1)])
+        assert store.statistics()["queued_bytes"] > 0
+        await store.flush()
+        after = store.statistics()
+        assert {"queued_bytes", "commits", "records", "failed"} <= set(after)
+        assert after["queued_bytes"] == after["failed"] == 0
+        assert (after["commits"], after["records"]) == (before["commits"] + 1, before["records"] + 2)
+        await store.close()
+
+    asyncio.run(main())
+
+
+# --- a commit that fails --------------------------------------------------------------------------
+
+
+async def test_an_error_concerns_its_own_ticket_only(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    heard: dict[str, StoreError | None] = {}
+    store.when(store.write([SESSION]), lambda error: heard.update(before=error))
+    await store.flush()
+    bench.break_disk()
+    failed = store.write([event(1), PutCall("s1", 7, 1, b"call")])
+    store.when(failed, lambda error: heard.update(failed=error))
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await store.flush()
+    assert str(store.failure).endswith("disk I/O error)") or str(store.failure) == "disk I/O error"
+    await store.flush()  # it was told
+    bench.repair_disk()
+    store.when(store.write([event(2), EndCall("s1", 7)]), lambda error: heard.update(after=error))
+    await store.flush()
+    assert store.failure is None
+    assert heard["before"] is heard["after"] is None
+    assert isinstance(heard["failed"], StoreError)
+    assert store.statistics()["failed"] == 1
+    late = asyncio.get_running_loop().create_future()
+    store.when(failed, late.set_result)
+    assert isinstance(await late, StoreError)
+    found = await loaded(store)  # rolled back whole; what came later was written all the same
+    assert (found.events, found.calls, found.last) == ([stored(2)], [], {1: 2})
+    await store.close()
+
+
+async def test_failure_ends_when_writing_works_again_though_nobody_writes(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    bench.break_disk()
+    store.write([SESSION])
+    with pytest.raises(StoreError):
+        await store.flush()
+    assert store.failure is not None
+    bench.repair_disk()
+    while store.failure is not None:  # ends by the test's time-out
+        await asyncio.sleep(0.001)
+    await store.close()
+
+
+# --- reading back ---------------------------------------------------------------------------------
+
+
+async def test_a_session_is_read_back_whole_by_its_id_and_by_its_handle(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([PutSession("s2", b"h2", "", b"", 5.0), event(1, session="s2")])
+    store.write([SESSION, PutCall("s1", 2, 3, b"second"), PutCall("s1", 1, 1, b"first")])
+    store.write([event(1, stream=3, kind=Kind.ANSWER), event(1), event(2, kind=Kind.REQUEST), event(3)])
+    expected = StoredSession(
+        "s1",
+        b"h1",
+        "ann",
+        b"data",
+        100.0,
+        [stored(1), stored(2, kind=Kind.REQUEST), stored(3), stored(1, stream=3, kind=Kind.ANSWER)],
+        {1: 3, 3: 1},
+        [StoredCall(1, 1, b"first"), StoredCall(2, 3, b"second")],
+    )
+    assert await store.load("s1") == expected  # a read comes after the writes before it, also without a flush
+    assert await store.load(handle=b"h1") == expected
+    assert await store.load("h1") is None
+    assert await store.load(handle=b"s1") is None
+    assert await store.load("other") is None
+    await store.close()
+    again = bench.make()
+    await again.open()
+    assert await again.load(handle=b"h1") == expected
+    await again.close()
+
+
+async def test_putting_a_session_again_replaces_its_record_only(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION, event(1), PutCall("s1", 1, 1, b"call")])
+    store.write([PutSession("s1", b"h9", "bob", b"new", 200.0)])
+    found = await loaded(store)
+    assert (found.handle, found.principal, found.data, found.touched) == (b"h9", "bob", b"new", 200.0)
+    assert (found.events, found.calls) == ([stored(1)], [StoredCall(1, 1, b"call")])
+    assert await store.load(handle=b"h1") is None
+    await store.close()
+
+
+async def test_writing_the_same_again_changes_nothing(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    records = [SESSION, event(1), event(2), PutCall("s1", 1, 1, b"call"), TrimStream("s1", 1, 0, 1), EndCall("s1", 9)]
+    store.write(records)
+    before = await loaded(store)
+    store.write(records)
+    assert await loaded(store) == before
+    store.write([AppendEvent("s1", 1, 2, 0, b"another payload")])
+    assert await loaded(store) == before
+    await store.close()
+
+
+async def test_trimming_takes_one_kind_and_never_the_last_number(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION, event(1), event(2, kind=Kind.ANSWER), event(3), event(4), event(1, stream=2)])
+    store.write([TrimStream("s1", 1, Kind.NOTIFICATION, 3)])
+    found = await loaded(store)
+    assert found.events == [stored(2, kind=Kind.ANSWER), stored(4), stored(1, stream=2)]
+    store.write([TrimStream("s1", 1, kind, 99) for kind in Kind])
+    found = await loaded(store)
+    assert (found.events, found.last) == ([stored(1, stream=2)], {1: 4, 2: 1})
+    store.write([event(5)])
+    assert (await loaded(store)).last == {1: 5, 2: 1}
+    await store.close()
+
+
+async def test_a_dropped_stream_is_gone_with_its_number(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION, event(1), event(2, kind=Kind.ANSWER), event(1, stream=2), PutCall("s1", 1, 1, b"")])
+    store.write([DropStream("s1", 1), DropStream("s1", 77)])
+    found = await loaded(store)
+    assert (found.events, found.last, found.calls) == ([stored(1, stream=2)], {2: 1}, [StoredCall(1, 1, b"")])
+    await store.close()
+
+
+async def test_a_dropped_session_is_gone_with_all_that_was_its_own(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION, event(1), PutCall("s1", 1, 1, b""), PutSession("s2", b"h2", "", b"", 1.0)])
+    store.write([DropSession("s1"), DropSession("never")])
+    assert await store.load("s1") is None
+    assert await store.load(handle=b"h1") is None
+    assert await store.sessions() == [("s2", 1.0)]
+    assert await store.unfinished() == []
+    store.write([SESSION])
+    found = await loaded(store)
+    assert (found.events, found.last, found.calls) == ([], {}, [])
+    await store.close()
+
+
+async def test_what_belongs_to_no_session_is_written_and_gone_at_the_next_opening(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([event(1), PutCall("s1", 1, 1, b"")])  # the write with the session failed, say
+    store.write([TrimStream("s9", 1, 0, 5), EndCall("s9", 1), DropStream("s9", 1)])
+    assert await store.load("s1") is None
+    assert await store.unfinished() == []
+    store.write([SESSION, event(1, session="s2")])
+    assert (await loaded(store)).events == [stored(1)]
+    await store.close()
+    again = bench.make()
+    await again.open()
+    again.write([PutSession("s2", b"h2", "", b"", 1.0)])
+    assert (await loaded(again, "s2")).events == []
+    assert (await loaded(again)).events == [stored(1)]
+    await again.close()
+
+
+async def test_sessions_are_listed_oldest_first_and_unfinished_ones_by_their_calls(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    for name, touched in (("c", 3.0), ("a", 1.0), ("b", 2.0)):
+        store.write([PutSession(name, name.encode(), "", b"", touched), PutCall(name, 1, 1, b"")])
+    store.write([PutSession("a", b"a", "", b"", 9.0), EndCall("b", 1)])
+    assert await store.sessions() == [("b", 2.0), ("c", 3.0), ("a", 9.0)]
+    assert await store.unfinished() == ["a", "c"]
+    await store.close()
+
+
+async def test_secrets_are_made_once_and_epochs_counted(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    secrets = await store.secrets()
+    assert [len(secret) for secret in secrets] == [32]
+    assert [await store.next_epoch(), await store.next_epoch()] == [1, 2]
+    await store.close()
+    again = bench.make()
+    await again.open()
+    assert await again.secrets() == secrets
+    assert await again.next_epoch() == 3
+    await again.close()
+
+
+# --- any records, in any grouping -----------------------------------------------------------------
+
+SESSIONS = st.sampled_from(["a", "b"])
+SMALL = st.integers(1, 3)
+RECORDS: st.SearchStrategy[Record] = st.one_of(
+    st.builds(lambda s, d: PutSession(s, s.encode(), "", d, 1.0), SESSIONS, st.binary(max_size=2)),
+    st.builds(DropSession, SESSIONS),
+    st.builds(lambda s, n, q, k: AppendEvent(s, n, q, k, b"%d%d" % (q, k)), SESSIONS, SMALL, SMALL, st.integers(0, 1)),
+    st.builds(TrimStream, SESSIONS, SMALL, st.integers(0, 1), SMALL),
+    st.builds(DropStream, SESSIONS, SMALL),
+    st.builds(PutCall, SESSIONS, SMALL, SMALL, st.binary(max_size=2)),
+    st.builds(EndCall, SESSIONS, SMALL),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(RECORDS, max_size=30), max_size=6))
+def test_sqlite_keeps_what_memory_keeps_however_the_writes_are_grouped(writes: list[list[Record]]) -> None:
+    async def main(folder: str) -> None:
+        memory, sqlite = MemoryStore(), SqliteStore(f"{folder}/s.db")
+        for store in (memory, sqlite):
+            await store.open()
+            for records in writes:
+                store.write(records)
+            store.write([PutSession(name, name.encode(), "", b"", 1.0) for name in ("a", "b")])  # shows all there is
+        for name in ("a", "b"):
+            assert await sqlite.load(name) == await memory.load(name)
+        assert await sqlite.unfinished() == await memory.unfinished()
+        for store in (memory, sqlite):
+            await store.close()
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(main(folder))
+
+
+# --- memory, and tickets by themselves ------------------------------------------------------------
+
+
+async def test_a_memory_store_says_whether_it_is_durable() -> None:
+    assert MemoryStore().durable is False
+    assert MemoryStore(durable=True).durable is True
+    assert MemoryStore().name == "memory"
+
+
+async def test_a_crash_loses_what_was_not_committed_and_tells_nobody() -> None:
+    store = MemoryStore(durable=True)
+    await store.open()
+    store.write([SESSION])
+    await store.flush()
+    heard: list[StoreError | None] = []
+    store.when(store.write([event(1)]), heard.append)
+    store.crash()
+    with pytest.raises(StoreError, match="not open"):
+        store.write([event(2)])
+    await store.open()
+    assert (await loaded(store)).events == []
+    assert heard == []
+    await store.close()
+
+
+async def test_a_failure_too_old_to_be_remembered_is_still_no_promise() -> None:
+    tickets = Tickets(failures_kept=2)
+    tickets.bind(asyncio.get_running_loop())
+    for number in range(1, 7):
+        ticket = tickets.issue()
+        tickets.settle(ticket, [(ticket, ticket, StoreError(f"failure {number}"))] if number % 2 else [])
+    assert [str(tickets.error(number)) for number in (3, 4, 5, 6)] == ["failure 3", "None", "failure 5", "None"]
+    assert "no longer known" in str(tickets.error(1))
+    with pytest.raises(StoreError, match="failure 5"):
+        await tickets.flush()
+    await tickets.flush()
+
+
+async def test_a_flush_tells_of_failures_it_has_forgotten() -> None:
+    tickets = Tickets(failures_kept=0)
+    tickets.bind(asyncio.get_running_loop())
+    ticket = tickets.issue()
+    tickets.settle(ticket, [(ticket, ticket, StoreError("full"))])
+    with pytest.raises(StoreError, match="failed"):
+        await tickets.flush()
+    await tickets.flush()
+
+
+async def test_when_the_loop_is_being_stopped_the_others_are_still_told() -> None:
+    tickets = Tickets()
+    tickets.bind(asyncio.get_running_loop())
+    heard: list[StoreError | None] = []
+
+    def stop(_: StoreError | None) -> None:
+        raise KeyboardInterrupt
+
+    ticket = tickets.issue()
+    tickets.when(ticket, stop)
+    tickets.when(ticket, heard.append)
+    with pytest.raises(KeyboardInterrupt):
+        tickets.settle(ticket)
+    await asyncio.sleep(0)
+    assert heard == [None]
+
+
+def test_tickets_of_no_loop_call_nobody_back() -> None:
+    tickets = Tickets()
+    tickets.settle(tickets.issue())
+    with pytest.raises(StoreError, match="not open"):
+        tickets.when(1, print)
