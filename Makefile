@@ -54,7 +54,7 @@ conformance: ## the official MCP conformance suite: comes later
 	@echo "make conformance: the official suite is not wired in yet." >&2; exit 1
 
 docs: $(VENV)/.installed-dev ## the documentation, into site/
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "built site/index.html"
 
 # Exported for pip, so that both install the same. `base`: what users get, `test`: for the tests, `dev`: all.

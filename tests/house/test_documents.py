@@ -34,10 +34,17 @@ def test_what_a_page_shows_runs(block: str) -> None:
     run(block)
 
 
-async def test_the_tool_of_the_readme_works() -> None:
-    shown = BLOCK.findall((ROOT / "README.md").read_text())[0]
-    assert len(shown.splitlines()) == 12
-    async with Client(run(shown).svc) as client:
+@pytest.fixture
+def readme() -> types.ModuleType:
+    return run(BLOCK.findall((ROOT / "README.md").read_text())[0])
+
+
+def test_the_readme_shows_twelve_lines() -> None:
+    assert len(BLOCK.findall((ROOT / "README.md").read_text())[0].splitlines()) == 12
+
+
+async def test_the_tool_of_the_readme_works(readme: types.ModuleType) -> None:
+    async with Client(readme.svc) as client:
         assert [tool.name for tool in await client.list_tools()] == ["brew"]
         result = await client.call_tool("brew", {"tea": "sencha", "cups": 1})
         assert not result.is_error

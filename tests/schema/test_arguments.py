@@ -10,7 +10,7 @@ import pathlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jsonschema_rs
 import msgspec
@@ -110,7 +110,7 @@ def test_a_function_without_parameters_takes_an_empty_object() -> None:
         (Any, {}),
         (object, {}),
         (None, {"type": "null"}),
-        (Optional[int], {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
         (Literal["b", "a"], {"enum": ["a", "b"]}),
         (list[int], {"type": "array", "items": {"type": "integer"}}),
         (dict[str, float], {"type": "object", "additionalProperties": {"type": "number"}}),
@@ -269,31 +269,32 @@ BUY_SCHEMA = jsonschema_rs.Draft202012Validator(BUY.schema)
 
 @given(JSON | ORDERS)
 def test_what_the_schema_refuses_is_refused_and_what_is_taken_the_schema_admits(value: Any) -> None:
-    try:
-        BUY.decode(json.dumps(value).encode())
-    except InvalidArguments as error:
-        whole_floats = any(isinstance(part, float) and part.is_integer() for part in numbers(value))
-        # 1.0 is an integer to JSON Schema, and stays a float here: a client that writes it means a float.
-        assert whole_floats or value is None or not BUY_SCHEMA.is_valid(value)
-        assert len(error.message) < 1000
-    else:
+    refusal = refused(json.dumps(value).encode())
+    if refusal is None:
         assert value is None or BUY_SCHEMA.is_valid(value)
+    else:
+        assert not BUY_SCHEMA.is_valid(value) or holds_a_whole_float(value)
+        assert len(refusal) < 1000
 
 
-def numbers(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return [found for part in value for found in numbers(part)]
-    if isinstance(value, dict):
-        return [found for part in value.values() for found in numbers(part)]
-    return [value]
+def refused(raw: bytes) -> str | None:
+    try:
+        BUY.decode(raw)
+    except InvalidArguments as error:
+        return error.message
+    return None
+
+
+def holds_a_whole_float(value: Any) -> bool:
+    """JSON Schema calls 1.0 an integer; here it is a float, as a client that writes it so means it."""
+    if isinstance(value, list | dict):
+        return any(map(holds_a_whole_float, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and value.is_integer()
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_decoded_or_complained_about(raw: bytes) -> None:
-    try:
-        BUY.decode(raw)
-    except InvalidArguments as error:
-        assert str(error)
+    assert refused(raw) != ""
 
 
 # --- complaints ---------------------------------------------------------------------------------
@@ -386,7 +387,7 @@ def test_a_key_that_does_not_fit_is_named_as_a_key() -> None:
 
 
 def test_what_a_type_itself_refuses_is_the_complaint() -> None:
-    def fn(even: Even, path: pathlib.Path = pathlib.Path()): ...  # noqa: B008
+    def fn(even: Even, path: pathlib.Path = pathlib.Path()): ...
 
     arguments = arguments_of(fn)
     assert complaint(arguments, {"even": {"number": 3}}) == "argument 'even': must be even"

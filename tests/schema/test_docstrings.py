@@ -62,7 +62,9 @@ def test_each_style_gives_the_same(text: str) -> None:
 
 
 def test_a_docstring_without_sections_is_the_description_as_it_is() -> None:
-    assert parse_docstring("Place it.\n\n    a: b\n      Indented.", NAMES).description == "Place it.\n\na: b\n  Indented."
+    assert (
+        parse_docstring("Place it.\n\n    a: b\n      Indented.", NAMES).description == "Place it.\n\na: b\n  Indented."
+    )
     assert parse_docstring(None).description == ""
     assert parse_docstring("").parameters == {}
 

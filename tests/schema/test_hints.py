@@ -7,14 +7,20 @@ import importlib.util
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NewType, TypedDict
 
 import pytest
+from annotated_types import Gt
+from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 
 from tailrace import Context, DefinitionError
 from tailrace.schema import MISSING, Parameter, place_of, read_signature
+from tailrace.schema.hints import is_pydantic
 
+Gt1 = Annotated[int, Gt(1)]  # as pydantic's own PositiveInt is made
 Load = Callable[[str], Any]
 
 
@@ -49,6 +55,7 @@ def test_parameters_the_context_and_the_result_are_read(load: Load) -> None:
     )
     assert signature.context == "ctx"
     assert signature.returns == list[str]
+    assert repr(signature.parameters[0]) == "Parameter(name='item', hint=<class 'str'>, default=MISSING, alias=None)"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +119,39 @@ def test_types_that_are_local_to_a_function_are_found(load: Load) -> None:
     signature, order, other = module.outer(read_signature)
     assert [parameter.hint for parameter in signature.parameters] == [order, list[order], other]
     assert signature.returns is order
+
+
+def test_names_that_the_function_itself_closes_over_are_found(load: Load) -> None:
+    module = load("""
+        def outer():
+            class Order: ...
+            def fn(x: "Order"):
+                return Order, later
+            return fn, Order
+            later = 1
+    """)
+    fn, order = module.outer()
+    assert read_signature(fn).parameters == (Parameter("x", order, MISSING),)
+
+
+def test_pydantic_is_seen_wherever_a_type_holds_it() -> None:
+    class Model(BaseModel):
+        a: int
+
+    @dataclass
+    class Holder:
+        model: Model
+
+    class Plain(TypedDict):
+        unknown: Nowhere  # type: ignore[name-defined] # noqa: F821
+
+    Holder.__annotations__["model"] = Model
+    named = NewType("named", Model)
+    alias = TypeAliasType("alias", list[Model])
+    for hint in (Model, list[Model], dict[str, Model | None], Holder, named, alias, Annotated[int, Field(ge=1)], Gt1):
+        assert is_pydantic(hint)
+    for hint in (int, list[str], Plain, Any, NewType("other", int), Annotated[int, "text"]):
+        assert not is_pydantic(hint)
 
 
 def test_wrapped_functions_and_methods_are_read_as_what_they_wrap(load: Load) -> None:

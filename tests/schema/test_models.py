@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jsonschema_rs
@@ -51,7 +52,7 @@ def place(
     qty: Annotated[int, Field(ge=1, le=9, description="how many")] = 1,
     count: PositiveInt = 1,
     from_: str = Field("here", alias="from", description="where from"),
-    tags: list[str] = Field(default_factory=list),
+    tags: list[str] = Field(default_factory=list),  # noqa: B008
     note: str = Field(None, description="a note"),
     strict: Strict | None = None,
     holder: Holder | None = None,
@@ -124,7 +125,7 @@ FITS = {"order": {"lines": []}}
         ({"qty": "many"}, "argument 'qty': expected int, got str"),
         ({"count": 0}, "argument 'count': expected int > 0"),
         ({"from": 3}, "argument 'from': expected str, got int"),
-        ({"strict": {"n": 3}}, "argument 'strict': must be even"),
+        ({"strict": {"n": 3}}, "argument 'strict.n': must be even"),
         ({"strict": {"n": 2, "m": 1}}, "argument 'strict': unknown field 'm'"),
         ({"holder": {"n": "x"}}, "argument 'holder.n': expected int, got str"),
         ({"form": "x"}, "unknown argument 'form'; did you mean 'from'?"),
@@ -138,7 +139,7 @@ def test_a_complaint_reads_as_any_other(change: dict[str, Any], message: str | N
         assert given.startswith("argument 'order.lines[0]': missing required field 'item'; argument 'order.lines[1]'")
         assert given.endswith("and 4 more") == (len(change["order"]["lines"]) > 5)
     else:
-        assert given.replace("strict.n", "strict") == message
+        assert given == message
         assert not jsonschema_rs.is_valid(ARGUMENTS.schema, {**FITS, **change}) or "even" in message
 
 
@@ -219,13 +220,11 @@ def test_types_of_the_same_name_are_told_apart() -> None:
 
 
 def test_what_pydantic_cannot_read_is_refused_with_its_place() -> None:
-    class Odd(BaseModel):
-        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-        what: complex | object
+    class Button(BaseModel):
+        press: Callable[[], None]
 
     def mixed(a: dict[str, Line | Holder]): ...
-    def no_schema(a: Annotated[Any, pydantic.WithJsonSchema({}), Odd]): ...
-    def calls(a: Line, b: Annotated[Any, Field(ge=1)], c: Odd): ...
+    def calls(a: Line, b: Button): ...
 
     with pytest.raises(DefinitionError, match=r"mixed\(\) at .*test_models.py:\d+: parameter 'a': "):
         arguments_of(mixed)

@@ -78,6 +78,8 @@ def result_for(hint: Any) -> Result:
         (list[int], [1, 2], {"result": [1, 2]}),
         (tuple[int, str], (1, "a"), {"result": [1, "a"]}),
         (set[int], {1}, {"result": [1]}),
+        (set[int], [1, 1], {"result": [1]}),
+        (dict[str, decimal.Decimal] | None, {"a": 1}, {"result": {"a": "1"}}),
         (int | None, None, {"result": None}),
         (Sum | None, Sum(1), {"result": {"total": 1, "terms": []}}),
         (Literal["a", "b"], "a", {"result": "a"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,9 +69,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         def make(**options: Any) -> AnyStore:
             return MemoryStore(durable=True, **options) if options else kept
 
-        yield Bench(
-            make, lambda: kept.fail_commits(StoreError("disk I/O error")), lambda: kept.fail_commits(None)
-        )
+        yield Bench(make, lambda: kept.fail_commits(StoreError("disk I/O error")), lambda: kept.fail_commits(None))
 
 
 SESSION = PutSession("s1", b"h1", "ann", b"data", 100.0)
@@ -223,9 +222,11 @@ async def test_over_the_limit_of_uncommitted_bytes_a_write_is_refused_whole(benc
     ticket = store.write([SESSION])
     with pytest.raises(StoreError, match="20000 bytes"):
         store.write([event(1), AppendEvent("s1", 1, 2, 0, b"x" * 20_000)])
-    with pytest.raises(StoreError, match="20000 bytes"):
-        for _ in range(100):
-            store.write([])  # nothing at all weighs something, too
+    taken = 0
+    with suppress(StoreError):
+        for taken in range(1000):  # nothing at all weighs something, too
+            store.write([])
+    assert 0 < taken < 100
     await store.flush()
     assert store.statistics()["queued_bytes"] == 0
     assert store.write([event(1)]) > ticket
@@ -518,7 +519,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(RECORDS, max_size=30), max_size=6))
 def test_sqlite_keeps_what_memory_keeps_however_the_writes_are_grouped(writes: list[list[Record]]) -> None:
     async def main(folder: str) -> None:

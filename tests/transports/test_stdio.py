@@ -412,14 +412,12 @@ def feed_lines(peer: Peer, *lines: bytes) -> None:
 
 
 async def test_a_peer_that_goes_and_leaves_answers_unread_is_the_end_of_the_lines() -> None:
-    peer = Peer(use_sockets=True)
     ours, theirs = socket.socketpair()
     async with Stdio(Pipes(ours.fileno(), ours.fileno())) as stdio:
         await stdio.sink.write(b"an answer\n")
         theirs.close()  # the system says "connection reset" to the reader
         assert await take(stdio) == []
     ours.close()
-    peer.close()
 
 
 async def test_input_that_cannot_be_read_is_an_error_and_not_an_end(tmp_path: Path) -> None:

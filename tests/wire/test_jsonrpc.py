@@ -292,8 +292,19 @@ def test_nesting_is_accepted_up_to_the_limit() -> None:
         HEAD + b'"id":' + b"[" * 5000 + b"]" * 5000 + b"}",
         HEAD + b'"x":"' + b"[" * 5000 + b'","y":' + b"[" * 5000 + b"]" * 5000 + b"}",
         HEAD + b'"x":' + b"[]," * 5000 + b"[" * 5000,
+        b"[" + b'"[[",' * 5000 + b"[" * 600 + b"]" * 601,
     ],
-    ids=["one-more", "deep", "open-arrays", "open-objects", "arrays", "id", "after-brackets-in-a-string", "after-flat"],
+    ids=[
+        "one-more",
+        "deep",
+        "open-arrays",
+        "open-objects",
+        "arrays",
+        "id",
+        "after-brackets-in-a-string",
+        "after-flat",
+        "after-strings",
+    ],
 )
 def test_nesting_beyond_the_limit_is_refused(data: bytes) -> None:
     message = parse(data)
@@ -532,6 +543,13 @@ def test_raw_members_are_passed_on_as_they_came() -> None:
 def test_data_of_none_is_not_the_same_as_no_data() -> None:
     assert encode_error(1, 2, "m", None).endswith(b'"message":"m","data":null}}')
     assert encode_error(1, 2, "m").endswith(b'"message":"m"}}')
+
+
+@pytest.mark.parametrize("line_break", [b"\n", b"\r", b"\r\n"])
+def test_each_kind_of_line_break_is_taken_out(line_break: bytes) -> None:
+    broken = b"{" + line_break + b"}"
+    for written in (encode_result(1, broken), encode_request(1, "m", broken), encode_notification("m", broken)):
+        assert isinstance(parse(one_line(written)), Request | Notification | Response)
 
 
 def test_raw_data_with_line_breaks_stays_on_one_line() -> None:

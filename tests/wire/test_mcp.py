@@ -374,6 +374,10 @@ def test_the_mark_of_base64_is_lower_case() -> None:
     assert mcp.decode_header_value("=?BASE64?QQ==?=") == "=?BASE64?QQ==?="
 
 
+def test_half_a_mark_of_base64_is_plain_text() -> None:
+    assert mcp.decode_header_value("=?base64?=") == "=?base64?="
+
+
 @pytest.mark.parametrize(
     "value",
     ["QQ", "QQ=", "QQ===", "Q", "Q Q==", "QQ==QQ==", "-_==", "/w==", "7aCA", "é", "QQ==\n"],

@@ -60,7 +60,7 @@ def reference(data: bytes, *, empty: bool) -> tuple[list[Event], str | None, int
 
 # --- any chunking -------------------------------------------------------------------------------
 
-BREAKS = st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r"])
+BREAKS = st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r", b"\r\n\n"])
 FIELDS = st.sampled_from(
     [b"data", b"id", b"event", b"retry", b"", b"dat", b"DATA", b"foo", b"data ", b"\xef\xbb\xbfdata"]
 )
@@ -72,7 +72,11 @@ VALUES = st.one_of(
         [b"", b"1000", b"-1", b"+1", b"1_0", b"\xd9\xa3", b"a\0b", b"\xf0\x9f\xa6\x80", b"\xf0\x9f", b"9" * 5000]
     ),
 )
-LINES = st.builds(lambda *parts: b"".join(parts), FIELDS, COLONS, VALUES, BREAKS)
+LINES = st.one_of(
+    st.builds(lambda *parts: b"".join(parts), FIELDS, COLONS, VALUES, BREAKS),
+    st.builds(lambda *parts: b"".join(parts), st.just(b"data: "), VALUES, BREAKS),
+    BREAKS,
+)
 STREAMS = st.builds(
     lambda mark, lines, rest: mark + b"".join(lines) + rest,
     st.sampled_from([b"", b"", b"\xef\xbb\xbf", b"\xef\xbb", b"\xef\xbb\xbf\xef\xbb\xbf"]),
@@ -178,6 +182,11 @@ def test_a_carriage_return_ends_its_line_before_the_next_byte_is_there() -> None
     assert parser.feed(b"data: b\n\n") == [Event("message", "b", None)]
 
 
+def test_only_one_line_feed_belongs_to_a_carriage_return() -> None:
+    stream = b"data: a\r\n\ndata: b\n\r\n"
+    assert bytewise(stream) == read(stream)[0] == [Event("message", "a", None), Event("message", "b", None)]
+
+
 def test_the_type_holds_for_one_event_and_the_id_for_all_after_it() -> None:
     assert bytewise(b"event: e\nid: 7\ndata: a\n\ndata: b\n\n") == [Event("e", "a", "7"), Event("message", "b", "7")]
     assert bytewise(b"event: e\n\ndata: a\n\n") == [Event("message", "a", None)]
@@ -204,7 +213,7 @@ def test_a_retry_that_is_no_number_is_ignored(value: bytes) -> None:
 def test_only_the_first_byte_order_mark_is_taken_off() -> None:
     mark = b"\xef\xbb\xbf"
     assert bytewise(mark + b"data: a\n\n" + mark + b"data: b\n\n") == [Event("message", "a", None)]
-    assert bytewise(mark + mark + b"data: a\n\n") == []
+    assert bytewise(mark + mark + b"data: a\n\n") == read(mark + mark + b"data: a\n\n")[0] == []
     assert bytewise(b"data: " + mark + b"\n\n") == [Event("message", "\ufeff", None)]
 
 
@@ -244,8 +253,16 @@ def test_an_event_may_be_as_long_as_the_limit() -> None:
 
 @pytest.mark.parametrize(
     "stream",
-    [b"data: " + b"x" * 200, b"data: x\n" * 60, b"data\n" * 200, b": " + b"x" * 200, b"x" * 200 + b"\n"],
-    ids=["line", "lines", "empty-lines", "comment", "unknown-field"],
+    [
+        b"data: " + b"x" * 200,
+        b"data: x\n" * 60,
+        b"data: x\n" * 60 + b"\n",
+        b"data: " + b"x" * 90 + b"\ndata: " + b"x" * 10,
+        b"data\n" * 200,
+        b": " + b"x" * 200,
+        b"x" * 200 + b"\n",
+    ],
+    ids=["line", "lines", "whole-event", "unfinished-line", "empty-lines", "comment", "unknown-field"],
 )
 def test_neither_a_line_nor_an_event_outgrows_the_limit(stream: bytes) -> None:
     with pytest.raises(SseOverflow):

@@ -151,12 +151,12 @@ async def _call(where: str | list[str] | Service, name: str, words: list[str], t
     from tailrace.mcp import Client
 
     with CallView() as view:
-        async with asyncio.timeout(timeout), Client(where, on_log=view.log) as client:
+        async with asyncio.timeout(timeout), Client(where, on_log=view.log, on_warning=view.warn) as client:
             tools = {tool.name: tool for tool in await client.list_tools()}
             if name not in tools:
                 raise click.ClickException(_no_tool(name, list(tools)))
             try:
-                arguments = parse_arguments(words, tools[name].input_schema, _read)
+                arguments = await asyncio.to_thread(parse_arguments, words, tools[name].input_schema, _read)
             except ArgumentError as error:
                 raise click.UsageError(str(error)) from None
             return _result_json(await client.call_tool(name, arguments, progress=view.progress, timeout=timeout))

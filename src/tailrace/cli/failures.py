@@ -67,5 +67,6 @@ def _socket_explanation(error: OSError) -> click.ClickException | None:
         return click.ClickException(f"there is no such address: {error.strerror}; see --host")
     if isinstance(error, ssl.SSLError):
         return click.ClickException(f"TLS: {error.reason or error}; see --tls-cert and --tls-key")
-    hint = _HINTS.get(error.errno or 0)
+    code = error.errno or 0
+    hint = _HINTS.get(code, "there is no such address; see --host" if code < 0 else "")  # below 0: getaddrinfo's
     return click.ClickException(f"{error.strerror or error}: {hint}") if hint else None

@@ -110,8 +110,8 @@ class CallView:
                 SpinnerColumn(), BarColumn(), _Share(), TextColumn("{task.description}", markup=False),
                 console=self._console, transient=True,
             )  # fmt: skip
+            self._task = self._bar.add_task(said, total=total, completed=int(done))
             self._bar.start()
-            self._task = self._bar.add_task(said, total=total)
         self._bar.update(self._task, completed=done, total=total, description=said)
 
     def log(self, record: LogMessage) -> None:
@@ -122,6 +122,10 @@ class CallView:
         data = record.data if isinstance(record.data, str) else json.dumps(record.data, ensure_ascii=False)
         line.append(clean(data), style="default")
         self._line(line)
+
+    def warn(self, text: str) -> None:
+        """Print what the client finds odd, such as a resumed stream that lacks events."""
+        self._line(Text(f"warning: {clean(text)}", style="yellow"))
 
     def _line(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)

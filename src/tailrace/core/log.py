@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from tailrace.core.ports import Kind
@@ -126,7 +127,7 @@ class Log:
         """No event will follow. Idempotent; the reader still reads what is there, then ends."""
         if not self.ended:
             self.ended = True
-            self._free_rooms()
+            self.free_rooms()
             if self.reader is not None:
                 self.reader.wake()
 
@@ -154,6 +155,31 @@ class Log:
     def missing(self, after: int) -> int:
         """How many events behind `after` are no longer there: 0 means that a resume is complete."""
         return max(0, self.last - after) - sum(1 for seq in self._events if seq > after)
+
+    def bytes_after(self, after: int) -> int:
+        """How many bytes are kept behind `after`."""
+        return sum(len(payload) for seq, payload in self._events.items() if seq > after)
+
+    def read(self, after: int, limit: int) -> tuple[list[tuple[int, bytes]], int, int]:
+        """Events behind `after` that may be read, up to about `limit` bytes: they, the last number looked at, bytes."""
+        events, ready, seq = self._events, self.ready, after
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        if ready - after <= 2 * len(events):
+            numbers: Iterable[int] = range(after + 1, ready + 1)
+        else:  # most of the numbers are gone: walk what is there
+            numbers = [number for number in events if after < number <= ready]
+        for number in numbers:
+            payload = events.get(number)
+            if payload is not None:
+                found.append((number, payload))
+                size += len(payload)
+                if size >= limit:
+                    seq = number
+                    break
+        else:
+            seq = ready
+        return found, seq, size
 
     @property
     def finished(self) -> bool:
@@ -197,8 +223,8 @@ class Log:
         if self._trimmed >= _TRIM_EVERY:
             self._tell_trimmed(Kind.NOTIFICATION, seqs[0] - 1)
 
-    def _mark_delivered(self, seq: int) -> None:
-        """A connection took everything up to `seq`: delivered answers over the cap go, oldest first."""
+    def mark_delivered(self, seq: int) -> None:
+        """(The reader's.) A connection took everything up to `seq`: delivered answers over the cap go, oldest first."""
         self.delivered = max(self.delivered, seq)
         if self.answer_bytes <= self.kept:
             return
@@ -229,7 +255,8 @@ class Log:
         if self.reader is not None:
             self.reader.wake()
 
-    def _free_rooms(self) -> None:
+    def free_rooms(self) -> None:
+        """(The reader's.) Whoever waits in `room` looks again."""
         waiters, self._rooms = self._rooms, []
         for waiter in waiters:
             if not waiter.done():
@@ -253,36 +280,14 @@ class Cursor:
         self.seq = after
         self.lost = 0
         self.stopped = False
-        self.unread = sum(len(data) for seq, data in log._events.items() if seq > after)
+        self.unread = log.bytes_after(after)
         self._waiter: asyncio.Future[None] | None = None
 
     def take(self, limit: int = 256 * 1024) -> list[tuple[int, bytes]]:
-        """The next events that may be read, in order, about `limit` bytes of them; what the ring lost is counted in `lost`."""
-        log = self.log
-        events, ready, seq = log._events, log.ready, self.seq
-        if seq >= ready or self.stopped:
+        """The next events that may be read, in order, about `limit` bytes of them; `lost` counts what the ring lost."""
+        if self.stopped or self.seq >= self.log.ready:
             return []
-        taken: list[tuple[int, bytes]] = []
-        size = 0
-        if ready - seq <= 2 * len(events):
-            for number in range(seq + 1, ready + 1):
-                seq = number
-                payload = events.get(number)
-                if payload is not None:
-                    taken.append((number, payload))
-                    size += len(payload)
-                    if size >= limit:
-                        break
-        else:  # most of the numbers are gone: walk what is there
-            for number, payload in events.items():
-                if seq < number <= ready:
-                    taken.append((number, payload))
-                    size += len(payload)
-                    if size >= limit:
-                        seq = number
-                        break
-            else:
-                seq = ready
+        taken, seq, size = self.log.read(self.seq, limit)
         self.lost += seq - self.seq - len(taken)
         self.seq = seq
         self.unread -= size
@@ -290,10 +295,9 @@ class Cursor:
 
     def taken(self) -> None:
         """The transport took all that `take` gave so far: what was delivered may be dropped, producers may go on."""
-        log = self.log
-        log._mark_delivered(self.seq)
-        if log._rooms and (self.unread <= log.high_water or self.stopped):
-            log._free_rooms()
+        self.log.mark_delivered(self.seq)
+        if self.unread <= self.log.high_water:
+            self.log.free_rooms()
 
     async def wait(self) -> None:
         """Return when there may be something to do: new events, the end, `stop` or `wake`."""
@@ -317,5 +321,5 @@ class Cursor:
             self.stopped = True
             if self.log.reader is self:
                 self.log.reader = None
-            self.log._free_rooms()
+            self.log.free_rooms()
             self.wake()

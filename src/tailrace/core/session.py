@@ -12,12 +12,12 @@ from collections.abc import Callable, Generator, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tailrace.core.log import Log
 from tailrace.core.ports import Kind
 from tailrace.errors import CallCancelled, LimitError
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
+    from tailrace.core.log import Log
     from tailrace.core.tasks import Tasks
 
 __all__ = ["Completion", "Home", "Lifecycle", "Session", "Sessions"]

@@ -7,11 +7,13 @@ nothing happens it sends keep-alives itself, so that nobody else ever writes to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tailrace.core.exchange import Sink
-from tailrace.core.log import Cursor
 from tailrace.errors import TransportError
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Sink
+    from tailrace.core.log import Cursor
 
 __all__ = ["Framing", "Sweeps", "Writer"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import sys
 import types
 import typing
@@ -29,9 +28,6 @@ class _Missing:
 
     def __repr__(self) -> str:
         return "MISSING"
-
-    def __bool__(self) -> bool:
-        return False
 
 
 MISSING: Any = _Missing()
@@ -82,7 +78,7 @@ def place_of(fn: Callable[..., Any]) -> str:
     name = getattr(fn, "__qualname__", None) or repr(fn)
     if code is None:
         return f"{name}()"
-    return f"{name}() at {_short(code.co_filename)}:{code.co_firstlineno}"
+    return f"{name}() at {code.co_filename}:{code.co_firstlineno}"
 
 
 def read_signature(fn: Callable[..., Any]) -> Signature:
@@ -256,12 +252,3 @@ def _from_pydantic(part: Any) -> bool:
         return hasattr(part, "__pydantic_core_schema__") or hasattr(part, "__get_pydantic_core_schema__")
     # Constraints such as PositiveInt's come from annotated_types, which msgspec would ignore silently.
     return type(part).__module__.partition(".")[0] in ("pydantic", "pydantic_core", "annotated_types")
-
-
-def _short(path: str) -> str:
-    """A path as a person would write it: relative to the working directory where it lies below it."""
-    try:
-        short = os.path.relpath(path)
-    except ValueError:  # another drive
-        return path
-    return path if short.startswith(os.pardir) else short

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Set
+from decimal import Decimal
 from typing import Annotated, Any, cast, get_args, get_origin
 
 import msgspec
@@ -104,7 +105,7 @@ def _msgspec_result(hint: Any, place: str) -> Result:
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if bare is hint and bare in _SCALARS:
         return Result(schema, wrapped, _scalar_encoder(bare, decode))
-    return Result(schema, wrapped, _checking_encoder(decode, wrapped))
+    return Result(schema, wrapped, _checking_encoder(decode, wrapped, normalise=_is_lenient(hint)))
 
 
 def _pydantic_result(hint: Any, place: str) -> Result:
@@ -169,15 +170,23 @@ def _scalar_encoder(hint: type, decode: Callable[[bytes], Any]) -> Callable[[Any
     return encode
 
 
-def _checking_encoder(decode: Callable[[bytes], Any], wrapped: bool) -> Callable[[Any], bytes]:
+def _is_lenient(hint: Any) -> bool:
+    """msgspec takes a number for a Decimal, and repeated items for a set; the schema admits neither."""
+    return any(part is Decimal or (isinstance(part, type) and issubclass(part, Set)) for part in parts_of(hint))
+
+
+def _checking_encoder(
+    decode: Callable[[bytes], Any], wrapped: bool, *, normalise: bool = False
+) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
         data = _encode(value)
         try:
-            decode(data)
+            checked = decode(data)
         except (msgspec.DecodeError, RecursionError) as error:
             text, _, path = str(error).replace("`", "").partition(" - at $")
             text = text[:1].lower() + shorten(text[1:], 300)
             raise InvalidResult(f"the result does not fit its type at result{path}: {text}", f"result{path}") from None
+        data = _encode(checked) if normalise else data
         return b'{"result":' + data + b"}" if wrapped else data
 
     return encode

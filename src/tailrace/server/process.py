@@ -7,6 +7,7 @@ The exit waits for no thread and no task that does not end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -111,7 +112,9 @@ async def _serve_http(running: Server, listening: socket.socket, tls: tuple[str,
     task = running.tasks.start(serving.run(), name="tailrace-uvicorn")
     try:
         _say_ready(running, url)
-        await asyncio.wait([task, running.tasks.start(stop.wait(), name="tailrace-signal")], return_when="FIRST_COMPLETED")
+        await asyncio.wait(
+            [task, running.tasks.start(stop.wait(), name="tailrace-signal")], return_when="FIRST_COMPLETED"
+        )
     finally:
         await running.drain()
         await running.end_sessions()
@@ -186,10 +189,8 @@ def _unlink_stale(path: str) -> None:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _url(listening: socket.socket, host: str, uds: str | None, tls: bool) -> str:

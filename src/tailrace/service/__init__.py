@@ -132,7 +132,13 @@ class Service:
         Raises:
             DefinitionError: It cannot work; names the function, its file and line.
         """
-        return _decorate(fn, lambda function: _add(self._tools, "tool", make_tool(function, **options)))
+
+        def define(function: Callable[..., Any]) -> None:
+            for name in options.keys() - ToolOptions.__optional_keys__:
+                raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @tool")
+            _add(self._tools, "tool", make_tool(function, **options))
+
+        return _decorate(fn, define)
 
     def resource(
         self,

@@ -65,7 +65,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-_ORPHANS = "DELETE FROM {} WHERE session NOT IN (SELECT session FROM sessions)"
+# Every event has its stream, so that of the large table only what goes is read.
+_ORPHANS = (
+    "DELETE FROM events WHERE session IN"
+    " (SELECT session FROM streams WHERE session NOT IN (SELECT session FROM sessions))",
+    "DELETE FROM streams WHERE session NOT IN (SELECT session FROM sessions)",
+    "DELETE FROM calls WHERE session NOT IN (SELECT session FROM sessions)",
+)
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
@@ -75,8 +81,8 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             connection.execute(step)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {number}")
-    for table in ("events", "streams", "calls"):
-        connection.execute(_ORPHANS.format(table))
+    for clearing in _ORPHANS:
+        connection.execute(clearing)
 
 
 # --- writing ------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import TailraceError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
@@ -84,7 +84,7 @@ class AsgiApp:
         return self._running()
 
     @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _running(self) -> AsyncGenerator[None]:
         await self.server.start()
         self._started = True
         try:
@@ -156,10 +156,8 @@ class _Connection(Sink):
         except TimeoutError:
             text = f"the body did not arrive within {settings.body_time:g} s"
             self.server.refuse(self.exchange, 408, text)
-        try:
+        with suppress(TransportError):
             await self._reply_whole()
-        except TransportError:
-            pass
         return False
 
     async def _until_replied(self) -> None:

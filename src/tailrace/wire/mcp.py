@@ -133,7 +133,7 @@ class InitializeParams(Struct, frozen=True, rename="camel"):
     """Parameters of `initialize` (legacy lifecycle)."""
 
     protocol_version: str
-    capabilities: dict[str, Any] = {}  # noqa: RUF012  (msgspec copies the default)
+    capabilities: dict[str, Any] = {}
     client_info: Implementation = Implementation()
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
 

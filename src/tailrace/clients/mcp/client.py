@@ -119,7 +119,7 @@ class Client:
         """
         if self._tasks is not None or self._closing is not None:
             raise DefinitionError("a Client is used once: make a new one")
-        self._tasks = Tasks(Threads())
+        self._tasks = Tasks(Threads(size=1, waiting=1, name="tailrace-client"))
         try:
             await self._connect(self._tasks)
         except BaseException:

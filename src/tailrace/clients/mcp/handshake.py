@@ -25,7 +25,6 @@ __all__ = ["Era", "Server", "agree"]
 
 Era = Literal["modern", "legacy"]
 
-_PROBE_LIMIT = 5.0  # seconds for `server/discover`, which some legacy servers never answer
 _RECOGNISED = frozenset({mcp.HEADER_MISMATCH, mcp.CAPABILITY_MISSING, mcp.UNSUPPORTED_VERSION})
 _SAME_IN_BOTH = frozenset({401, 403, 421, 429, 503})  # statuses that say nothing about the era
 
@@ -47,7 +46,7 @@ class _Initialized(Struct, rename="camel"):
     instructions: str | None = None
 
 
-class _DiscoverMeta(Struct):
+class _DiscoverMeta(Struct, frozen=True):
     server_info: Implementation = msgspec.field(default=Implementation(), name="io.modelcontextprotocol/serverInfo")
 
 
@@ -64,7 +63,8 @@ async def agree(conversation: Conversation, era: Literal["auto", "modern", "lega
 
     Args:
         era: Which eras to try.
-        timeout: Seconds for each of the two attempts; the first one takes at most half of it, and 5.
+        timeout: Seconds for each of the two attempts; of `auto`, the first has half of it, because some legacy servers
+            never answer it.
 
     Raises:
         ProtocolError: There is no version that both speak, or the server refuses.
@@ -73,7 +73,7 @@ async def agree(conversation: Conversation, era: Literal["auto", "modern", "lega
     """
     server = None
     if era == "modern" or (era == "auto" and not conversation.link.legacy_only):
-        server = await _discover(conversation, timeout if era == "modern" else min(timeout / 2, _PROBE_LIMIT), era)
+        server = await _discover(conversation, timeout if era == "modern" else timeout / 2, era)
     if server is None:
         server = await _initialize(conversation, timeout)
     conversation.version = server.version

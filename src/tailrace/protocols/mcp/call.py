@@ -16,14 +16,14 @@ from tailrace.core.call import Call, Reply
 from tailrace.errors import CallCancelled, DeadlineExceeded, ProtocolError, StoreError, ToolError
 from tailrace.schema import InvalidArguments
 from tailrace.wire import mcp
-from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_error, encode_notification, encode_result
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
 
 if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.service import Tool
 
-__all__ = ["Dialect", "McpCall", "PeerCancelled", "StoredCallData", "encode_failure"]
+__all__ = ["Dialect", "DuplicateId", "McpCall", "PeerCancelled", "StoredCallData", "encode_failure"]
 
 logger = logging.getLogger("tailrace.tools")
 
@@ -32,6 +32,14 @@ _LEVELS = {level: rank for rank, level in enumerate(mcp.LOG_LEVELS)}
 
 class PeerCancelled(CallCancelled):
     """The client cancelled the call, and wants no answer (MCP, cancellation)."""
+
+
+class DuplicateId(ProtocolError):
+    """A second request under an id that is in flight. Answered under that id, it would end the first one at its
+    client's, so it is refused without one."""
+
+    def __init__(self, id: int | str) -> None:
+        super().__init__(INVALID_REQUEST, f"a request with the id {str(id)[:64]!r} is in flight")
 
 
 class Dialect:

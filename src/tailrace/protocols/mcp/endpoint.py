@@ -11,20 +11,18 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Struct
 
-from tailrace.core.call import Reply
 from tailrace.core.log import Cursor, Log
 from tailrace.core.ports import DropSession, DropStream, EndCall, Kind, PutSession
 from tailrace.core.session import Lifecycle, Session, Sessions
 from tailrace.core.tasks import DelayLine, Sweeper, Tasks
 from tailrace.core.writer import Writer
 from tailrace.errors import LimitError, ProtocolError, StoreError
-from tailrace.protocols.mcp.call import Dialect, McpCall, PeerCancelled, StoredCallData
+from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled, StoredCallData
 from tailrace.protocols.mcp.framing import Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.methods import Methods
@@ -41,6 +39,7 @@ from tailrace.wire.jsonrpc import (
 )
 
 if TYPE_CHECKING:
+    from tailrace.core.call import Reply
     from tailrace.core.exchange import Headers
     from tailrace.core.ports import StoredSession
     from tailrace.core.settings import Settings
@@ -162,7 +161,8 @@ class Endpoint:
             keep_answer: Answer it also when its client cancels it.
 
         Raises:
-            ProtocolError: No such tool; a cap is reached; the id is in flight.
+            DuplicateId: The id is in flight.
+            ProtocolError: No such tool; a cap is reached.
         """
         tool = self._tools.get(params.name)
         if tool is None:
@@ -198,7 +198,7 @@ class Endpoint:
         except LimitError as error:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         except KeyError:
-            raise ProtocolError(INVALID_REQUEST, f"a request with the id {request.id!r} is in flight") from None
+            raise DuplicateId(request.id) from None
         return call
 
     def notified(self, message: Notification, session: Session | None) -> None:

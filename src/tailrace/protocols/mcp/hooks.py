@@ -6,9 +6,10 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tailrace.core.session import Session
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
 
 __all__ = ["Hooks"]
 

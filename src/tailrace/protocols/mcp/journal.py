@@ -10,10 +10,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from tailrace.core.log import Log
 from tailrace.core.ports import AppendEvent, Kind, Record, Store, TrimStream
 from tailrace.errors import StoreError
+
+if TYPE_CHECKING:
+    from tailrace.core.log import Log
 
 __all__ = ["Journals", "SessionJournal"]
 

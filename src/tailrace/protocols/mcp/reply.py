@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailrace.core.call import Call
-from tailrace.core.log import Log
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
-from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.wire import sse
 
 if TYPE_CHECKING:
+    from tailrace.core.call import Call
     from tailrace.core.exchange import Exchange
+    from tailrace.core.log import Log
     from tailrace.core.session import Session
+    from tailrace.core.writer import Writer
     from tailrace.errors import StoreError
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
@@ -160,9 +160,8 @@ class ExchangeReply:
         self.settled = self.settled or not self.expected
         if self.log is None and self.exchange.gone and not self.cancels:
             self._open()  # its client went away: what it may ask for again is kept
-        if self.log is None or self._opening:
-            if payload is not None:
-                self._answers.append(payload)
+        if (self.log is None or self._opening) and payload is not None:
+            self._answers.append(payload)
         if self.log is not None:
             end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
             if not self.expected:

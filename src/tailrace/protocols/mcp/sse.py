@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
-from tailrace.protocols.mcp.call import encode_failure
+from tailrace.protocols.mcp.call import DuplicateId, encode_failure
 from tailrace.protocols.mcp.http import accepts, not_allowed, parse_body, refuse
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp, sse
@@ -73,9 +73,7 @@ class HttpSse:
             return None
         return self._open(exchange, session, seq, last_id, session.log.missing(seq))
 
-    def _open(
-        self, exchange: Exchange, session: Session, after: int, last_id: str | None, missing: int | None
-    ) -> None:
+    def _open(self, exchange: Exchange, session: Session, after: int, last_id: str | None, missing: int | None) -> None:
         endpoint = self.endpoint
         framing = endpoint.framing(session, 0)
         url = f"{exchange.prefix}/messages/?session_id={session.id}"
@@ -139,6 +137,8 @@ class HttpSse:
                 raise ProtocolError(INVALID_REQUEST, "initialize first")
             reply = SessionReply(session, endpoint.journal_of(session))
             call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True)
+        except DuplicateId as error:
+            return refuse(exchange, 400, error)
         except ProtocolError as error:
             if error.code == mcp.LIMIT_REACHED:
                 return refuse(exchange, 503, error, request.id)
@@ -185,4 +185,3 @@ class HttpSse:
             then()
         else:
             self.endpoint.journals.write([], lambda error: then())
-

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
-from tailrace.core.log import Cursor
 from tailrace.core.ports import Kind
 from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled, ProtocolError
-from tailrace.protocols.mcp.call import encode_failure
+from tailrace.protocols.mcp.call import DuplicateId, encode_failure
 from tailrace.protocols.mcp.framing import LineFraming
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp
@@ -25,6 +24,7 @@ from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, No
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Sink
+    from tailrace.core.log import Cursor
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["Conversation"]
@@ -98,6 +98,8 @@ class Conversation:
         if isinstance(message, Request):
             try:
                 self._request(message)
+            except DuplicateId as error:
+                self._send(encode_failure(None, error))
             except ProtocolError as error:
                 self._send(encode_failure(message.id, error))
         elif isinstance(message, Notification):
@@ -141,4 +143,3 @@ class Conversation:
             logger.warning("input ended; calls cancelled that did not end within %.1fs count=%d", seconds, len(left))
         for call in list(self.session.calls.values()):
             call.cancel(CallCancelled("the client closed the connection"))
-
