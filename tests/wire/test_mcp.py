@@ -261,9 +261,9 @@ def test_a_modern_request_without_a_required_key_is_refused(field: str, key: str
 @pytest.mark.parametrize("version", ["2025-11-25", "2099-01-01", ""])
 def test_meta_may_only_name_a_modern_version(version: str) -> None:
     with pytest.raises(ProtocolError) as caught:
-        mcp.check_modern_meta(meta(protocol_version=version))
+        mcp.check_modern_version(mcp.check_modern_meta(meta(protocol_version=version)))
     assert caught.value.code == mcp.UNSUPPORTED_VERSION
-    assert caught.value.data["requested"] == version
+    assert caught.value.data == {"supported": list(mcp.MODERN_VERSIONS), "requested": version}
 
 
 # --- the modern headers -------------------------------------------------------------------------
@@ -285,6 +285,20 @@ def test_meta_may_only_name_a_modern_version(version: str) -> None:
 )
 def test_mcp_name_repeats_what_the_request_is_about(method: str, field: str | None) -> None:
     assert mcp.header_name_field(method) == field
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "name"),
+    [
+        ("tools/call", b'{"name":"place"}', "place"),
+        ("prompts/get", b'{"name":"greet"}', "greet"),
+        ("resources/read", b'{"uri":"orders://7"}', "orders://7"),
+        ("tasks/get", b'{"taskId":"t1"}', "t1"),
+        ("tools/list", b"{}", None),
+    ],
+)
+def test_the_name_is_read_from_the_parameters(method: str, params: bytes, name: str | None) -> None:
+    assert mcp.header_name(method, mcp.decode_params(method, params)) == name
 
 
 def headers(**changes: list[str]) -> Callable[[bytes], list[str]]:
@@ -380,7 +394,7 @@ def test_half_a_mark_of_base64_is_plain_text() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["QQ", "QQ=", "QQ===", "Q", "Q Q==", "QQ==QQ==", "-_==", "/w==", "7aCA", "é", "QQ==\n"],
+    ["QQ", "QQ=", "QQ===", "Q", "Q Q==", "QQ==QQ==", "-_==", "/w==", "7aCA", "é", "QQ==\n", "QR=="],
     ids=[
         "no-padding",
         "short-padding",
@@ -393,6 +407,7 @@ def test_half_a_mark_of_base64_is_plain_text() -> None:
         "surrogate",
         "latin-1",
         "line-break",
+        "idle-bits",
     ],
 )
 def test_base64_that_is_not_exact_is_refused(value: str) -> None:

@@ -95,7 +95,11 @@ _APPEND = "INSERT OR IGNORE INTO events (session, stream, kind, seq, payload) VA
 _LAST = "INSERT INTO streams (session, stream, last) VALUES "
 _LAST_RAISED = " ON CONFLICT (session, stream) DO UPDATE SET last = max(last, excluded.last)"
 _PUT_CALL = "INSERT OR REPLACE INTO calls (session, call, stream, data) VALUES "
-_END_CALL = "DELETE FROM calls WHERE (session, call) IN (VALUES "
+_END_CALL = "WITH ended (session, call) AS (VALUES "
+_ENDED = (  # CROSS JOIN: one look into the index for each, never through all calls
+    ") DELETE FROM calls WHERE rowid IN (SELECT calls.rowid FROM ended CROSS JOIN calls"
+    " ON calls.session = ended.session AND calls.call = ended.call)"
+)
 _TRIM = "DELETE FROM events WHERE session = ? AND stream = ? AND kind = ? AND seq <= ?"
 _DROP_STREAM = (
     "DELETE FROM events WHERE session = ? AND stream = ?",
@@ -168,7 +172,7 @@ class Batch:
         self._insert(_APPEND, self._events, 5)
         self._insert(_LAST, [(*key, last) for key, last in self._last.items()], 3, _LAST_RAISED)
         self._insert(_PUT_CALL, self._calls.values(), 4)
-        self._insert(_END_CALL, self._ended, 2, ")")
+        self._insert(_END_CALL, self._ended, 2, _ENDED)
         self._run((_TRIM,), [(*key, upto) for key, upto in self._trims.items()])
         self._run(_DROP_STREAM, list(self._dropped_streams))
         self._run(_DROP_SESSION, [(session,) for session in self._dropped])

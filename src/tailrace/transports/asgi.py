@@ -121,16 +121,21 @@ class _Connection(Sink):
     async def run(self) -> None:
         exchange = self.exchange
         if not await self._read_body():
-            return
+            return None
         self.server.handle(exchange)
-        if not exchange.replied:  # something has to be waited for: from here on a disconnect matters
-            await self._until_replied()
-        if exchange.gone:
-            return
-        if exchange.writer is None:
-            await self._reply_whole()
-        else:
-            await self._reply_stream(exchange.writer)
+        if exchange.replied and exchange.writer is None:
+            return await self._reply_whole()
+        # Something has to be waited for, or streamed: from here on a disconnect matters.
+        watch = self.server.tasks.start(self._watch(), name="tailrace-asgi-watch")
+        try:
+            await exchange.wait_replied()
+            if exchange.writer is not None:
+                await self._reply_stream(exchange.writer)
+            elif not exchange.gone:
+                await self._reply_whole()
+        finally:
+            watch.cancel()
+        return None
 
     async def _read_body(self) -> bool:
         """Gather the body within its size and time; False if that ended the exchange."""
@@ -160,21 +165,11 @@ class _Connection(Sink):
             await self._reply_whole()
         return False
 
-    async def _until_replied(self) -> None:
-        """Wait for the reply; learn at once when the peer goes away."""
-        waiter = self.exchange.wait_replied()
-        watch = self.server.tasks.start(self._watch(), name="tailrace-asgi-watch")
-        try:
-            await asyncio.wait((waiter, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not self.exchange.replied:
-                self.exchange.leave()
-        finally:
-            watch.cancel()
-            waiter.cancel()
-
     async def _watch(self) -> None:
+        """Learn of the peer's end as soon as the server does."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self.exchange.leave()
 
     async def _reply_whole(self) -> None:
         exchange = self.exchange
@@ -188,8 +183,6 @@ class _Connection(Sink):
     async def _reply_stream(self, writer: StreamWriter) -> None:
         exchange = self.exchange
         head = {"type": "http.response.start", "status": exchange.status, "headers": list(exchange.reply_headers)}
-        watch = self.server.tasks.start(self._watch(), name="tailrace-asgi-watch")
-        watch.add_done_callback(self._watched)
         try:
             await self._transmit(head)
             await writer(self)
@@ -197,11 +190,6 @@ class _Connection(Sink):
             pass
         finally:
             exchange.leave()  # whatever it was, this connection carries nothing any more
-            watch.remove_done_callback(self._watched)
-            watch.cancel()
-
-    def _watched(self, watch: asyncio.Future[None]) -> None:
-        self.exchange.leave()
 
     # --- Sink ---
 
@@ -274,10 +262,16 @@ class AsgiExchange(Exchange):
         self.writer = writer
         self._reply(status, headers)
 
-    def wait_replied(self) -> asyncio.Future[None]:
-        """Done once there is a reply."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter
+    async def wait_replied(self) -> None:
+        """Return once there is a reply, or nobody to get it."""
+        if not (self.replied or self.gone):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def leave(self) -> None:
+        """The peer is gone."""
+        super().leave()
+        self._wake()
 
     def _reply(self, status: int, headers: Headers) -> None:
         if self.gone:
@@ -287,6 +281,9 @@ class AsgiExchange(Exchange):
         self.replied = True
         self.status = status
         self.reply_headers = headers
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -8,7 +8,7 @@ repeats them in HTTP headers. Nothing here decides what a request does: that is 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -39,10 +39,12 @@ __all__ = [
     "ToolResult",
     "check_modern_headers",
     "check_modern_meta",
+    "check_modern_version",
     "decode_header_value",
     "decode_params",
     "encode",
     "encode_header_value",
+    "header_name",
     "header_name_field",
     "http_status",
     "log_params",
@@ -75,12 +77,12 @@ def negotiate(requested: str) -> str:
     return requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
 
 
-def unsupported_version(requested: str) -> ProtocolError:
-    """The error for a version nobody here speaks (2026-07-28, versioning)."""
+def unsupported_version(requested: str, supported: Sequence[str] = ALL_VERSIONS) -> ProtocolError:
+    """The error for a version that is not spoken (here) (2026-07-28, versioning)."""
     return ProtocolError(
         UNSUPPORTED_VERSION,
         f"unsupported protocol version {requested[:64]!r}",
-        {"supported": list(ALL_VERSIONS), "requested": requested[:64]},
+        {"supported": list(supported), "requested": requested[:64]},
     )
 
 
@@ -111,6 +113,27 @@ class Params(Struct, frozen=True):
 
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
     cursor: str | None = None
+
+
+class PromptParams(Struct, frozen=True):
+    """Parameters of `prompts/get` that routing needs."""
+
+    name: str = ""
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
+class ReadParams(Struct, frozen=True):
+    """Parameters of `resources/read` that routing needs."""
+
+    uri: str = ""
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
+class TaskParams(Struct, frozen=True, rename="camel"):
+    """Parameters of `tasks/get`, `tasks/update` and `tasks/cancel` that routing needs."""
+
+    task_id: str = ""
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
 
 
 class CallParams(Struct, frozen=True):
@@ -156,6 +179,11 @@ _PARAMS: dict[str, Callable[[bytes], Any]] = {
     method: msgspec.json.Decoder(kind).decode
     for method, kind in {
         "tools/call": CallParams,
+        "prompts/get": PromptParams,
+        "resources/read": ReadParams,
+        "tasks/get": TaskParams,
+        "tasks/update": TaskParams,
+        "tasks/cancel": TaskParams,
         "initialize": InitializeParams,
         "logging/setLevel": SetLevelParams,
         "notifications/cancelled": CancelledParams,
@@ -172,8 +200,8 @@ def decode_params(method: str, raw: bytes) -> Any:
     """
     try:
         return _PARAMS.get(method, _any_params)(raw or b"{}")
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: {str(error)[:256]}") from None
     except RecursionError:
         raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: nested too deeply") from None
 
@@ -224,23 +252,37 @@ def log_params(level: str, data: Any, logger: str | None) -> bytes:
 
 
 def check_modern_meta(meta: Meta) -> str:
-    """The request's version, once its `_meta` has what 2026-07-28 requires of every request.
+    """The version a request names, once its `_meta` has what 2026-07-28 requires of every request.
 
     Raises:
-        ProtocolError: -32602 where a required key is missing, -32022 for a version not spoken.
+        ProtocolError: -32602 where a required key is missing.
     """
     if meta.protocol_version is UNSET:
         raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/protocolVersion")
     if meta.client_capabilities is UNSET:
         raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/clientCapabilities")
-    if meta.protocol_version not in MODERN_VERSIONS:
-        raise unsupported_version(meta.protocol_version)
     return meta.protocol_version
+
+
+def check_modern_version(version: str) -> None:
+    """Comes after the headers: a version that header and body agree on may still be one nobody speaks.
+
+    Raises:
+        ProtocolError: -32022, naming those that are spoken without a handshake.
+    """
+    if version not in MODERN_VERSIONS:
+        raise unsupported_version(version, MODERN_VERSIONS)
 
 
 def header_name_field(method: str) -> str | None:
     """The parameter that the header `Mcp-Name` repeats for `method`, or None where it has no such header."""
     return _NAME_FIELDS.get(method)
+
+
+def header_name(method: str, params: Any) -> str | None:
+    """The value of that parameter in decoded `params`."""
+    field = _NAME_FIELDS.get(method)
+    return getattr(params, "task_id" if field == "taskId" else field) if field is not None else None
 
 
 _NAME_FIELDS: Mapping[str, str] = {
@@ -303,7 +345,11 @@ def decode_header_value(value: str) -> str:
             raise ValueError("has characters that must be encoded as =?base64?…?=")
         return value
     try:
-        return binascii.a2b_base64(value[9:-2].encode("ascii"), strict_mode=True).decode()
+        inside = value[9:-2].encode("ascii")
+        raw = binascii.a2b_base64(inside, strict_mode=True)
+        if binascii.b2a_base64(raw, newline=False) != inside:  # bits that say nothing: two spellings of one value
+            raise ValueError
+        return raw.decode()
     except ValueError:  # binascii.Error, UnicodeDecodeError and UnicodeEncodeError are ValueErrors
         raise ValueError("is not valid base64 of UTF-8") from None
 

@@ -180,7 +180,9 @@ async def test_an_address_where_no_mcp_server_is_is_told_with_both_reasons() -> 
 async def test_a_port_where_nothing_listens_is_told_at_once() -> None:
     async with serving(nothing) as server:
         pass
-    with pytest.raises(TransportError, match=r"cannot connect to http://127.0.0.1:\d+/mcp: Connection refused.*running"):
+    with pytest.raises(
+        TransportError, match=r"cannot connect to http://127.0.0.1:\d+/mcp: Connection refused.*running"
+    ):
         async with Client(server.url):
             pass
 

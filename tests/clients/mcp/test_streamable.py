@@ -184,7 +184,9 @@ async def test_the_standalone_stream_is_read_and_resumed() -> None:
                 if number == 3:
                     await x.wait_left()
                 else:
-                    await x.event({"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}, id=str(number + 1))
+                    await x.event(
+                        {"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}, id=str(number + 1)
+                    )
                     x.cut()
             case "DELETE":
                 await x.reply(200)
@@ -370,7 +372,9 @@ async def test_a_session_that_the_server_forgot_is_a_clear_error() -> None:
 
     async with serving(legacy(script)) as server, Client(server.url) as c:
         assert c.session_id == "s-1"
-        with pytest.raises(TransportError, match=r"does not know this session any more \(error -32001\): connect again"):
+        with pytest.raises(
+            TransportError, match=r"does not know this session any more \(error -32001\): connect again"
+        ):
             await c.call_tool("any")
 
 

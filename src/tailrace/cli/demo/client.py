@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from tailrace.errors import TailraceError
 from tailrace.mcp import Client
@@ -20,7 +20,7 @@ __all__ = ["main"]
 class Caller:
     """One session's calls."""
 
-    def __init__(self, name: str, client: Client, record: Any) -> None:
+    def __init__(self, name: str, client: Client, record: TextIO) -> None:
         self.name = name
         self.client = client
         self.record = record
@@ -61,30 +61,30 @@ def say(**news: Any) -> None:
     print(json.dumps(news), flush=True)
 
 
-async def serve_orders(base: str, path: str) -> None:
+async def serve_orders(base: str, record: TextIO) -> None:
     """Open the sessions and do as stdin says."""
     loop = asyncio.get_running_loop()
     streamable = Client(base + "/mcp", era="legacy", on_warning=lambda text: say(event="warning", why=text))
     http_sse = Client(base + "/sse", on_warning=lambda text: say(event="warning", why=text))
-    with open(path, "a", encoding="utf-8") as record:
-        async with streamable, http_sse:
-            callers = [Caller("streamable", streamable, record), Caller("sse", http_sse, record)]
-            sessions = {caller.name: caller.client.session_id for caller in callers}
-            say(event="open", sessions=sessions)
-            while (line := await loop.run_in_executor(None, sys.stdin.readline)) and line.strip() != "end":
-                _, prefix, count, seconds = line.split()
-                async with asyncio.TaskGroup() as group:
-                    for number in range(int(count)):
-                        caller = callers[number % len(callers)]
-                        lasts = float(seconds) * (0.6 + 0.8 * number / int(count))
-                        group.create_task(caller.call(f"{prefix}{number + 1}", lasts))
-                now = {caller.name: caller.client.session_id for caller in callers}
-                say(event="done", same=now == sessions)
+    async with streamable, http_sse:
+        callers = [Caller("streamable", streamable, record), Caller("sse", http_sse, record)]
+        sessions = {caller.name: caller.client.session_id for caller in callers}
+        say(event="open", sessions=sessions)
+        while (line := await loop.run_in_executor(None, sys.stdin.readline)) and line.strip() != "end":
+            _, prefix, count, seconds = line.split()
+            calls = [
+                callers[number % 2].call(f"{prefix}{number + 1}", float(seconds) * (0.6 + 0.8 * number / int(count)))
+                for number in range(int(count))
+            ]
+            await asyncio.gather(*calls)
+            now = {caller.name: caller.client.session_id for caller in callers}
+            say(event="done", same=now == sessions)
 
 
 def main() -> None:
     """``python -m tailrace.cli.demo.client URL FILE``."""
-    asyncio.run(serve_orders(sys.argv[1], sys.argv[2]))
+    with open(sys.argv[2], "a", encoding="utf-8") as record:
+        asyncio.run(serve_orders(sys.argv[1], record))
 
 
 if __name__ == "__main__":

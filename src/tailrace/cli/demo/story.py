@@ -11,13 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from tailrace.cli.demo.count import Count
 from tailrace.cli.demo.proxy import Proxy
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tailrace.cli.demo.count import Count
 
 __all__ = ["Story", "show_count"]
 
@@ -48,7 +51,7 @@ class Story:
         say = self.say
         self.console.print(
             "\n[bold]Tailrace demo: calls that outlive their connections[/]\n"
-            "[dim]A server and a client, two processes. The client reserves seats; a call takes two or three seconds.[/]\n",
+            "[dim]A server and a client, two processes. The client reserves seats, one a call.[/]\n",
             soft_wrap=True,
         )
         await self._start_server()

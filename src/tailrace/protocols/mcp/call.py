@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import secrets
 from collections.abc import Hashable
 from functools import partial
@@ -168,6 +169,8 @@ class McpCall(Call):
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """`notifications/progress`, if the request carried a token."""
+        if not (math.isfinite(done) and (total is None or math.isfinite(total))):
+            raise ValueError(f"progress must be finite numbers, got {done!r} of {total!r}")
         token = self.meta.progress_token
         if token is not UNSET and self.context.error is None:
             params = mcp.progress_params(token, done, total, message)

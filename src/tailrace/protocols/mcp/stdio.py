@@ -116,7 +116,7 @@ class Conversation:
             endpoint.tasks.start(self._initialize(request, params), name="tailrace-initialize")
             return
         if params.meta.protocol_version is not UNSET or request.method == "server/discover":
-            mcp.check_modern_meta(params.meta)
+            mcp.check_modern_version(mcp.check_modern_meta(params.meta))
             dialect = endpoint.modern
         body = endpoint.inline(request, params, self.session, dialect)
         if body is not None:

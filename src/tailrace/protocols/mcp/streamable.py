@@ -98,15 +98,12 @@ class Streamable:
     def _modern_request(self, exchange: Exchange, request: Request, params: Any) -> None:
         endpoint = self.endpoint
         try:
-            given = params.meta.protocol_version
-            if given is not UNSET and given in mcp.LEGACY_VERSIONS:
-                raise ProtocolError(INVALID_REQUEST, f"{given} is negotiated by initialize, not named in _meta")
             version = mcp.check_modern_meta(params.meta)
-            field = mcp.header_name_field(request.method)
-            name = getattr(params, field, None) if field is not None else None
+            name = mcp.header_name(request.method, params)
             mismatch = mcp.check_modern_headers(request.method, version, name, exchange.header_values)
             if mismatch is not None:
                 raise mismatch
+            mcp.check_modern_version(version)
             body = endpoint.inline(request, params, None, endpoint.modern)
             if body is not None:
                 return exchange.respond(200, JSON, body)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,7 @@ class StdioLink:
         self._command = command
         self._max_message = max_message
         self._process: Process | None = None
+        self._transport: asyncio.SubprocessTransport
         self._closed = False
         self._receiver: Receiver
 
@@ -71,8 +72,11 @@ class StdioLink:
         """Start the process."""
         self._receiver = receiver
         command = self._command
+        loop = asyncio.get_running_loop()
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            # As create_subprocess_exec does it, which keeps to itself the transport that has to be closed.
+            self._transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(limit=_CHUNK, loop=loop),
                 command.command,
                 *command.args,
                 stdin=PIPE,
@@ -84,6 +88,7 @@ class StdioLink:
             )
         except OSError as error:
             raise TransportError(f"cannot start {command.command!r}: {error.strerror or error}") from error
+        self._process = Process(self._transport, protocol, loop)
         tasks.start(self._read(self._process), name="tailrace-client-stdout")
         if self._process.stderr is not None:
             tasks.start(self._read_stderr(self._process.stderr), name="tailrace-client-stderr")
@@ -120,6 +125,7 @@ class StdioLink:
                 await _exits(process, limit * 2 / 5)
         finally:  # also when cancelled: nothing of the group stays behind
             _signal_group(process, _KILL)
+            self._transport.close()  # also where a process that left the group keeps the pipes open
         await _exits(process, limit / 5)
 
     # --- reading ---
