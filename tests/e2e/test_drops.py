@@ -195,13 +195,13 @@ async def test_streamable_resume_needs_its_own_session(server: ServerProcess, wi
 
 
 async def test_streamable_deleted_session_is_gone(server: ServerProcess, witness: Witness) -> None:
-    client = await Streamable(server.url).open()
-    assert await client.delete() == 200
-    assert await client.delete() == 404
-    reply = await client.post(call("a", "add", {"terms": [1]}))
-    assert reply.head.status == 404, f"HTTP {reply.head.status} {await reply.text()}"
-    reply.close()
-    await witness.sees(f"unregister {client.session_id}")
+    clients = [await Streamable(server.url).open() for _ in range(20)]  # it must not come back from the store either
+    for client in clients:
+        assert (await client.delete(), await client.delete()) == (200, 404), "DELETE twice: ended, then unknown"
+        reply = await client.post(call("a", "add", {"terms": [1]}))
+        assert reply.head.status == 404, f"HTTP {reply.head.status} {await reply.text()}"
+        reply.close()
+    await witness.sees(*(f"unregister {client.session_id}" for client in clients))
     witness.check_hooks_paired()
 
 

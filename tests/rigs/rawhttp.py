@@ -20,6 +20,7 @@ from tailrace.wire.sse import Event, Parser
 
 LIMIT = 15.0  # seconds any single wait of this client may take, unless the test says otherwise
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
+_open: set[RawConnection] = set()
 
 
 class Cut(ConnectionError):
@@ -72,9 +73,11 @@ class RawConnection:
         self.close()
 
     async def open(self) -> None:
+        """Connect; `leave_all` closes it in the end if nobody else does."""
         self._reader, self._writer = await asyncio.wait_for(
             asyncio.open_connection(self.host, self.port, limit=1 << 20), LIMIT
         )
+        _open.add(self)
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class RawConnection:
 
     def abort(self) -> None:
         """Leave at once with a RST: the peer's next read or write fails."""
+        _open.discard(self)
         raw = self._writer.get_extra_info("socket")
         if raw is not None and raw.fileno() >= 0:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
@@ -191,6 +195,7 @@ class RawConnection:
 
     def close(self) -> None:
         """Leave in order (FIN). Idempotent, and does nothing after `abort`."""
+        _open.discard(self)
         self._writer.close()
 
     def stop_reading(self) -> None:
@@ -198,6 +203,13 @@ class RawConnection:
         raw = self._writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._writer.transport.pause_reading()
+
+
+async def leave_all() -> None:
+    """Close what a test left open: a failed one must not make the next fail as well, over an unclosed socket."""
+    for connection in list(_open):
+        connection.abort()
+    await asyncio.sleep(0)  # the loop closes sockets one turn later
 
 
 class EventStream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,8 +71,11 @@ class Session:
         record: The protocol's own record: version, capabilities, log level.
         log: Its own stream, for all that belongs to no call.
         streams: Its calls' streams, by number.
+        finished: Those that have ended, and when (loop time), oldest first; they are kept for a resume.
+        finished_bytes: What they hold.
         calls: What is in flight, by the protocol's key.
         touched: Loop time of its last use.
+        saved: Loop time of its last record in the store.
     """
 
     __slots__ = (
@@ -80,6 +84,8 @@ class Session:
         "_waiters",
         "calls",
         "created",
+        "finished",
+        "finished_bytes",
         "greeted",
         "handle",
         "id",
@@ -90,6 +96,7 @@ class Session:
         "reason",
         "record",
         "restored",
+        "saved",
         "state",
         "streams",
         "tasks",
@@ -119,10 +126,12 @@ class Session:
         self.restored = restored
         self.state: dict[str, Any] = {}
         self.streams: dict[int, Log] = {}
+        self.finished: deque[tuple[Log, float]] = deque()
+        self.finished_bytes = 0
         self.calls: dict[Hashable, Call] = {}
         self.lifecycle = Lifecycle.OPEN
         self.reason = ""
-        self.created = self.touched = tasks.loop.time()
+        self.created = self.touched = self.saved = tasks.loop.time()
         self._home = home
         self.greeted = False  # its hooks have begun
         self._opening: asyncio.Task[None] | None = None
@@ -169,6 +178,11 @@ class Session:
         if self.calls or self.log.reader is not None:
             return True
         return any(log.reader is not None for log in self.streams.values())
+
+    def retire(self, log: Log) -> None:
+        """A call's stream has ended; it stays for a resume until it expires or room is needed."""
+        self.finished.append((log, self.tasks.loop.time()))
+        self.finished_bytes += log.bytes
 
     @property
     def log_bytes(self) -> int:

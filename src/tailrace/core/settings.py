@@ -41,6 +41,7 @@ class Settings:
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream
     session_log: int = 16 * _MIB  # all streams of one session
+    finished: int = 2000  # ended streams that a session keeps for a resume
     server_log: int = 512 * _MIB  # all streams of all sessions
     unwritten: int = 4 * _MIB  # stdio: answers that nobody reads yet
     state: int = 64 * 1024  # a session's own values, as JSON

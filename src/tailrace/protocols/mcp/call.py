@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Raw, Struct
 
 from tailrace.core.call import Call, Reply
-from tailrace.errors import CallCancelled, DeadlineExceeded, ProtocolError, StoreError, ToolError
+from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError, ProtocolError, StoreError, ToolError
 from tailrace.schema import InvalidArguments
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
@@ -125,6 +125,8 @@ class McpCall(Call):
             return self._bug("the tool was cancelled from inside")
         except ToolError as error:
             return self._failure(error.message, error.data)
+        except LimitError as error:
+            return encode_error(self.request_id, mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self._bug("the tool raised an exception")
 

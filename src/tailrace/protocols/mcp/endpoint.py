@@ -45,12 +45,15 @@ if TYPE_CHECKING:
     from tailrace.core.settings import Settings
     from tailrace.core.writer import Framing
     from tailrace.protocols.mcp.hooks import Hooks
+    from tailrace.protocols.mcp.reply import ExchangeReply
     from tailrace.service import Service
 
 __all__ = ["Endpoint", "Record"]
 
 logger = logging.getLogger("tailrace.mcp")
 
+_SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
+_CLEAN_EVERY = 600.0
 _EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
 
 
@@ -115,10 +118,12 @@ class Endpoint:
         self.modern = Dialect(modern=True, server_info=server_info)
         self.methods = Methods(service, server_info, page=settings.page)
         self.hold = DelayLine(settings.hold)
-        self.patience = DelayLine(settings.keep_alive or 15.0)
+        self.waiting: dict[ExchangeReply, float] = {}  # modern calls whose reply may still be JSON, and since when
+        self._patience = settings.keep_alive or 15.0
         self.draining = False
         self._numbers = itertools.count((seals.epoch << _EPOCH) + 1)
         self._next_expiry = 0.0
+        self._next_cleaning = 0.0
         self._log_bytes = 0  # as of the last sweep
         sweeper.add(self)
 
@@ -300,6 +305,7 @@ class Endpoint:
     def save(self, session: Session) -> None:
         """Store the session's record as it is now."""
         if session.log.journal is not None and session.record.version:
+            session.saved = self.now()
             self.journals.write([self._put(session)])
 
     # --- streams ---
@@ -314,12 +320,26 @@ class Endpoint:
         session.streams[number] = log
         return log
 
-    def drop_log(self, session: Session | None, log: Log) -> None:
+    def drop_log(self, session: Session, log: Log) -> None:
         """Forget a stream of a session."""
-        if session is not None and session.streams.pop(log.stream, None) is not None:
+        if session.streams.pop(log.stream, None) is not None:
             journal = self.journal_of(session)
             if journal is not None:
                 self.journals.write([DropStream(session.id, log.stream)])
+
+    def retire(self, session: Session | None, log: Log) -> None:
+        """A call's stream has ended: keep it for a resume, and drop older ones that were delivered if there are
+        too many bytes of them."""
+        if session is None:
+            return
+        session.retire(log)
+        if session.finished_bytes > self.settings.session_log // 2 or len(session.finished) > self.settings.finished:
+            self._drop_delivered(session)
+
+    def left(self, session: Session, cursor: Cursor) -> None:
+        """A connection of the session is gone; the session is not."""
+        cursor.stop()
+        session.touched = self.now()
 
     def framing(self, session: Session, stream: int) -> SseFraming:
         """SSE with the ids of this stream."""
@@ -372,12 +392,15 @@ class Endpoint:
         """Stop its timers."""
         self.sweeper.discard(self)
         self.hold.close()
-        self.patience.close()
+        self.waiting.clear()
 
     # --- the clock ---
 
     def sweep(self, now: float) -> None:
-        """Every few seconds: expired sessions, answers and streams."""
+        """Twice a second: modern calls that become streams; every few seconds: what has expired."""
+        for reply, since in list(self.waiting.items()):
+            if now - since >= self._patience:
+                reply.due()
         if now < self._next_expiry:
             return
         self._next_expiry = now + 5.0
@@ -386,11 +409,15 @@ class Endpoint:
         total = 0
         for session in self.sessions.by_id.values():
             session.log.expire(before)
-            for log in list(session.streams.values()):
-                if log.ended and log.reader is None and session.touched < before:
-                    self.drop_log(session, log)
-            total += session.log_bytes
+            while session.finished and session.finished[0][1] < before:
+                self._drop_finished(session, session.finished[0])
+            if session.touched > session.saved and now - session.saved > _SAVE_EVERY:
+                self.save(session)
+            total += session.log.bytes + session.finished_bytes
         self._log_bytes = total
+        if self.journals.durable and now >= self._next_cleaning:
+            self._next_cleaning = now + _CLEAN_EVERY
+            self.tasks.start(self._clean_store(), name="tailrace-clean-store")
 
     # --- inside ---
 
@@ -426,18 +453,37 @@ class Endpoint:
             logger.error("session.state is not stored: %s", error)
 
     def _check_log(self, session: Session) -> None:
-        """Refuse new work rather than let answers pile up; make room from what was delivered."""
-        limit = self.settings.session_log
-        if session.log_bytes > limit or len(session.streams) > 1000:
-            for log in list(session.streams.values()):
-                if log.ended and log.reader is None and log.delivered >= log.last:
-                    self.drop_log(session, log)
-                if session.log_bytes <= limit // 2 and len(session.streams) <= 500:
-                    break
-            if session.log_bytes > limit:
-                raise LimitError("log", f"this session holds {limit} bytes of answers that nobody has read")
+        """Refuse new work rather than let answers pile up that nobody reads."""
+        if session.log.bytes + session.finished_bytes > self.settings.session_log:
+            self._drop_delivered(session)
+            if session.log.bytes + session.finished_bytes > self.settings.session_log:
+                raise LimitError("log", "this session holds too many answers that nobody has read")
         if self._log_bytes > self.settings.server_log:
-            raise LimitError("log", f"this server holds {self.settings.server_log} bytes of unread answers")
+            raise LimitError("log", "this server holds too many answers that nobody has read")
+
+    def _drop_delivered(self, session: Session) -> None:
+        for entry in list(session.finished):
+            if session.finished_bytes <= self.settings.session_log // 4 and (
+                len(session.finished) <= self.settings.finished // 2
+            ):
+                return
+            log = entry[0]
+            if log.reader is None and log.delivered >= log.last:
+                self._drop_finished(session, entry)
+
+    def _drop_finished(self, session: Session, entry: tuple[Log, float]) -> None:
+        session.finished.remove(entry)  # the oldest nearly always: found at once
+        session.finished_bytes -= entry[0].bytes
+        self.drop_log(session, entry[0])
+
+    async def _clean_store(self) -> None:
+        """Stored sessions that nobody came back for end like idle ones; no hook has greeted them in this life."""
+        oldest = time.time() - self.settings.session_idle - _SAVE_EVERY
+        for id, touched in await self.journals.store.sessions():
+            if touched >= oldest:
+                break  # oldest first
+            if id not in self.sessions.by_id:
+                self.journals.write([DropSession(id)])
 
     def _set_values(self, call: McpCall) -> None:
         meta = call.meta
@@ -469,6 +515,7 @@ class Endpoint:
         for stream, log in session.streams.items():
             if stream not in unfinished:
                 log.end()
+                session.retire(log)
         for call in stored.calls:
             self._settle(session, call.call, call.stream, _decode_call(call.data))
         return session
@@ -481,7 +528,7 @@ class Endpoint:
         tool = self._tools.get(data.tool)
         if tool is not None and tool.on_crash == "rerun":
             meta = mcp.Meta(progress_token=data.progress_token) if data.progress_token is not None else mcp.NO_META
-            reply = SessionReply(session, self.journal_of(session), log, ends=bool(stream))
+            reply = SessionReply(session, self.journal_of(session), log, then=self.retire if stream else None)
             call = McpCall(
                 data.request_id if not stream else number,
                 number,
@@ -514,3 +561,4 @@ class Endpoint:
         log.append(encode_result(data.request_id, mcp.encode(result)), Kind.ANSWER, self.now())
         if stream:
             log.end()
+            self.retire(session, log)

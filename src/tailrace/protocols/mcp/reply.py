@@ -7,6 +7,7 @@ session's stream is journalled first, so that it can be resumed from its first b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
@@ -42,17 +43,23 @@ class SessionReply:
         session: Whose stream it is.
         journal: Where the ends of calls are recorded, or None.
         log: Another stream than the session's own.
-        ends: The answer ends the stream: it was made for one call.
+        then: Called when the answer is in; the stream was made for one call, and ends with it.
     """
 
-    __slots__ = ("_ends", "_log", "_now", "journal")
+    __slots__ = ("_log", "_now", "_session", "_then", "journal")
 
     def __init__(
-        self, session: Session, journal: SessionJournal | None, log: Log | None = None, *, ends: bool = False
+        self,
+        session: Session,
+        journal: SessionJournal | None,
+        log: Log | None = None,
+        *,
+        then: Callable[[Session, Log], None] | None = None,
     ) -> None:
         self.journal = journal
+        self._session = session
         self._log = log or session.log
-        self._ends = ends
+        self._then = then
         self._now = session.tasks.loop.time
 
     def notify(self, call: Call, payload: bytes) -> None:
@@ -62,8 +69,9 @@ class SessionReply:
     def answer(self, call: Call, payload: bytes | None) -> None:
         """Into the log, together with the record that the call has ended."""
         end_call(self.journal, call, self._log, payload, self._now())
-        if self._ends:
+        if self._then is not None:
             self._log.end()
+            self._then(self._session, self._log)
 
     async def room(self) -> None:
         """Wait while the session's reader is too far behind."""
@@ -157,7 +165,8 @@ class ExchangeReply:
     def answer(self, call: Call, payload: bytes | None) -> None:
         """The last answer completes the reply."""
         self.expected -= 1
-        self.settled = self.settled or not self.expected
+        if not self.expected:
+            self._settle()
         if self.log is None and self.exchange.gone and not self.cancels:
             self._open()  # its client went away: what it may ask for again is kept
         if (self.log is None or self._opening) and payload is not None:
@@ -166,6 +175,7 @@ class ExchangeReply:
             end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
             if not self.expected:
                 self.log.end()
+                self.endpoint.retire(self.session, self.log)
         elif not self.expected:
             self._reply_json()
 
@@ -174,7 +184,7 @@ class ExchangeReply:
         self.expected -= 1
         self._answers.append(payload)
         if not self.expected:
-            self.settled = True
+            self._settle()
             self._reply_json()
 
     async def room(self) -> None:
@@ -193,14 +203,18 @@ class ExchangeReply:
         if self._writer is not None:
             self._writer.cursor.stop()
         if self.cancels:
-            self.settled = True
+            self._settle()
             for call in list(self._calls):
                 call.cancel(CallCancelled("the client went away"))
+
+    def _settle(self) -> None:
+        self.settled = True
+        self.endpoint.waiting.pop(self, None)
 
     # --- becoming a stream ---
 
     def _open(self) -> None:
-        self.settled = True
+        self._settle()
         self.log = log = self.endpoint.call_log(self.session)
         for payload in self._answers:
             log.append(payload, Kind.ANSWER, self.endpoint.now())
@@ -231,7 +245,7 @@ class ExchangeReply:
         for call in self._calls:
             call.journalled = False
         if self.log is not None:
-            self.endpoint.drop_log(self.session, self.log)
+            self.endpoint.drop_log(self.session, self.log)  # type: ignore[arg-type]
         self.log = None
         if not self.expected:
             self._reply_json()

@@ -7,6 +7,7 @@ specification of that version does not know: clients that do not, lose nothing b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -80,7 +81,7 @@ class HttpSse:
         id = last_id.encode() if last_id is not None else framing.event_id(0)
         head = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
         writer = endpoint.writer(session.log.attach(after), framing, head)
-        exchange.on_gone = writer.cursor.stop
+        exchange.on_gone = partial(endpoint.left, session, writer.cursor)
         exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
 
     # --- POST /messages/ ---

@@ -6,6 +6,7 @@ POST alone, each on its own. The handlers are plain functions; what has to wait 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
@@ -112,7 +113,7 @@ class Streamable:
         except ProtocolError as error:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         reply.add(call)
-        endpoint.patience.add(reply)
+        endpoint.waiting[reply] = endpoint.now()
         return call.start()
 
     def _modern_other(self, exchange: Exchange, message: Message | Batch) -> None:
@@ -255,7 +256,7 @@ class Streamable:
         framing = endpoint.framing(session, log.stream)
         head = b"retry: %d\n: open\n\n" % endpoint.settings.retry
         writer = endpoint.writer(log.attach(after), framing, head)
-        exchange.on_gone = writer.cursor.stop
+        exchange.on_gone = partial(endpoint.left, session, writer.cursor)
         return exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
 
     def _delete(self, exchange: Exchange) -> None:
