@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
@@ -288,12 +289,11 @@ async def test_an_idle_thread_holds_neither_the_function_nor_its_result_nor_its_
 
     large, error = Large(), Large()
     seen = weakref.ref(large), weakref.ref(error)
-    assert await threads.run(lambda large=large: large) is large
-    with pytest.raises(Large):
+    await threads.run(lambda large=large: large)
+    with contextlib.suppress(Large):
         await threads.run(lambda error=error: fail(error))
     del large, error
-    gc.collect()
-    await until(lambda: all(ref() is None for ref in seen))
+    await until(lambda: gc.collect() >= 0 and all(ref() is None for ref in seen))
     assert threads.statistics()["threads"] == 1
     threads.close()
 

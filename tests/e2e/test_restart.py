@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.plans import CALLS
 from tests.e2e.witness import Witness
-from tests.rigs.rawmcp import STREAMABLE_VERSIONS, HttpSse, Streamable, call, text_of
+from tests.rigs.rawmcp import STREAMABLE_VERSIONS, HttpSse, Streamable, call, eventually, text_of
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
 pytestmark = pytest.mark.e2e
@@ -168,3 +168,43 @@ async def test_many_calls_killed_in_flight_are_each_answered_once(witness: Witne
     for key in keys[10:]:
         check_unknown(answers[key])
     assert all(witness.count(f"start {key}") == 1 for key in keys), "a call was run again"
+
+
+async def test_a_read_only_call_runs_again_after_kill_9_without_its_client(witness: Witness, tmp_path: Path) -> None:
+    async with start(tmp_path, witness) as server:
+        port = server.port
+        client = await HttpSse(server.url).open()
+        assert await client.post(call("a", "look", {"key": "a"})) == 202
+        await witness.sees("start a")
+        await kill(server)
+    client.close()
+    async with start(tmp_path, witness, port) as server:
+        await eventually(lambda: witness.count("start a") == 2, f"it runs again; journal: {witness.lines()}")
+        witness.open("a")
+        await witness.sees("end a")
+        await client.resume(client.last_event_id)
+        assert text_of(await client.answer("a")) == "a"
+        client.close()
+        assert server.records() == [], server.stderr_tail()
+    assert witness.count("start a") == 2
+
+
+async def test_a_read_only_call_runs_again_once_at_most(witness: Witness, tmp_path: Path) -> None:
+    port = 0
+    client: HttpSse | None = None
+    for life in (1, 2):
+        async with start(tmp_path, witness, port) as server:
+            port = server.port
+            if client is None:
+                client = await HttpSse(server.url).open()
+                assert await client.post(call("a", "look", {"key": "a"})) == 202
+            await eventually(lambda life=life: witness.count("start a") == life, f"start {life}: {witness.lines()}")
+            await kill(server)
+    assert client is not None
+    client.close()
+    async with start(tmp_path, witness, port):
+        await client.resume(client.last_event_id)
+        witness.open("a")  # if it does run a third time, let it end
+        check_unknown(await client.answer("a"))
+        client.close()
+    assert witness.count("start a") == 2, f"journal: {witness.lines()}"

@@ -748,11 +748,14 @@ async def test_closing_a_disk_that_hangs_has_a_limit(path: Path) -> None:
         await reading
     gate.set()
     armed.clear()
-    await store.open()  # the thread let go as soon as it could; what it says is not heard any more
+    other = SqliteStore(path)
+    await other.open()  # the thread let go as soon as it could; what it says is not heard any more
+    await other.close()
     assert store.statistics()["queued_bytes"] == 0
     late = asyncio.get_running_loop().create_future()
     store.when(1, late.set_result)
     assert isinstance(await late, StoreError)
+    await store.open()
     await store.close()
 
 
@@ -789,11 +792,12 @@ def test_a_loop_that_is_closed_is_not_called_back_and_nothing_is_lost(
             return super().execute(sql, *rest)
 
     armed: list[int] = []
+    tickets: list[int] = []
     store = SqliteStore(path, factory=Gated)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(store.open())
     armed.append(1)
-    loop.call_soon(store.write, [SESSION, event(1)])
+    loop.call_soon(lambda: tickets.append(store.write([SESSION, event(1)])))
     left_behind = loop.create_task(store.sessions())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
@@ -801,6 +805,9 @@ def test_a_loop_that_is_closed_is_not_called_back_and_nothing_is_lost(
 
     async def close() -> None:
         await store.close()
+        heard = asyncio.get_running_loop().create_future()
+        store.when(tickets[0], heard.set_result)
+        assert await heard is None
         await store.open()
         assert await seqs(store) == [1]
         await store.close()

@@ -257,3 +257,17 @@ async def test_closing_leaves_the_stream() -> None:
             pass
         async with asyncio.timeout(10):
             await server.asked("GET")[0].left.wait()
+
+
+async def test_a_message_whose_post_breaks_may_have_run() -> None:
+    play = SseServer()
+
+    async def script(x: Exchange) -> None:
+        if x.rpc == "tools/call":
+            x.cut()
+        else:
+            await play.script(x)
+
+    async with serving(script) as server, Client(f"{server.url}/sse") as c:
+        with pytest.raises(TransportError, match="it may have run"):
+            await c.call_tool("any")

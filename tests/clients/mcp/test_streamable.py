@@ -524,3 +524,35 @@ async def test_closing_is_bounded_though_the_server_never_answers_the_delete() -
             await asyncio.gather(c.aclose(), c.aclose())
             await c.aclose()
             await server.asked("DELETE")[0].left.wait()
+
+
+# --- connections ------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_gone_is_told_apart_from_one_that_broke() -> None:
+    async def script(x: Exchange) -> None:
+        x.cut()
+
+    async with serving(modern(script)) as server, Client(server.url) as c:
+        with pytest.raises(TransportError, match="it may have run"):
+            await c.call_tool("any")
+        await server.stop()
+        with pytest.raises(TransportError, match="Nothing was sent"):
+            await c.call_tool("any")
+        await server.start()
+
+
+async def test_a_server_too_busy_for_the_standalone_stream_is_asked_again() -> None:
+    opened = asyncio.Event()
+
+    async def script(x: Exchange) -> None:
+        if x.rpc != "GET":
+            await legacy(script)(x)
+        elif len(server.asked("GET")) == 1:
+            await x.reply(503)
+        else:
+            opened.set()
+            await x.reply(405)
+
+    async with serving(script) as server, Client(server.url), asyncio.timeout(10):
+        await opened.wait()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.clients.mcp.calls import Call, Calls, Progress
 from tailrace.clients.mcp.links.link import Link, Outgoing
-from tailrace.errors import ProtocolError, TransportError
 from tailrace.wire import jsonrpc, mcp
 
 if TYPE_CHECKING:
@@ -98,9 +97,8 @@ class Conversation:
                 return await call.outcome()
         except TimeoutError:
             self._give_up(call, "timed out")
-            raise TimeoutError(
-                f"{method} had no answer within {timeout:g} s, and was cancelled; wait longer by timeout="
-            ) from None
+            option = "connect_timeout" if method in ("initialize", "server/discover") else "timeout"
+            raise TimeoutError(f"{method} had no answer within {timeout:g} s; wait longer by {option}=") from None
         except asyncio.CancelledError:
             self._give_up(call, "cancelled by the caller")
             raise
@@ -178,7 +176,7 @@ class Conversation:
         try:
             async with asyncio.timeout(_SAY_LIMIT):
                 await sending
-        except (TransportError, ProtocolError, TimeoutError) as error:
+        except Exception as error:
             self.calls.warn(f"the server could not be told: {error}")
         finally:
             self._replies -= is_reply

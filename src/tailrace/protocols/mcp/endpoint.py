@@ -122,6 +122,8 @@ class Endpoint:
         self._patience = settings.keep_alive or 15.0
         self.draining = False
         self._numbers = itertools.count((seals.epoch << _EPOCH) + 1)
+        self._loading = 0  # sessions being read from the store
+        self._ended: set[str] = set()  # those that ended meanwhile: what was read of them is the past
         self._next_expiry = 0.0
         self._next_cleaning = 0.0
         self._log_bytes = 0  # as of the last sweep
@@ -276,14 +278,24 @@ class Endpoint:
         """
         if not self.journals.durable:
             return None
+        known = self.sessions.by_id.get(id) if id is not None else self.sessions.by_handle.get(handle or b"")
+        if known is not None:  # it is ending: what the store still has of it is the past
+            mine = known.principal == principal and known.lifecycle is Lifecycle.OPEN
+            return known if mine else None
+        self._loading += 1
         try:
             stored = await self.journals.store.load(id, handle=handle)
+            ended = stored is not None and stored.session in self._ended
         except StoreError as error:
             raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
-        if stored is None or stored.principal != principal:
+        finally:
+            self._loading -= 1
+            if not self._loading:
+                self._ended.clear()
+        if stored is None or ended or stored.principal != principal:
             return None
         living = self.sessions.by_id.get(stored.session)
-        if living is not None:  # another request was faster, or it is ending
+        if living is not None:  # another request was faster
             return living if living.lifecycle is Lifecycle.OPEN else None
         session = self._revive(stored)
         await session.open()
@@ -374,6 +386,8 @@ class Endpoint:
     def forget(self, session: Session, *, keep: bool) -> None:
         """Out of the table and, unless `keep`, out of the store."""
         self.sessions.remove(session)
+        if self._loading:
+            self._ended.add(session.id)
         journal = self.journal_of(session)
         if journal is not None and not keep:
             self.journals.write([DropSession(session.id)])

@@ -17,7 +17,7 @@ import pyqwest
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
 from tailrace.wire import jsonrpc, sse
 
-__all__ = ["Http", "HttpRefused", "Patience", "Place", "is_json", "is_stream", "same_origin"]
+__all__ = ["Http", "HttpRefused", "Patience", "Place", "Unreachable", "is_json", "is_stream", "same_origin"]
 
 _MAX_REDIRECTS = 3
 _MAX_SOME = 65_536  # bytes read of what is no message: the body of an error, the tail of a stream
@@ -46,6 +46,10 @@ class HttpRefused(TransportError):
     def may_pass(self) -> bool:
         """Whether the same request may succeed a little later."""
         return self.status in _RETRYABLE
+
+
+class Unreachable(TransportError):
+    """No connection could be made, so nothing was sent."""
 
 
 class Place:
@@ -220,7 +224,7 @@ def _broken_connections(url: str) -> Generator[None]:
     try:
         yield
     except (ConnectionError, TimeoutError) as error:
-        raise TransportError(
+        raise Unreachable(
             f"cannot connect to {url}: {_short(error)}; is the server running there? Nothing was sent"
         ) from error
     except (pyqwest.RemoteProtocolError, pyqwest.ReadError, pyqwest.WriteError) as error:

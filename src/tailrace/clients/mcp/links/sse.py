@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, is_stream, same_origin
+from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, Unreachable, is_stream, same_origin
 from tailrace.errors import TransportError
 
 if TYPE_CHECKING:
@@ -85,11 +85,16 @@ class SseLink:
         headers = {"content-type": "application/json", "accept": "application/json"}
         if message.version is not None:
             headers["mcp-protocol-version"] = message.version
-        async with self._http.stream("POST", self._endpoint, headers, message.data) as response:
-            if response.status == 404 and self._version is not None:
-                raise HttpRefused(404, "the server does not know this session any more: connect again")
-            if response.status >= 300:
-                raise await self._http.refusal(response, message.method or "a response")
+        try:
+            async with self._http.stream("POST", self._endpoint, headers, message.data) as response:
+                if response.status == 404 and self._version is not None:
+                    raise HttpRefused(404, "the server does not know this session any more: connect again")
+                if response.status >= 300:
+                    raise await self._http.refusal(response, message.method or "a response")
+        except (HttpRefused, Unreachable):
+            raise
+        except TransportError as error:
+            raise TransportError(f"{message.method} was not confirmed, and it may have run: {error}") from error
 
     async def cancel(self, id: RequestId, notice: Outgoing) -> None:
         """By the notice."""

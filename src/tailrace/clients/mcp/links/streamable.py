@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, is_json, is_stream
+from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, Unreachable, is_json, is_stream
 from tailrace.errors import ProtocolError, TransportError
 from tailrace.wire import mcp, sse
 
@@ -125,7 +125,7 @@ class StreamableLink:
                 if message.method == "initialize":
                     self._session = response.headers.get("mcp-session-id")
                 await self._read(response, place, lambda: self._receiver.waits_for(id))
-        except HttpRefused:
+        except (HttpRefused, Unreachable):
             raise
         except TransportError as error:
             if not self._can_resume(message, place):
@@ -184,8 +184,9 @@ class StreamableLink:
             with contextlib.suppress(TransportError):
                 try:
                     await self._listen_once(place, patience, self._is_open)
-                except HttpRefused:
-                    return  # 405: not offered
+                except HttpRefused as error:
+                    if not error.may_pass:
+                        return  # 405: not offered
             await self._follow(place, patience, self._is_open)
         except Exception as error:
             if self._is_open():
