@@ -7,7 +7,8 @@ exactly once, and leaves its answer with a `Reply`. What the answer looks like i
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextvars
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from enum import Enum
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "CallState", "Reply"]
 
+logger = logging.getLogger("tailrace.calls")
+
 
 class Reply(Protocol):
     """Where a call's frames go: a session's log, or the exchange that brought the call."""
@@ -31,7 +34,7 @@ class Reply(Protocol):
         ...
 
     def answer(self, call: Call, payload: bytes | None) -> None:
-        """The call has ended; None where nothing is to be sent. Called exactly once."""
+        """The call has ended; None where nothing is to be sent. Called exactly once; must not raise."""
         ...
 
     async def room(self) -> None:
@@ -62,6 +65,7 @@ class Call(ABC):
     """
 
     __slots__ = (
+        "_cancelled",
         "_deadline_timer",
         "context",
         "journalled",
@@ -88,6 +92,7 @@ class Call(ABC):
         self.context = Context(call=self)
         self.state = CallState.ACCEPTED
         self.task: asyncio.Task[None] | None = None
+        self._cancelled = False
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -103,7 +108,7 @@ class Call(ABC):
 
     @abstractmethod
     def aborted(self, error: Exception) -> bytes | None:
-        """The encoded answer of a call that was cancelled, or None where none is due. Must not raise."""
+        """The encoded answer of a call that was cancelled or broke down, or None where none is due. Must not raise."""
 
     @abstractmethod
     def progress(self, done: float, total: float | None, message: str | None) -> None:
@@ -122,8 +127,9 @@ class Call(ABC):
 
     def cancel(self, error: Exception) -> None:
         """End it early: its context ends with `error`, its task is cancelled. Only the first time counts."""
-        if self.state is CallState.ENDED or self.context.error is not None:
+        if self.state is CallState.ENDED or self._cancelled:
             return
+        self._cancelled = True  # not read from the context, which its handler can end by itself
         self.context.cancel(error)
         if self.task is None:
             self._finish(self.aborted(error))
@@ -135,20 +141,17 @@ class Call(ABC):
         """Cancel it with `error` after `seconds`."""
         loop = asyncio.get_running_loop()
         self.context.deadline = loop.time() + seconds
-        self._deadline_timer = loop.call_later(seconds, self.cancel, error)
+        self._deadline_timer = loop.call_later(seconds, self.cancel, error, context=contextvars.Context())
 
     async def room(self) -> None:
         """Wait while the caller's connection is too far behind."""
         if self.state is not CallState.ENDED:
             await self.reply.room()
 
-    def from_thread(self, fn: Callable[..., None], *args: Any) -> None:
-        """Run `fn` on the loop, from whichever thread this is."""
-        loop = self.tasks.loop
-        if threading.get_ident() == self.tasks.thread:
-            fn(*args)
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(fn, *args)
+    def say(self, send: Callable[..., None], *args: Any) -> None:
+        """Call `send` (`progress` or `log`), unless the call has ended: nothing follows an answer."""
+        if self.state is not CallState.ENDED:
+            send(*args)
 
     def spawn(
         self,
@@ -173,6 +176,9 @@ class Call(ABC):
         except asyncio.CancelledError:
             payload = self.aborted(self.context.error or CallCancelled("the call's task was cancelled"))
             raise
+        except Exception as error:  # not the handler's, whose failures are answers: whoever asked is answered all the same
+            logger.exception("a call broke down request_id=%r", self.request_id)
+            payload = self.aborted(error)
         else:
             if self.context.error is not None:  # the handler caught its cancellation; the call was over all the same
                 payload = self.aborted(self.context.error)

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Context:
         self._parent = parent  # for values only; cancellation comes down through `_children`
         self._values: dict[Any, Any] | None = None
         self._children: weakref.WeakSet[Context] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: Waiters | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.call = call
         self.deadline: float | None = None
@@ -83,13 +84,10 @@ class Context:
 
     async def wait_cancelled(self) -> None:
         """Return once the context has ended; never, for one that cannot end."""
-        if self.error is not None:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        await waiter
+        if self.error is None:
+            if self._waiters is None:
+                self._waiters = Waiters()
+            await self._waiters.wait()
 
     @property
     def session(self) -> Session | None:
@@ -134,7 +132,13 @@ class Context:
 
     def detach(self) -> Context:
         """The same values, but no deadline, never cancelled, no error: for work that outlives the call."""
-        return Context(self)
+        detached = Context()  # a copy of the values: behind a parent, the finished call would live as long as the work
+        context: Context | None = self
+        while context is not None:
+            if context._values is not None:
+                detached._values = context._values | (detached._values or {})
+            context = context._parent
+        return detached
 
     # --- the way to the peer ---
 
@@ -150,7 +154,7 @@ class Context:
             message: One line for people.
         """
         if self.call is not None:
-            self.call.progress(done, total, message)
+            self.call.say(self.call.progress, done, total, message)
             await self.call.room()
 
     report_progress = progress
@@ -164,7 +168,7 @@ class Context:
             logger: The name of the record's source.
         """
         if self.call is not None:
-            self.call.log(level, data, logger)
+            self.call.say(self.call.log, level, data, logger)
             await self.call.room()
 
     async def debug(self, data: Any, logger: str | None = None) -> None:
@@ -186,12 +190,12 @@ class Context:
     def progress_nowait(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """`progress` without waiting, from any thread: for plain functions."""
         if self.call is not None:
-            self.call.from_thread(self.call.progress, done, total, message)
+            self.call.tasks.on_loop(self.call.say, self.call.progress, done, total, message)
 
     def log_nowait(self, level: str, data: Any, logger: str | None = None) -> None:
         """`log` without waiting, from any thread: for plain functions."""
         if self.call is not None:
-            self.call.from_thread(self.call.log, level, data, logger)
+            self.call.tasks.on_loop(self.call.say, self.call.log, level, data, logger)
 
     def spawn(
         self,
@@ -202,6 +206,7 @@ class Context:
         on_error: Callable[[Exception], Any] | None = None,
     ) -> None:
         """Start detached work: it has this context's values, not its cancellation, and outlives the answer.
+        May be called from any thread.
 
         It is tracked and listed in `Service.statistics()`; a shutdown waits for it within the drain limit,
         and logs what it had to drop. It does not survive a kill of the process.
@@ -235,10 +240,7 @@ class Context:
         if self._timer is not None:
             self._timer.cancel()
         if self._waiters is not None:
-            waiters, self._waiters = self._waiters, None
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._waiters.wake()
         if self._children is not None:
             for child in list(self._children):
                 child.cancel(error)
@@ -260,7 +262,15 @@ class Context:
         return child
 
     def _arm(self, when: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(when, self.cancel, DeadlineExceeded("the deadline passed"))
+        # Held weakly, and in no call's contextvars: the timer must not keep a finished call until the deadline.
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(when, _expire, weakref.ref(self), context=contextvars.Context())
+
+
+def _expire(reference: weakref.ref[Context]) -> None:
+    context = reference()
+    if context is not None:
+        context.cancel(DeadlineExceeded("the deadline passed"))
 
 
 _BACKGROUND = Context()

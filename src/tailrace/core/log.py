@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from tailrace.core.ports import Kind
+from tailrace.core.waiters import Waiters
 
 __all__ = ["Cursor", "Journal", "Log"]
 
@@ -50,8 +51,9 @@ class Log:
         "_answers",
         "_answers_at",
         "_events",
+        "_dropped",
+        "_evicted",
         "_rooms",
-        "_trimmed",
         "answer_bytes",
         "bytes",
         "delivered",
@@ -96,8 +98,9 @@ class Log:
         self._answers: deque[int] = deque()
         self._answers_at: deque[float] = deque()
         self._events: dict[int, bytes] = {}
-        self._trimmed = 0
-        self._rooms: list[asyncio.Future[None]] = []
+        self._evicted = 0  # notifications that the journal was not yet told of
+        self._dropped = 0  # answers
+        self._rooms = Waiters()
         self.reader: Cursor | None = None
 
     # --- writing ---
@@ -139,9 +142,7 @@ class Log:
         """
         limit = self.high_water if limit is None else limit
         while self.reader is not None and self.reader.unread > limit and not self.ended:
-            waiter = asyncio.get_running_loop().create_future()
-            self._rooms.append(waiter)
-            await waiter
+            await self._rooms.wait()
 
     # --- reading ---
 
@@ -192,7 +193,7 @@ class Log:
         """Forget the answers that are older than `before`, delivered or not."""
         while self._answers and self._answers_at[0] < before:
             self._drop_answer()
-        self._tell_trimmed(Kind.ANSWER)
+        self._tell_dropped()
 
     def _keep(self, seq: int, payload: bytes, kind: Kind, now: float) -> None:
         size = len(payload)
@@ -219,9 +220,10 @@ class Log:
             self.bytes -= size
             if self.reader is not None and seq > self.reader.seq:
                 self.reader.unread -= size
-            self._trimmed += 1
-        if self._trimmed >= _TRIM_EVERY:
-            self._tell_trimmed(Kind.NOTIFICATION, seqs[0] - 1)
+            self._evicted += 1
+        if self._evicted >= _TRIM_EVERY and self.journal is not None:
+            self._evicted = 0
+            self.journal.trim(self, Kind.NOTIFICATION, seqs[0] - 1)
 
     def mark_delivered(self, seq: int) -> None:
         """(The reader's.) A connection took everything up to `seq`: delivered answers over the cap go, oldest first."""
@@ -230,8 +232,8 @@ class Log:
             return
         while self._answers and self._answers[0] <= self.delivered and self.answer_bytes > self.kept:
             self._drop_answer()
-        if self._trimmed >= _TRIM_EVERY:
-            self._tell_trimmed(Kind.ANSWER)
+        if self._dropped >= _TRIM_EVERY:
+            self._tell_dropped()
 
     def _drop_answer(self) -> None:
         seq = self._answers.popleft()
@@ -241,14 +243,14 @@ class Log:
         self.bytes -= size
         if self.reader is not None and seq > self.reader.seq:
             self.reader.unread -= size
-        self._trimmed += 1
+        self._dropped += 1
 
-    def _tell_trimmed(self, kind: Kind, upto: int | None = None) -> None:
-        if self._trimmed and self.journal is not None:
-            if upto is None:
-                upto = self._answers[0] - 1 if self._answers else self.last
-            self.journal.trim(self, kind, upto)
-        self._trimmed = 0
+    def _tell_dropped(self) -> None:
+        if self._dropped and self.journal is not None:
+            self._dropped = 0
+            upto = self._answers[0] - 1 if self._answers else self.last
+            self.journal.trim(self, Kind.ANSWER, upto)
+            self.journal.trim(self, Kind.REQUEST, upto)
 
     def _make_ready(self, seq: int) -> None:
         self.ready = seq
@@ -257,10 +259,7 @@ class Log:
 
     def free_rooms(self) -> None:
         """(The reader's.) Whoever waits in `room` looks again."""
-        waiters, self._rooms = self._rooms, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._rooms.wake()
 
 
 class Cursor:

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.ports import Kind
+from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Home(Protocol):
 class Session:
     """One peer's conversation with the server.
 
-    All methods belong to the event loop; all may be called at any time, by anyone, any number of times.
+    All methods belong to the event loop, and may be called at any time, by anyone, any number of times; `notify`,
+    `close` and `abort` from any thread as well.
 
     Attributes:
         id: The secret that the peer shows; at least 128 random bits.
@@ -135,7 +137,7 @@ class Session:
         self._home = home
         self.greeted = False  # its hooks have begun
         self._opening: asyncio.Task[None] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
 
     # --- its calls ---
 
@@ -170,7 +172,8 @@ class Session:
             method: E.g. ``notifications/tools/list_changed``.
             params: JSON-able, or None.
         """
-        self.log.append(self._home.notification(method, params), Kind.NOTIFICATION, self.tasks.loop.time())
+        payload = self._home.notification(method, params)
+        self.tasks.on_loop(self.log.append, payload, Kind.NOTIFICATION, self.tasks.loop.time())
 
     @property
     def busy(self) -> bool:
@@ -211,10 +214,7 @@ class Session:
             keep: Leave it in the store, for the next process life.
             grace: Seconds that cancelled calls get to end.
         """
-        if self.lifecycle is Lifecycle.OPEN:
-            self.lifecycle = Lifecycle.CLOSING
-            self.reason = reason
-            self.tasks.start(self._finish(reason, keep, grace), name="tailrace-session-close")
+        self.tasks.on_loop(self._begin_close, reason, keep, grace)
         return Completion(self)
 
     def abort(self, reason: str = "aborted by the server") -> Completion:
@@ -224,9 +224,13 @@ class Session:
     async def wait_closed(self) -> None:
         """Return once the session has ended, whoever ends it."""
         if self.lifecycle is not Lifecycle.CLOSED:
-            waiter = self.tasks.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await self._waiters.wait()
+
+    def _begin_close(self, reason: str, keep: bool, grace: float) -> None:
+        if self.lifecycle is Lifecycle.OPEN:
+            self.lifecycle = Lifecycle.CLOSING
+            self.reason = reason
+            self.tasks.start(self._finish(reason, keep, grace), name="tailrace-session-close")
 
     async def _finish(self, reason: str, keep: bool, grace: float) -> None:
         """The one way to the end."""
@@ -249,11 +253,8 @@ class Session:
         finally:
             self._end_streams()
             self.lifecycle = Lifecycle.CLOSED
+            self._waiters.wake()
             self._home.forget(self, keep=keep)
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
 
     def _end_streams(self) -> None:
         self.log.end()
@@ -330,7 +331,7 @@ class Sessions:
         """Close what was not used for too long."""
         for session in list(self.by_id.values()):
             age = now - session.touched
-            if age > self.infancy and (age > self.idle or self.unborn(session)) and not session.busy:
+            if (age > self.idle or (age > self.infancy and self.unborn(session))) and not session.busy:
                 session.close("the session expired")
 
     def _make_room(self) -> bool:

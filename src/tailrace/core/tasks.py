@@ -7,13 +7,17 @@ limit, and cancelled; what did not end in time is reported by name and never wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tailrace.errors import DeadlineExceeded, LimitError
+from tailrace.core.waiters import Waiters
+from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["DelayLine", "Delayed", "Detached", "Sweeper", "Swept", "Tasks"]
 
 logger = logging.getLogger("tailrace.tasks")
+
+_FEW = 16  # entries of a delay line that it does not look through
 
 
 class Detached:
@@ -34,13 +40,12 @@ class Detached:
         context: Its values.
     """
 
-    __slots__ = ("context", "name", "started", "task")
+    __slots__ = ("context", "name", "started")
 
     def __init__(self, name: str, context: Context, started: float) -> None:
         self.name = name
         self.context = context
         self.started = started
-        self.task: asyncio.Task[None] | None = None
 
 
 class Tasks:
@@ -61,7 +66,8 @@ class Tasks:
         self.calls: dict[Call, None] = {}
         self.detached: dict[asyncio.Task[None], Detached] = {}
         self._own: set[asyncio.Task[Any]] = set()
-        self._idle: list[asyncio.Future[None]] = []
+        self._idle = Waiters()
+        self._closed = False
         self.started = 0  # calls, ever
         self.ended = 0
 
@@ -71,8 +77,9 @@ class Tasks:
         """Count a call in, before any of its code runs.
 
         Raises:
-            LimitError: `max_calls` are in flight.
+            LimitError: `max_calls` are in flight, or `close` was called.
         """
+        self._check_open()
         if len(self.calls) >= self.max_calls:
             raise LimitError("calls", f"{self.max_calls} calls are running on this server; try again later")
         self.calls[call] = None
@@ -108,18 +115,28 @@ class Tasks:
         timeout: float | None = None,
         on_error: Callable[[Exception], Any] | None = None,
     ) -> None:
-        """Start detached work under `context` (see `Context.spawn`).
+        """Start detached work under `context`, from any thread (see `Context.spawn`).
 
         Raises:
-            LimitError: `max_detached` pieces of work are in flight.
+            LimitError: `max_detached` pieces of work are in flight, or `close` was called.
         """
+        self._check_open()
         if len(self.detached) >= self.max_detached:
             raise LimitError("detached", f"{self.max_detached} pieces of detached work are running; try again later")
         work = Detached(name or getattr(fn, "__name__", "detached"), context, self.loop.time())
-        task = self._create(self._run_detached(work, fn, args, timeout, on_error), f"tailrace-{work.name}", context)
-        work.task = task
-        self.detached[task] = work
-        task.add_done_callback(self._detached_ended)
+        begin = partial(self._begin, work, fn, args, timeout, on_error)
+        if threading.get_ident() == self.thread:
+            begin()
+        else:  # the result of the function that runs in this thread takes the same way, behind it
+            self.loop.call_soon_threadsafe(begin)
+
+    def on_loop(self, fn: Callable[..., None], *args: Any) -> None:
+        """Run `fn` on the loop, from whichever thread this is; at once, if this is the loop's own."""
+        if threading.get_ident() == self.thread:
+            fn(*args)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+                self.loop.call_soon_threadsafe(fn, *args)
 
     async def in_thread(self, fn: Callable[[], Any]) -> Any:
         """Run a plain function in one of the bounded threads."""
@@ -131,16 +148,12 @@ class Tasks:
         """Wait until no call and no detached work is left, at most `seconds`; tells whether that came true."""
         deadline = self.loop.time() + seconds
         while self.calls or self.detached:
-            waiter = self.loop.create_future()
-            self._idle.append(waiter)
-            timer = self.loop.call_at(deadline, _resolve, waiter)
             try:
-                await waiter
-            finally:
-                timer.cancel()
-            if self.loop.time() >= deadline:
-                return not (self.calls or self.detached)
-        return True
+                async with asyncio.timeout_at(deadline):
+                    await self._idle.wait()
+            except TimeoutError:
+                break
+        return not (self.calls or self.detached)
 
     async def settle(self, tasks: Iterable[asyncio.Task[Any] | None], seconds: float) -> list[asyncio.Task[Any]]:
         """Wait for `tasks`, at most `seconds`, never for the one that asks; returns those that did not end."""
@@ -152,28 +165,47 @@ class Tasks:
         return list(pending)
 
     async def close(self, seconds: float = 5.0) -> None:
-        """Cancel what is left, wait for it at most `seconds`, and name what does not end."""
+        """Cancel what is left, wait for it at most `seconds`, and name what does not end. From here on no call and
+        no detached work begins."""
+        self._closed = True
+        for call in list(self.calls):
+            call.cancel(CallCancelled("the server is shutting down"))
         own = asyncio.current_task()
-        now = self.loop.time()
-        for work in self.detached.values():
-            logger.error(
-                "detached work dropped name=%s age=%.1fs correlation_id=%s",
-                work.name,
-                now - work.started,
-                work.context.correlation_id,
-            )
-        left = [task for task in (*self.detached, *self._own) if task is not own]
-        for task in left:
+        work = [task for task in (*self.detached, *self._own) if task is not own and not task.done()]
+        for task in work:
+            if (dropped := self.detached.get(task)) is not None:
+                self._report_dropped(dropped)
             task.cancel()
-        for task in await self.settle(left, seconds):
-            logger.error("task did not end within %.1fs of its cancellation name=%s", seconds, task.get_name())
-        self.threads.close()
+        try:
+            for task in await self.settle([*work, *(call.task for call in self.calls)], seconds):
+                logger.error("task did not end within %.1fs of its cancellation name=%s", seconds, task.get_name())
+        finally:
+            self.threads.close()
 
     # --- inside ---
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LimitError("draining", "the server is shutting down; try again in a moment")
 
     def _create(self, work: Coroutine[Any, Any, Any], name: str, context: Context | None) -> asyncio.Task[Any]:
         variables = context.enter() if context is not None else None
         return self.loop.create_task(work, name=name, context=variables)
+
+    def _begin(
+        self,
+        work: Detached,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        timeout: float | None,
+        on_error: Callable[[Exception], Any] | None,
+    ) -> None:
+        if self._closed:  # between a thread's call and this one
+            return self._report_dropped(work)
+        coroutine = self._run_detached(work, fn, args, timeout, on_error)
+        task = self._create(coroutine, f"tailrace-{work.name}", work.context)
+        self.detached[task] = work
+        task.add_done_callback(self._detached_ended)
 
     async def _run_detached(
         self,
@@ -183,18 +215,30 @@ class Tasks:
         timeout: float | None,
         on_error: Callable[[Exception], Any] | None,
     ) -> None:
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with limit:
                 if inspect.iscoroutinefunction(fn):
                     await fn(*args)
                 else:
                     result = await self.in_thread(lambda: fn(*args))
                     if inspect.isawaitable(result):
                         await result
-        except Exception as error:
-            if isinstance(error, TimeoutError) and timeout is not None:
-                error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
-            await self._report(work, error, on_error)
+        except (Exception, SystemExit) as error:
+            failure = error
+            if isinstance(error, TimeoutError) and limit.expired():  # one of its own stays what it is
+                failure = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
+            elif isinstance(error, SystemExit):  # it may end itself, not the server
+                failure = RuntimeError(f"detached work {work.name} called sys.exit({error.code!r})")
+            await self._report(work, failure, on_error)
+
+    def _report_dropped(self, work: Detached) -> None:
+        logger.error(
+            "detached work dropped name=%s age=%.1fs correlation_id=%s",
+            work.name,
+            self.loop.time() - work.started,
+            work.context.correlation_id,
+        )
 
     async def _report(self, work: Detached, error: Exception, on_error: Callable[[Exception], Any] | None) -> None:
         try:
@@ -220,9 +264,7 @@ class Tasks:
 
     def _check_idle(self) -> None:
         if self._idle and not self.calls and not self.detached:
-            waiters, self._idle = self._idle, []
-            for waiter in waiters:
-                _resolve(waiter)
+            self._idle.wake()
 
 
 class Swept(Protocol):
@@ -248,8 +290,7 @@ class Sweeper:
     def add(self, member: Swept) -> None:
         """Call `member.sweep` from now on; the timer runs while there is a member."""
         self._members[member] = None
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.interval, self._tick)
+        self._arm()
 
     def discard(self, member: Swept) -> None:
         """Do not call it any more. Idempotent."""
@@ -267,17 +308,23 @@ class Sweeper:
         now = self.loop.time()
         for member in list(self._members):
             try:
-                member.sweep(now)
+                if member in self._members:  # not discarded by one before it
+                    member.sweep(now)
             except Exception:
                 logger.exception("sweep failed member=%r", member)
-        if self._members and self._timer is None:
-            self._timer = self.loop.call_later(self.interval, self._tick)
+        if self._members:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is None:  # in nobody's contextvars: they would live on from tick to tick
+            self._timer = self.loop.call_later(self.interval, self._tick, context=contextvars.Context())
 
 
 class DelayLine:
     """Calls back a fixed time after `add`, unless `skip` says that there is no need any more.
 
-    Because the delay is the same for all, a queue and one timer are enough; most entries are skipped.
+    Because the delay is the same for all, a queue and one timer are enough; most entries are skipped. Those that
+    are settled are let go early: the queue never holds more than twice as many as are not, and a few.
 
     Args:
         delay: Seconds.
@@ -287,13 +334,15 @@ class DelayLine:
         self.delay = delay
         self.loop = asyncio.get_running_loop()
         self._due: list[tuple[float, Delayed]] = []
+        self._full = _FEW
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: Delayed) -> None:
         """Call `item.due()` after the delay, unless `item.settled` is true by then."""
+        if len(self._due) >= self._full:
+            self._forget_settled()
         self._due.append((self.loop.time() + self.delay, item))
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.delay, self._tick)
+        self._arm()
 
     def close(self) -> None:
         """Forget all entries."""
@@ -305,13 +354,25 @@ class DelayLine:
     def _tick(self) -> None:
         self._timer = None
         now = self.loop.time() + 0.001
-        due = [item for when, item in self._due if when <= now and not item.settled]
-        self._due = [entry for entry in self._due if entry[0] > now and not entry[1].settled]
-        if self._due:
-            self._timer = self.loop.call_at(self._due[0][0], self._tick)
+        due = [item for when, item in self._due if when <= now]
+        del self._due[: len(due)]
+        self._forget_settled()
         for item in due:
-            if not item.settled:
-                item.due()
+            try:
+                if not item.settled:
+                    item.due()
+            except Exception:
+                logger.exception("what was due failed item=%r", item)
+        if self._due:
+            self._arm()
+
+    def _forget_settled(self) -> None:
+        self._due = [entry for entry in self._due if not entry[1].settled]
+        self._full = max(_FEW, 2 * len(self._due))
+
+    def _arm(self) -> None:
+        if self._timer is None:  # in nobody's contextvars, as the sweeper's
+            self._timer = self.loop.call_at(self._due[0][0], self._tick, context=contextvars.Context())
 
 
 class Delayed(Protocol):
@@ -322,8 +383,3 @@ class Delayed(Protocol):
     def due(self) -> None:
         """The delay has passed and it is not settled."""
         ...
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
