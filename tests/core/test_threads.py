@@ -164,6 +164,8 @@ async def test_a_place_is_free_again_when_the_result_is_there() -> None:
 async def test_a_cancelled_caller_returns_at_once_and_the_place_is_free_when_the_function_returns(
     gates: Callable[[], Gate],
 ) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
     threads = Threads(size=1, waiting=0)
     gate = gates()
     running = await begin(threads.run(gate), gate)
@@ -176,6 +178,7 @@ async def test_a_cancelled_caller_returns_at_once_and_the_place_is_free_when_the
     gate.opened.set()
     await until(lambda: threads.statistics()["busy"] == 0)
     assert await threads.run(lambda: "again") == "again"
+    assert faults == []  # the dropped result surprised nobody
     threads.close()
 
 

@@ -100,6 +100,11 @@ class Call(ABC):
         """The session that a handler may see."""
         return self.session
 
+    @property
+    def label(self) -> str:
+        """For people: which call this is."""
+        return f"request {str(self.request_id)[:64]!r}"
+
     # --- what a protocol brings ---
 
     @abstractmethod
@@ -108,7 +113,7 @@ class Call(ABC):
 
     @abstractmethod
     def aborted(self, error: Exception) -> bytes | None:
-        """The encoded answer of a call that was cancelled or broke down, or None where none is due. Must not raise."""
+        """The encoded answer of a call that was cancelled, or None where none is due. Must not raise."""
 
     @abstractmethod
     def progress(self, done: float, total: float | None, message: str | None) -> None:
@@ -176,9 +181,9 @@ class Call(ABC):
         except asyncio.CancelledError:
             payload = self.aborted(self.context.error or CallCancelled("the call's task was cancelled"))
             raise
-        except Exception as error:  # not the handler's, whose failures are answers: whoever asked is answered all the same
-            logger.exception("a call broke down request_id=%r", self.request_id)
-            payload = self.aborted(error)
+        except Exception:  # not the handler's, whose failures are answers; its client is answered all the same
+            logger.exception("a call could not be answered request_id=%r", self.request_id)
+            payload = self.aborted(CallCancelled("internal error"))
         else:
             if self.context.error is not None:  # the handler caught its cancellation; the call was over all the same
                 payload = self.aborted(self.context.error)

@@ -264,7 +264,7 @@ class Context:
     def _arm(self, when: float) -> None:
         # Held weakly, and in no call's contextvars: the timer must not keep a finished call until the deadline.
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(when, _expire, weakref.ref(self), context=contextvars.Context())
+        self._timer = loop.call_at(when, _expire, weakref.ref[Context](self), context=contextvars.Context())
 
 
 def _expire(reference: weakref.ref[Context]) -> None:

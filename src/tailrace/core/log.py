@@ -41,7 +41,8 @@ class Log:
     Args:
         stream: The stream's number within its session.
         ring: Bytes of notifications that are kept; the oldest go first.
-        kept: Bytes of *delivered* answers that are kept for a resume; the oldest go first.
+        kept: Bytes of *delivered* answers that are kept for a resume; the oldest go first, and the newest stays,
+            however large. 0 where nobody can resume: none is kept.
         high_water: Unread bytes at which `room` begins to wait for a connected reader.
         journal: Where events become durable, or None.
         last: The number of the last event of an earlier process life.
@@ -49,9 +50,9 @@ class Log:
 
     __slots__ = (
         "_answers",
-        "_answers_at",
-        "_events",
+        "_delivered",
         "_dropped",
+        "_events",
         "_evicted",
         "_rooms",
         "answer_bytes",
@@ -93,10 +94,10 @@ class Log:
         self.bytes = 0
         self.ring_bytes = 0
         self.answer_bytes = 0
-        self.delivered_bytes = 0  # of answers
+        self.delivered_bytes = 0  # of the answers in `_delivered`
         self.ring_seqs: deque[int] = deque()
-        self._answers: deque[int] = deque()
-        self._answers_at: deque[float] = deque()
+        self._answers: deque[tuple[int, float]] = deque()  # number and time
+        self._delivered: deque[tuple[int, float]] = deque()  # they move here only when bytes are short
         self._events: dict[int, bytes] = {}
         self._evicted = 0  # notifications that the journal was not yet told of
         self._dropped = 0  # answers
@@ -191,8 +192,10 @@ class Log:
 
     def expire(self, before: float) -> None:
         """Forget the answers that are older than `before`, delivered or not."""
-        while self._answers and self._answers_at[0] < before:
-            self._drop_answer()
+        while self._delivered and self._delivered[0][1] < before:
+            self._drop_delivered()
+        while self._answers and self._answers[0][1] < before:
+            self._drop(self._answers.popleft()[0])
         self._tell_dropped()
 
     def _keep(self, seq: int, payload: bytes, kind: Kind, now: float) -> None:
@@ -207,8 +210,7 @@ class Log:
             if self.ring_bytes > self.ring:
                 self._turn_ring()
         else:
-            self._answers.append(seq)
-            self._answers_at.append(now)
+            self._answers.append((seq, now))
             self.answer_bytes += size
 
     def _turn_ring(self) -> None:
@@ -230,25 +232,32 @@ class Log:
         self.delivered = max(self.delivered, seq)
         if self.answer_bytes <= self.kept:
             return
-        while self._answers and self._answers[0] <= self.delivered and self.answer_bytes > self.kept:
-            self._drop_answer()
+        while self._answers and self._answers[0][0] <= self.delivered:
+            answer = self._answers.popleft()
+            self._delivered.append(answer)
+            self.delivered_bytes += len(self._events[answer[0]])
+        while self.delivered_bytes > self.kept and len(self._delivered) > bool(self.kept):
+            self._drop_delivered()
         if self._dropped >= _TRIM_EVERY:
             self._tell_dropped()
 
-    def _drop_answer(self) -> None:
-        seq = self._answers.popleft()
-        self._answers_at.popleft()
+    def _drop_delivered(self) -> None:
+        self.delivered_bytes -= self._drop(self._delivered.popleft()[0])
+
+    def _drop(self, seq: int) -> int:
         size = len(self._events.pop(seq))
         self.answer_bytes -= size
         self.bytes -= size
         if self.reader is not None and seq > self.reader.seq:
             self.reader.unread -= size
         self._dropped += 1
+        return size
 
     def _tell_dropped(self) -> None:
         if self._dropped and self.journal is not None:
             self._dropped = 0
-            upto = self._answers[0] - 1 if self._answers else self.last
+            oldest = self._delivered or self._answers
+            upto = oldest[0][0] - 1 if oldest else self.last
             self.journal.trim(self, Kind.ANSWER, upto)
             self.journal.trim(self, Kind.REQUEST, upto)
 

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Hashable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tailrace.core.ports import Kind
 from tailrace.core.waiters import Waiters
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.tasks import Tasks
 
-__all__ = ["Completion", "Home", "Lifecycle", "Session", "Sessions"]
+__all__ = ["Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
 
 logger = logging.getLogger("tailrace.session")
 
@@ -59,6 +59,14 @@ class Home(Protocol):
         ...
 
 
+class Finished(NamedTuple):
+    """A call's stream that has ended: when (loop time), and how many bytes it held then."""
+
+    log: Log
+    ended: float
+    size: int
+
+
 class Session:
     """One peer's conversation with the server.
 
@@ -73,7 +81,7 @@ class Session:
         record: The protocol's own record: version, capabilities, log level.
         log: Its own stream, for all that belongs to no call.
         streams: Its calls' streams, by number.
-        finished: Those that have ended, and when (loop time), oldest first; they are kept for a resume.
+        finished: Those that have ended, oldest first; they are kept for a resume.
         finished_bytes: What they hold.
         calls: What is in flight, by the protocol's key.
         touched: Loop time of its last use.
@@ -128,7 +136,7 @@ class Session:
         self.restored = restored
         self.state: dict[str, Any] = {}
         self.streams: dict[int, Log] = {}
-        self.finished: deque[tuple[Log, float]] = deque()
+        self.finished: deque[Finished] = deque()
         self.finished_bytes = 0
         self.calls: dict[Hashable, Call] = {}
         self.lifecycle = Lifecycle.OPEN
@@ -184,7 +192,7 @@ class Session:
 
     def retire(self, log: Log) -> None:
         """A call's stream has ended; it stays for a resume until it expires or room is needed."""
-        self.finished.append((log, self.tasks.loop.time()))
+        self.finished.append(Finished(log, self.tasks.loop.time(), log.bytes))
         self.finished_bytes += log.bytes
 
     @property

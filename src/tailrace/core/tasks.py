@@ -130,7 +130,7 @@ class Tasks:
         else:  # the result of the function that runs in this thread takes the same way, behind it
             self.loop.call_soon_threadsafe(begin)
 
-    def on_loop(self, fn: Callable[..., None], *args: Any) -> None:
+    def on_loop(self, fn: Callable[..., object], *args: Any) -> None:
         """Run `fn` on the loop, from whichever thread this is; at once, if this is the loop's own."""
         if threading.get_ident() == self.thread:
             fn(*args)
@@ -224,13 +224,12 @@ class Tasks:
                     result = await self.in_thread(lambda: fn(*args))
                     if inspect.isawaitable(result):
                         await result
-        except (Exception, SystemExit) as error:
-            failure = error
-            if isinstance(error, TimeoutError) and limit.expired():  # one of its own stays what it is
-                failure = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
-            elif isinstance(error, SystemExit):  # it may end itself, not the server
-                failure = RuntimeError(f"detached work {work.name} called sys.exit({error.code!r})")
-            await self._report(work, failure, on_error)
+        except SystemExit as error:  # it may end itself, not the server
+            await self._report(work, RuntimeError(f"it called sys.exit({error.code!r})"), on_error)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():  # a TimeoutError of its own stays what it is
+                error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
+            await self._report(work, error, on_error)
 
     def _report_dropped(self, work: Detached) -> None:
         logger.error(

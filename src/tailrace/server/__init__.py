@@ -129,7 +129,7 @@ class Server:
         await self._exits.enter_async_context(self.service.enter_lifespan())
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
-        await endpoint.recover()
+        await endpoint.recovery.recover()
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
         self._routes = {
             "/mcp": streamable.handle,

@@ -66,6 +66,7 @@ class StoredCallData(Struct, frozen=True):
     tool: str
     arguments: Raw
     progress_token: int | str | None = None
+    reran: bool = False  # it runs for the second time: a third one is not tried
 
 
 class McpCall(Call):
@@ -77,10 +78,11 @@ class McpCall(Call):
         meta: The request's `_meta`.
         dialect: How its result is written.
         level: The least severe log record the client wants, as a rank; None for all of them, -1 for none.
+        reran: It runs again after a crash.
         keep_answer: Answer also when the client cancelled it (its POST waits for some reply).
     """
 
-    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "tool")
+    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "reran", "tool")
 
     def __init__(
         self,
@@ -106,11 +108,17 @@ class McpCall(Call):
         self.level = level
         self.max_result = max_result
         self.keep_answer = keep_answer
+        self.reran = False
 
     @property
     def public_session(self) -> Session | None:
         """Modern calls have no session to show, also where one process has a conversation (stdio)."""
         return None if self.dialect.modern else self.session
+
+    @property
+    def label(self) -> str:
+        """For people: which call this is."""
+        return f"{self.tool.name} (request {str(self.request_id)[:64]!r})"
 
     # --- running ---
 
@@ -193,7 +201,7 @@ class McpCall(Call):
         """The journal's record of it: enough to answer it, or run it again, in another process life."""
         arguments = self.arguments if isinstance(self.arguments, Raw) else Raw(b"{}")
         token = None if self.meta.progress_token is UNSET else self.meta.progress_token
-        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token))
+        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token, self.reran))
 
     def aborted(self, error: Exception) -> bytes | None:
         """A timeout is the tool's failure; a cancellation is answered only where something waits for it."""

@@ -175,7 +175,7 @@ class ExchangeReply:
             end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
             if not self.expected:
                 self.log.end()
-                self.endpoint.retire(self.session, self.log)
+                self.endpoint.retention.retire(self.session, self.log)
         elif not self.expected:
             self._reply_json()
 
@@ -215,7 +215,7 @@ class ExchangeReply:
 
     def _open(self) -> None:
         self._settle()
-        self.log = log = self.endpoint.call_log(self.session)
+        self.log = log = self.endpoint.retention.call_log(self.session)
         for payload in self._answers:
             log.append(payload, Kind.ANSWER, self.endpoint.now())
         journal = self.endpoint.journal_of(self.session)
@@ -245,7 +245,7 @@ class ExchangeReply:
         for call in self._calls:
             call.journalled = False
         if self.log is not None:
-            self.endpoint.drop_log(self.session, self.log)  # type: ignore[arg-type]
+            self.endpoint.retention.drop_log(self.session, self.log)
         self.log = None
         if not self.expected:
             self._reply_json()

@@ -65,7 +65,7 @@ class HttpSse:
 
     async def _resume(self, exchange: Exchange, handle: bytes, seq: int, last_id: str) -> None:
         try:
-            session = await self.endpoint.restore(exchange.principal, handle=handle)
+            session = await self.endpoint.recovery.restore(exchange.principal, handle=handle)
         except ProtocolError as error:
             return refuse(exchange, 503, error)
         if session is None or session.record.transport != "sse":
@@ -101,7 +101,7 @@ class HttpSse:
 
     async def _restored(self, exchange: Exchange, id: str) -> None:
         try:
-            session = await self.endpoint.restore(exchange.principal, id)
+            session = await self.endpoint.recovery.restore(exchange.principal, id)
         except ProtocolError as error:
             return refuse(exchange, 503, error)
         if session is None or session.record.transport != "sse":

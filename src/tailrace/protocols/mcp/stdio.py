@@ -137,9 +137,10 @@ class Conversation:
         self.session.log.append(body, Kind.ANSWER, self.endpoint.now())
 
     async def _finish_calls(self, seconds: float) -> None:
-        running = list(self.session.calls.values())
-        left = await self.endpoint.tasks.settle([call.task for call in running], seconds)
-        if left:
-            logger.warning("input ended; calls cancelled that did not end within %.1fs count=%d", seconds, len(left))
-        for call in list(self.session.calls.values()):
+        running = [call.task for call in self.session.calls.values()]
+        await self.endpoint.tasks.settle(running, seconds)
+        if left := list(self.session.calls.values()):
+            logger.warning("input ended; %d calls cancelled that did not end within %.1fs: %s", len(left), seconds,
+                           ", ".join(call.label for call in left)[:1000])  # fmt: skip
+        for call in left:
             call.cancel(CallCancelled("the client closed the connection"))

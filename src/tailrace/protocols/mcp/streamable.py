@@ -287,7 +287,7 @@ class Streamable:
 
     async def _restored(self, exchange: Exchange, id: str, then: Callable[[Session], None]) -> None:
         try:
-            session = await self.endpoint.restore(exchange.principal, id)
+            session = await self.endpoint.recovery.restore(exchange.principal, id)
         except ProtocolError as error:
             return refuse(exchange, 503, error)
         if session is None or session.record.transport != "streamable":

@@ -1,0 +1,210 @@
+"""A stored session comes back: its streams as they were, and an outcome for every call a crash interrupted.
+
+At the start every call that was accepted and not answered is answered, or runs again (`on_crash`);
+sessions without one come back when somebody asks for them. Those that nobody asks for end in time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from tailrace.core.log import Log
+from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
+from tailrace.core.session import Lifecycle
+from tailrace.errors import LimitError, ProtocolError, StoreError
+from tailrace.protocols.mcp.call import McpCall, StoredCallData
+from tailrace.protocols.mcp.reply import SessionReply
+from tailrace.wire import mcp
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
+
+if TYPE_CHECKING:
+    from tailrace.core.ports import StoredSession
+    from tailrace.core.session import Session
+    from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.service import Tool
+
+__all__ = ["Record", "Recovery"]
+
+logger = logging.getLogger("tailrace.mcp")
+
+_CLEAN_EVERY = 600.0  # seconds between two looks for stored sessions that nobody came back for
+_LATENESS = 600.0  # seconds by which the store's "last used" may lag behind
+
+
+class Record(Struct):
+    """What MCP keeps of a legacy session; stored as JSON."""
+
+    transport: str  # "streamable", "sse", "stdio"
+    version: str = ""
+    client: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    capabilities: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    level: str | None = None
+    initialized: bool = False
+    state: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+_decode_call = msgspec.json.Decoder(StoredCallData).decode
+
+
+class Recovery:
+    """Brings back the stored sessions of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.journals = endpoint.journals
+        self.sessions = endpoint.sessions
+        self._loading = 0  # sessions being read from the store
+        self._ended: set[str] = set()  # those that ended meanwhile: what was read of them is the past
+        self._next_cleaning = 0.0
+
+    async def restore(self, principal: str, id: str | None = None, *, handle: bytes | None = None) -> Session | None:
+        """Bring a stored session back to life; None where there is none, or it is somebody else's.
+
+        Raises:
+            ProtocolError: Too many are open; the store cannot be read.
+        """
+        if not self.journals.durable:
+            return None
+        known = self.sessions.by_id.get(id) if id is not None else self.sessions.by_handle.get(handle or b"")
+        if known is not None:  # it is ending: what the store still has of it is the past
+            mine = known.principal == principal and known.lifecycle is Lifecycle.OPEN
+            return known if mine else None
+        self._loading += 1
+        try:
+            stored = await self.journals.store.load(id, handle=handle)
+            ended = stored is not None and stored.session in self._ended
+        except StoreError as error:
+            raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
+        finally:
+            self._loading -= 1
+            if not self._loading:
+                self._ended.clear()
+        if stored is None or ended or stored.principal != principal:
+            return None
+        living = self.sessions.by_id.get(stored.session)
+        if living is not None:  # another request was faster
+            return living if living.lifecycle is Lifecycle.OPEN else None
+        try:
+            session = self._revive(stored)
+        except LimitError as error:
+            raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
+        await session.open()
+        return session if session.lifecycle is Lifecycle.OPEN else None
+
+    async def recover(self) -> None:
+        """At the start: every call that was accepted and not answered is answered now, or runs again."""
+        if self.journals.durable:
+            for id in await self.journals.store.unfinished():
+                stored = await self.journals.store.load(id)
+                if stored is not None and id not in self.sessions.by_id:
+                    try:
+                        await self._revive(stored).open()
+                    except LimitError as error:  # its calls are answered when somebody asks for it
+                        logger.warning("a stored session has to wait: %s", error)
+
+    def ended(self, id: str) -> None:
+        """A session has ended: what is being read of it from the store must not bring it back."""
+        if self._loading:
+            self._ended.add(id)
+
+    def sweep(self, now: float) -> None:
+        """Every few minutes: end stored sessions that nobody came back for."""
+        if self.journals.durable and now >= self._next_cleaning:
+            self._next_cleaning = now + _CLEAN_EVERY
+            self.endpoint.tasks.start(self._clean_store(), name="tailrace-clean-store")
+
+    async def _clean_store(self) -> None:
+        """Stored sessions that nobody came back for end like idle ones; no hook has greeted them in this life."""
+        oldest = time.time() - self.endpoint.settings.session_idle - _LATENESS
+        for id, touched in await self.journals.store.sessions():
+            if touched >= oldest:
+                break  # oldest first
+            if id not in self.sessions.by_id:
+                self.journals.write([DropSession(id)])
+
+    def _revive(self, stored: StoredSession) -> Session:
+        record = _decode_record(stored.data)
+        session = self.endpoint.make_session(
+            stored.session, stored.handle, stored.principal, record, last=stored.last.get(0, 0), restored=True
+        )
+        self.sessions.add(session)
+        now = self.endpoint.now()
+        for stream, last in stored.last.items():
+            if stream:
+                session.streams[stream] = self.endpoint.retention.restored_log(session, stream, last)
+        for event in stored.events:
+            log = session.streams[event.stream] if event.stream else session.log
+            log.restore(event.seq, event.payload, Kind(event.kind), now)
+        unfinished = {call.stream for call in stored.calls}
+        for stream, log in session.streams.items():
+            if stream not in unfinished:
+                log.end()
+                session.retire(log)
+        for call in stored.calls:
+            self._settle(session, call.call, call.stream, _decode_call(call.data))
+        return session
+
+    def _settle(self, session: Session, number: int, stream: int, data: StoredCallData) -> None:
+        """A call that a crash interrupted: answer that its outcome is unknown, or run it again."""
+        log = session.streams.get(stream) if stream else session.log
+        if log is None:  # nothing of its stream was written before the crash
+            log = session.streams[stream] = Log(
+                stream, ring=self.endpoint.settings.ring, journal=self.endpoint.journal_of(session)
+            )
+        tool = self.endpoint.service.tools.get(data.tool)
+        if tool is not None and self._rerun(session, number, log, tool, data):
+            return
+        result = mcp.ToolResult(
+            [mcp.TextContent("The server was stopped while this call was running; whether it took effect is unknown.")],
+            is_error=True,
+            meta={"io.tailrace/outcome": "unknown"},
+        )
+        journal = self.endpoint.journal_of(session)
+        if journal is not None:
+            journal.along(EndCall(session.id, number))
+        log.append(encode_result(data.request_id, mcp.encode(result)), Kind.ANSWER, self.endpoint.now())
+        if stream:
+            log.end()
+            self.endpoint.retention.retire(session, log)
+
+    def _rerun(self, session: Session, number: int, log: Log, tool: Tool, data: StoredCallData) -> bool:
+        """Run an interrupted call again if its tool allows it, once at most: that is committed before it starts."""
+        if tool.on_crash != "rerun" or data.reran:
+            return False
+        journal = self.endpoint.journal_of(session)
+        stream = log.stream
+        meta = mcp.Meta(progress_token=data.progress_token) if data.progress_token is not None else mcp.NO_META
+        call = McpCall(
+            number if stream else data.request_id,
+            number,
+            data.request_id,
+            session,
+            self.endpoint.tasks,
+            SessionReply(session, journal, log, then=self.endpoint.retention.retire if stream else None),
+            tool=tool,
+            params=mcp.CallParams(data.tool, data.arguments, meta),
+            dialect=self.endpoint.legacy,
+            level=session.record.level,
+            max_result=self.endpoint.settings.max_result,
+        )
+        call.reran = call.journalled = True
+        try:
+            session.accept(call)
+        except (LimitError, KeyError) as error:
+            logger.warning("a call of the last process life is not run again: %s", error)
+            return False
+
+        def committed(error: StoreError | None) -> None:
+            if error is None:
+                call.start()
+            else:
+                call.cancel(error)
+
+        self.journals.write([PutCall(session.id, number, stream, call.stored())], committed)
+        return True
