@@ -29,7 +29,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tailrace.core.exchange import Headers, Sink
 from tailrace.errors import TransportError
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Overlong", "Pipes", "Stdio", "guard"]
 
 _CHUNK = 64 * 1024  # what a pipe holds
+_ATOMIC = getattr(select, "PIPE_BUF", 4096)  # written at once without blocking where poll says there is room
 _LINE = 64  # what a line costs beside its bytes
 _TURN = 256 * 1024  # written without a look at the rest of the loop
 _TICK = 1.0  # seconds after which a thread that waits for a descriptor looks whether it shall end
@@ -100,7 +101,7 @@ class Stdio:
 
     One coroutine takes `lines`, one uses `sink`. An async context manager, or `start` and `close`.
     Two daemon threads belong to it. The one that reads ends with its read: when standard input
-    ends, or with the process. It needs `select.poll`, which Windows lacks.
+    ends, or with the process. Where pipes cannot be polled (Windows), a peer that does not read blocks the loop.
 
     Args:
         pipes: What `guard` returned.
@@ -240,7 +241,7 @@ class Stdio:
             try:
                 return os.read(self._fd, _CHUNK)
             except BlockingIOError:
-                _poller(self._fd, select.POLLIN).poll(_TICK * 1000)
+                _poller(self._fd, readable=True).poll(_TICK * 1000)
             except ConnectionError:
                 break  # how a socket says that the peer went, leaving answers unread
         return b""
@@ -257,7 +258,7 @@ class _PipeSink(Sink):
         self._stall = stall
         self._failure: str | None = None  # why nothing can be written any more
         self._closed = False
-        self._poll = _poller(fd, select.POLLOUT)
+        self._poll = _poller(fd, readable=False)
         self._room = asyncio.Event()
         self._watched = False  # the thread was asked, and has not said yes yet: so it is asked once
         self._asked: SimpleQueue[bool] = SimpleQueue()  # so it never holds more than one question and the end
@@ -304,7 +305,7 @@ class _PipeSink(Sink):
         done = 0
         try:
             while done < len(data) and self._poll.poll(0):
-                done += os.write(self._fd, data[done : done + select.PIPE_BUF])
+                done += os.write(self._fd, data[done : done + _ATOMIC])
         except BlockingIOError:
             pass  # somebody made it non-blocking: as good as no room
         except OSError as error:
@@ -326,7 +327,7 @@ class _PipeSink(Sink):
 
     def _watch(self) -> None:
         """In the writer's thread: wait for room whenever asked to."""
-        poll = _poller(self._fd, select.POLLOUT)
+        poll = _poller(self._fd, readable=False)
         while self._asked.get():
             while not self._closed and not poll.poll(_TICK * 1000):
                 pass
@@ -386,9 +387,22 @@ class _Splitter:
             lines.append(line)
 
 
-def _poller(fd: int, events: int) -> select.poll:
+class _Poll(Protocol):
+    def poll(self, timeout: float, /) -> list[tuple[int, int]]: ...
+
+
+class _AlwaysReady:
+    """Windows cannot ask a pipe whether it has room: there a write to a peer that does not read blocks."""
+
+    def poll(self, timeout: float, /) -> list[tuple[int, int]]:
+        return [(0, 0)]
+
+
+def _poller(fd: int, readable: bool) -> _Poll:
+    if sys.platform == "win32":
+        return _AlwaysReady()
     poll = select.poll()
-    poll.register(fd, events)
+    poll.register(fd, select.POLLIN if readable else select.POLLOUT)
     return poll
 
 

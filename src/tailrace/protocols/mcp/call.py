@@ -28,6 +28,7 @@ __all__ = ["Dialect", "DuplicateId", "McpCall", "PeerCancelled", "StoredCallData
 
 logger = logging.getLogger("tailrace.tools")
 
+_LARGE = 1024 * 1024  # bytes of one SSE event that the official Python client takes
 _LEVELS = {level: rank for rank, level in enumerate(mcp.LOG_LEVELS)}
 
 
@@ -133,6 +134,8 @@ class McpCall(Call):
             return self._bug("the tool was cancelled from inside")
         except ToolError as error:
             return self._failure(error.message, error.data)
+        except CallCancelled as error:  # the server ends, and its threads take nothing any more
+            return self.aborted(error)
         except LimitError as error:
             return encode_error(self.request_id, mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
@@ -224,6 +227,8 @@ class McpCall(Call):
             payload = self._tool_result(_content(value))
         if len(payload) > self.max_result:
             raise ToolError(f"the result has {len(payload)} bytes; at most {self.max_result} can be answered")
+        if len(payload) > _LARGE:
+            logger.warning("result over 1 MiB, which some clients refuse tool=%s bytes=%d", self.tool.name, len(payload))
         return payload
 
     def _failure(self, text: str, data: Any = None) -> bytes:
