@@ -327,7 +327,6 @@ class Cursor:
         """Give the stream back: no event is taken any more, and nobody waits for this reader. Idempotent."""
         if not self.stopped:
             self.stopped = True
-            if self.log.reader is self:
-                self.log.reader = None
+            self.log.reader = None  # which is this one: its successor would have stopped it
             self.log.free_rooms()
             self.wake()

@@ -20,6 +20,9 @@ class Settings:
     hold: float = 0.05  # how long a legacy answer is waited for before its reply becomes a stream
     stall: float = 30.0  # a peer that takes no byte
     body_time: float = 30.0  # to send a request's body
+    header_time: float = 10.0  # to send a request's head, from its first byte to its last
+    tls_time: float = 10.0  # for a TLS handshake
+    idle_time: float = 75.0  # of a connection between two requests, and before its first
     hook_time: float = 5.0  # for a hook
     grace: float = 5.0  # for a cancelled call to end
     session_idle: float = 1800.0
@@ -31,6 +34,9 @@ class Settings:
 
     # how much
     max_body: int = 4 * _MIB
+    max_headers: int = 64 * 1024  # a request's head: request line and header fields
+    max_connections: int = 10_000
+    look_ahead: int = 64 * 1024  # requests that a client sends before it has its reply (pipelining)
     max_result: int = 4 * _MIB
     max_calls: int = 1000
     max_session_calls: int = 100

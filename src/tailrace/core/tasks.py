@@ -205,7 +205,7 @@ class Tasks:
         coroutine = self._run_detached(work, fn, args, timeout, on_error)
         task = self._create(coroutine, f"tailrace-{work.name}", work.context)
         self.detached[task] = work
-        task.add_done_callback(self._detached_ended)
+        task.add_done_callback(self._detached_ended, context=contextvars.Context())  # the default keeps the call alive
 
     async def _run_detached(
         self,

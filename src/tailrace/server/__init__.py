@@ -52,9 +52,13 @@ class Server:
         service: What is served.
         settings: Limits and times.
         store: Where sessions, streams and calls are kept.
+
+    Raises:
+        DefinitionError: The service relies on something that is not served yet.
     """
 
     def __init__(self, service: Service, settings: Settings, store: Store) -> None:
+        _check_served(service)
         self.service = service
         self.settings = settings
         self.store = store
@@ -253,6 +257,18 @@ class Server:
     def converse(self) -> Conversation:
         """A conversation over a pair of pipes, or in memory."""
         return Conversation(self.endpoint)
+
+
+def _check_served(service: Service) -> None:
+    """What can be defined and is not served yet is refused, never passed over in silence."""
+    unserved = [f"{tool.place}: once= of tool {tool.name}" for tool in service.tools.values() if tool.once]
+    unserved += [f"{tool.place}: task= of tool {tool.name}" for tool in service.tools.values() if tool.task]
+    unserved += [f"{resource.place}: resource {resource.uri}" for resource in service.resources.values()]
+    unserved += [f"{prompt.place}: prompt {prompt.name}" for prompt in service.prompts.values()]
+    if service.middleware:
+        unserved.append(f"middleware of service {service.name}")
+    if unserved:
+        raise DefinitionError("not served yet: " + "; ".join(unserved))
 
 
 def make_settings(options: dict[str, Any]) -> Settings:

@@ -153,8 +153,8 @@ class FakeServer:
             self.exchanges.append(exchange)
             watch = asyncio.create_task(exchange.watch())
             await self.script(exchange)
-        except asyncio.IncompleteReadError:
-            pass  # a connection without a request
+        except (asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # a connection without a request, or the end of the server
         except Exception as fault:
             self.faults.append(fault)
         finally:

@@ -33,9 +33,16 @@ async def arrives(path: Path) -> str:
     return path.read_text()
 
 
+def is_running(pid: str) -> bool:
+    try:
+        return psutil.Process(int(pid)).status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def are_gone(pids: Iterable[str]) -> None:
     async with asyncio.timeout(20):
-        while any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie" for pid in pids):
+        while any(is_running(pid) for pid in pids):
             await asyncio.sleep(0.01)
 
 
@@ -55,7 +62,7 @@ async def test_a_child_that_hears_nothing_is_killed_with_all_that_it_started(tmp
     async with Client(child("stubborn", tmp_path), close_timeout=0.5) as c:
         pids = (await arrives(tmp_path / "pids")).split()
         assert (await c.call_tool("any")).data == 1
-        assert all(psutil.pid_exists(int(pid)) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
     await are_gone(pids)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tailrace.clients.mcp import Client
+from tailrace.clients.mcp.links.http import Patience, Place
 from tailrace.errors import LimitError, ProtocolError, TransportError
 
 from .fake_http import DISCOVERED, INITIALIZED, Exchange, legacy, modern, progress, result, serving
@@ -533,7 +534,7 @@ async def test_a_server_that_is_gone_is_told_apart_from_one_that_broke() -> None
     async def script(x: Exchange) -> None:
         x.cut()
 
-    async with serving(modern(script)) as server, Client(server.url) as c:
+    async with serving(modern(script)) as server, Client(server.url, reconnect=0) as c:
         with pytest.raises(TransportError, match="it may have run"):
             await c.call_tool("any")
         await server.stop()
@@ -556,3 +557,27 @@ async def test_a_server_too_busy_for_the_standalone_stream_is_asked_again() -> N
 
     async with serving(script) as server, Client(server.url), asyncio.timeout(10):
         await opened.wait()
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_a_call_made_while_the_server_is_away_goes_out_when_it_is_back(
+    era: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed_once = asyncio.Event()
+    wait = Patience.wait
+
+    async def tell(patience: Patience, place: Place) -> bool:
+        failed_once.set()
+        return await wait(patience, place)
+
+    async def script(x: Exchange) -> None:
+        await x.result({"content": [], "structuredContent": {"result": "back"}})
+
+    async with serving((modern if era == "modern" else legacy)(script)) as server, Client(server.url) as c:
+        await server.stop()
+        monkeypatch.setattr(Patience, "wait", tell)
+        call = asyncio.create_task(c.call_tool("any"))
+        await failed_once.wait()
+        await server.start()
+        assert (await call).data == "back"
+        assert len(server.asked("tools/call")) == 1

@@ -58,7 +58,8 @@ class Client:
         on_warning: A plain function told of what is odd, e.g. that a resumed stream lacks events; without it,
             that is logged under ``tailrace.client``.
         max_message: Bytes of one message from the server; default 64 MiB.
-        reconnect: Seconds for which a broken stream is tried again before its calls fail; 0: never.
+        reconnect: Seconds for which a server that went away is tried again before the calls fail: to resume broken
+            streams, and to send what could not be sent at all; 0: never. A call's own time limit goes on meanwhile.
 
     Raises:
         DefinitionError: An option, or the target, cannot work.

@@ -215,13 +215,13 @@ class ExchangeReply:
 
     def _open(self) -> None:
         self._settle()
-        self.log = log = self.endpoint.retention.call_log(self.session)
+        promised = all(call.tool.journal for call in self._calls)
+        self.log = log = self.endpoint.retention.call_log(self.session, journalled=promised)
         for payload in self._answers:
             log.append(payload, Kind.ANSWER, self.endpoint.now())
         journal = self.endpoint.journal_of(self.session)
-        if journal is None:
-            self._begin()
-            return
+        if journal is None or not promised:
+            return self._begin()
         records: list[Record] = [
             PutCall(journal.session, call.number, log.stream, call.stored())
             for call in self._calls
@@ -234,6 +234,7 @@ class ExchangeReply:
             journal.journals.write(records, self._journalled)
         else:  # they have ended: their answers follow, and are journalled themselves
             self._begin()
+        return None
 
     def _journalled(self, error: StoreError | None) -> None:
         self._opening = False

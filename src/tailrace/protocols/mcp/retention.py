@@ -27,13 +27,14 @@ class Retention:
         self.settings = endpoint.settings
         self._held = 0  # bytes in all sessions, as of the last look
 
-    def call_log(self, session: Session | None) -> Log:
+    def call_log(self, session: Session | None, *, journalled: bool = True) -> Log:
         """A new stream for a POST's calls; a session keeps it for a resume, nobody keeps it without one."""
         settings = self.settings
         if session is None:
             return Log(ring=settings.ring, kept=0)
         number = next(self.endpoint.numbers)
-        log = Log(number, ring=settings.ring, kept=settings.kept, journal=self.endpoint.journal_of(session))
+        journal = self.endpoint.journal_of(session) if journalled else None
+        log = Log(number, ring=settings.ring, kept=settings.kept, journal=journal)
         session.streams[number] = log
         return log
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -17,7 +17,17 @@ import pyqwest
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
 from tailrace.wire import jsonrpc, sse
 
-__all__ = ["Http", "HttpRefused", "Patience", "Place", "Unreachable", "is_json", "is_stream", "same_origin"]
+__all__ = [
+    "Http",
+    "HttpRefused",
+    "Patience",
+    "Place",
+    "Unreachable",
+    "bear_outage",
+    "is_json",
+    "is_stream",
+    "same_origin",
+]
 
 _MAX_REDIRECTS = 3
 _MAX_SOME = 65_536  # bytes read of what is no message: the body of an error, the tail of a stream
@@ -94,6 +104,17 @@ class Patience:
             self._until = now + max(self._limit, delay)
         await asyncio.sleep(delay)
         return True
+
+
+async def bear_outage(limit: float, place: Place, attempt: Callable[[], Awaitable[None]]) -> None:
+    """Make an attempt; where nothing could be sent, because the server is away, make it again, for `limit` seconds."""
+    patience = Patience(limit)
+    while True:
+        try:
+            return await attempt()
+        except Unreachable:
+            if not await patience.wait(place):
+                raise
 
 
 class Http:

@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, Unreachable, is_stream, same_origin
+from tailrace.clients.mcp.links.http import (
+    Http,
+    HttpRefused,
+    Patience,
+    Place,
+    Unreachable,
+    bear_outage,
+    is_stream,
+    same_origin,
+)
 from tailrace.errors import TransportError
 
 if TYPE_CHECKING:
@@ -32,7 +41,8 @@ class SseLink:
         headers: Sent with every request.
         connect_timeout: Seconds for a connection to be made, and for the `endpoint` event to come.
         max_message: Bytes of one message, at most.
-        reconnect: Seconds for which a broken stream is tried again; 0: never.
+        reconnect: Seconds for which a server that is away is tried again: to resume the stream, or to send what could
+            not be sent at all; 0: never.
     """
 
     legacy_only = True
@@ -79,6 +89,19 @@ class SseLink:
 
     async def send(self, message: Outgoing) -> None:
         """Post it, once the stream on which the answer will come is open."""
+        await bear_outage(self._reconnect, self._place, lambda: self._post(message))
+
+    async def cancel(self, id: RequestId, notice: Outgoing) -> None:
+        """By the notice."""
+        await self.send(notice)
+
+    async def close(self, limit: float) -> None:
+        """Nothing to say to the server: the stream's task ends with the client's tasks."""
+        self._closed = True
+        self._connected.set()
+        await self._http.aclose()
+
+    async def _post(self, message: Outgoing) -> None:
         await self._connected.wait()
         if self._error is not None or self._endpoint is None or self._closed:
             raise TransportError(f"the connection is lost: {self._error or 'the client is closed'}")
@@ -95,16 +118,6 @@ class SseLink:
             raise
         except TransportError as error:
             raise TransportError(f"{message.method} was not confirmed, and it may have run: {error}") from error
-
-    async def cancel(self, id: RequestId, notice: Outgoing) -> None:
-        """By the notice."""
-        await self.send(notice)
-
-    async def close(self, limit: float) -> None:
-        """Nothing to say to the server: the stream's task ends with the client's tasks."""
-        self._closed = True
-        self._connected.set()
-        await self._http.aclose()
 
     # --- the stream ---
 

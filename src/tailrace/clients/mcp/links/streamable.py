@@ -12,7 +12,16 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from tailrace.clients.mcp.links.http import Http, HttpRefused, Patience, Place, Unreachable, is_json, is_stream
+from tailrace.clients.mcp.links.http import (
+    Http,
+    HttpRefused,
+    Patience,
+    Place,
+    Unreachable,
+    bear_outage,
+    is_json,
+    is_stream,
+)
 from tailrace.errors import ProtocolError, TransportError
 from tailrace.wire import mcp, sse
 
@@ -36,7 +45,8 @@ class StreamableLink:
         headers: Sent with every request.
         connect_timeout: Seconds for a connection to be made.
         max_message: Bytes of one message, at most.
-        reconnect: Seconds for which a broken legacy stream is tried again; 0: never.
+        reconnect: Seconds for which a server that is away is tried again: to resume a broken legacy stream, or to
+            send what could not be sent at all; 0: never.
     """
 
     legacy_only = False
@@ -118,13 +128,18 @@ class StreamableLink:
 
     async def _ask(self, message: Outgoing, id: RequestId) -> None:
         place = Place()
-        try:
+
+        async def post() -> None:
             async with self._http.stream("POST", self._url, self._headers(message), message.data) as response:
                 if response.status != 200:
                     raise await self._refusal(response, message)
                 if message.method == "initialize":
                     self._session = response.headers.get("mcp-session-id")
                 await self._read(response, place, lambda: self._receiver.waits_for(id))
+
+        try:
+            # A server that was never met is not waited for.
+            await bear_outage(0 if self._version is None else self._reconnect, place, post)
         except (HttpRefused, Unreachable):
             raise
         except TransportError as error:

@@ -1,0 +1,3 @@
+module tailrace/bench/load
+
+go 1.24

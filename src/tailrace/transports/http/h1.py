@@ -1,0 +1,478 @@
+"""HTTP/1.1 on one connection: requests in, in order, one at a time; replies out, whole or streamed.
+
+Bytes that come while a reply is pending wait in a bounded buffer (pipelining). Nothing is sent but by
+`H1Connection._send`. A reply that the peer does not take holds up its own connection only: the next
+request is not looked at, a stream's writer waits, and the sweep cuts the connection at the stall limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
+from tailrace.errors import TransportError
+from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
+from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tailrace.transports.http.listener import Listener
+
+__all__ = ["H1Connection", "H1Exchange"]
+
+logger = logging.getLogger("tailrace.http")
+
+_NEVER = float("inf")
+_LINGER = 2.0  # seconds in which a refused client's bytes are read and dropped, so that it can read why
+_NO_BODY = frozenset({204, 304})
+
+
+class State(Enum):
+    """Where a connection stands with its current request."""
+
+    IDLE = "idle"  # between two requests; in front of the first
+    HEAD = "head"  # a head has begun
+    BODY = "body"
+    REPLY = "reply"  # the request is handed over; bytes that come now are looked at later
+    LINGER = "linger"  # all is said; what the peer sends is dropped
+    CLOSED = "closed"  # the transport was told to close, or is
+
+
+class H1Connection(asyncio.Protocol):
+    """One connection, and the requests on it.
+
+    Args:
+        listener: Limits, clock and table.
+
+    Attributes:
+        deadline: When the listener's clock has it, `expired` is called.
+    """
+
+    __slots__ = (
+        "_body",
+        "_closes",
+        "_exchange",
+        "_input",
+        "_known",
+        "_listener",
+        "_loopback",
+        "_paused",
+        "_reading",
+        "_room",
+        "_searched",
+        "_stalls_at",
+        "_state",
+        "_transport",
+        "_unsent",
+        "deadline",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self.deadline = listener.after(listener.settings.idle_time)
+        self._listener = listener
+        self._known = listener.heads.known
+        self._state = State.IDLE
+        self._input = bytearray()
+        self._searched = 0  # of the input; no head ends there
+        self._body: Body | None = None
+        self._exchange: H1Exchange | None = None
+        self._closes = listener.draining  # behind the current reply
+        self._reading = True
+        self._paused = False  # the transport takes no more
+        self._room: asyncio.Future[None] | None = None
+        self._unsent = 0
+        self._stalls_at = _NEVER
+        self._loopback = True
+        self._transport: asyncio.Transport
+
+    # --- from the transport ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        from tailrace.transports.http.listener import is_loopback
+
+        self._transport = transport
+        self._loopback = is_loopback(transport.get_extra_info("sockname"))
+        if self._listener.add(self):
+            return
+        if self._listener.crowded:
+            self.abort()
+        else:
+            self._refuse(503, f"{self._listener.settings.max_connections} connections are open; try again later")
+
+    def data_received(self, data: bytes) -> None:
+        # The usual case, a whole request with a head that came before, takes a short way: 2 us less.
+        if self._state is State.IDLE and not self._input and not self._paused:
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._known.get(data[:end])
+            if head is not None and head.length == len(data) - end:
+                exchange = H1Exchange(self, head, self._loopback)
+                exchange.body = data[end:]
+                self._exchange = exchange
+                return self._hand_over(exchange)
+        self._input += data
+        return self._advance()
+
+    def eof_received(self) -> None:
+        self._leave()  # see `listener`: a peer that ends its half is gone. The transport flushes and closes itself
+        self._end(State.CLOSED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = State.CLOSED
+        self._listener.discard(self)
+        self._leave()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._unsent = self._transport.get_write_buffer_size()
+        self._stalls_at = self._listener.after(self._listener.settings.stall)
+        self.deadline = 0.0  # each sweep looks whether the peer takes anything
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._rest()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._state is State.IDLE and self._input:
+            self._listener.loop.call_soon(self._advance)
+
+    # --- from the listener ---
+
+    def expired(self) -> None:
+        """A limit of time is over: for the peer to take, to send, or to begin."""
+        settings = self._listener.settings
+        if self._paused:
+            return self._check_stall()
+        if self._state is State.IDLE:
+            return self._end(State.CLOSED)
+        self._listener.expired += 1
+        if self._state is State.HEAD:
+            return self._refuse(408, f"the head did not arrive within {settings.header_time:g} s")
+        if self._state is State.BODY:
+            return self._refuse(408, f"the body did not arrive within {settings.body_time:g} s")
+        return self.abort()
+
+    def drain(self) -> None:
+        """Close now if idle, else behind the current reply."""
+        self._closes = True
+        if self._state is State.IDLE:
+            self._end(State.CLOSED)
+
+    def abort(self) -> None:
+        """Cut it: what is not yet sent is lost."""
+        self._state = State.CLOSED
+        self._transport.abort()
+
+    def _check_stall(self) -> None:
+        unsent = self._transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self._stalls_at = self._listener.after(self._listener.settings.stall)
+        elif self._listener.clock >= self._stalls_at:
+            self._listener.expired += 1
+            self.abort()
+
+    def _rest(self) -> None:
+        """The deadline of the state it is in."""
+        settings = self._listener.settings
+        match self._state:
+            case State.IDLE:
+                seconds = settings.idle_time
+            case State.HEAD:
+                seconds = settings.header_time
+            case State.BODY:
+                seconds = settings.body_time
+            case State.REPLY:
+                seconds = _NEVER  # a call has its own limits
+            case State.LINGER:
+                seconds = _LINGER
+            case State.CLOSED:
+                seconds = settings.stall  # for what is not yet sent
+        self.deadline = 0.0 if self._paused else self._listener.after(seconds)
+
+    # --- requests ---
+
+    def _advance(self) -> None:
+        """Look at the input, as far as the state lets us. Never inside another request's stack."""
+        if self._state is State.IDLE and self._input and not self._paused:
+            self._state = State.HEAD
+            self._searched = 0
+            self._rest()
+        if self._state is State.HEAD:
+            self._read_head()
+        elif self._state is State.BODY:
+            self._read_body()
+        elif self._state in (State.LINGER, State.CLOSED):
+            self._input.clear()
+        self._bound_input()
+
+    def _bound_input(self) -> None:
+        """Read on while there is room. What is in the buffer is `look_ahead` and one read at most."""
+        wanted = len(self._input) <= self._listener.settings.look_ahead or self._state in (State.HEAD, State.BODY)
+        if wanted is not self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _read_head(self) -> None:
+        most = self._listener.settings.max_headers
+        end = self._input.find(b"\r\n\r\n", self._searched, most) + 4
+        if end == 3:
+            if len(self._input) >= most:
+                return self._refuse(431, f"the head is over {most} bytes")
+            if not (65 <= self._input[0] <= 90 or self._input[0] == 13):  # A to Z; CR of an empty line
+                return self._refuse(400, "this is not HTTP/1.1")
+            self._searched = max(0, len(self._input) - 3)
+            return None
+        raw = bytes(self._input[:end])
+        del self._input[:end]
+        try:
+            head = self._listener.heads.read(raw)
+        except BadRequest as bad:
+            return self._refuse(bad.status, bad.message)
+        self._exchange = H1Exchange(self, head, self._loopback)
+        max_body = self._listener.settings.max_body
+        self._body = ChunkedBody(max_body) if head.length == CHUNKED else SizedBody(head.length)
+        self._state = State.BODY
+        if not self._body.done:
+            self._rest()
+            if head.expects and not self._input:
+                self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self._read_body()
+
+    def _read_body(self) -> None:
+        body, exchange = self._body, self._exchange
+        assert body is not None
+        assert exchange is not None
+        try:
+            taken = body.feed(self._input)
+        except BadRequest as bad:
+            return self._refuse(bad.status, bad.message)
+        del self._input[:taken]
+        if body.done:
+            exchange.body = body.content()
+            self._body = None
+            return self._hand_over(exchange)
+        return None
+
+    def _hand_over(self, exchange: H1Exchange) -> None:
+        """The request is whole: the server replies, now or later."""
+        self._state = State.REPLY
+        self.deadline = _NEVER
+        listener = self._listener
+        listener.requests += 1
+        if not exchange.head.keep:
+            self._closes = True
+        try:
+            listener.server.handle(exchange)
+        except Exception:
+            logger.exception("a request could not be handled path=%s", exchange.path[:256])
+            if not exchange.replied:
+                listener.server.refuse(exchange, 500, "internal error")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what is no good request, and close: nobody knows where the next one would begin."""
+        self._listener.refused += 1
+        self._closes = True
+        exchange = self._exchange
+        if exchange is None:
+            self._exchange = exchange = H1Exchange(self, NO_HEAD, self._loopback)
+        exchange.lingers = True
+        self._body = None
+        self._state = State.REPLY
+        self._listener.server.refuse(exchange, status, message)
+
+    # --- replies ---
+
+    def reply(self, exchange: H1Exchange, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole reply."""
+        if exchange is self._exchange:
+            bare = exchange.head.method == "HEAD" or status in _NO_BODY
+            length = b"" if status in _NO_BODY else b"content-length: %d\r\n" % len(body)
+            self._send(self._reply_head(exchange, status, headers, length) + (b"" if bare else body))
+            self._replied(exchange)
+
+    def open_stream(self, exchange: H1Exchange, status: int, headers: Headers, writer: StreamWriter) -> None:
+        """Send a reply's head, and start its writer."""
+        if exchange is self._exchange:
+            chunked = exchange.head.modern
+            if not chunked:
+                self._closes = True  # HTTP/1.0: the end of the connection is the end of the reply
+            framing = b"transfer-encoding: chunked\r\n" if chunked else b""
+            self._send(self._reply_head(exchange, status, headers, framing))
+            stream = _Stream(self, exchange, chunked)
+            exchange.task = self._listener.server.tasks.start(stream.run(writer), name="tailrace-stream")
+
+    async def stream_on(self, exchange: H1Exchange, data: bytes) -> None:
+        """Send a part of a stream, and wait until the peer takes more.
+
+        Raises:
+            TransportError: There is no peer any more.
+        """
+        if exchange is not self._exchange:
+            raise TransportError("the peer is gone")
+        if data:
+            self._send(data)
+        while self._paused and exchange is self._exchange:
+            self._room = self._listener.loop.create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+        if exchange is not self._exchange:
+            raise TransportError("the peer is gone, or took nothing for too long")
+
+    def stream_ended(self, exchange: H1Exchange, tail: bytes | None) -> None:
+        """A stream is over: in order, with these last bytes, or (None) broken off, which the peer has to see."""
+        if exchange is self._exchange:
+            if tail:
+                self._send(tail)
+            self._closes = self._closes or tail is None
+            self._replied(exchange)
+
+    def _reply_head(self, exchange: H1Exchange, status: int, headers: Headers, framing: bytes) -> bytes:
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+            raise ValueError("a header of a reply contains a line break")
+        if self._closes:
+            framing += b"connection: close\r\n"
+        elif not exchange.head.modern:
+            framing += b"connection: keep-alive\r\n"
+        return b"%b%b%b\r\n" % (self._listener.prefix(status), lines, framing)
+
+    def _replied(self, exchange: H1Exchange) -> None:
+        """The reply is complete. The next request begins in a stack of its own."""
+        self._exchange = None
+        if self._closes:
+            return self._end(State.LINGER if exchange.lingers or self._input else State.CLOSED)
+        self._state = State.IDLE
+        self.deadline = 0.0 if self._paused else self._listener.after(self._listener.settings.idle_time)
+        if self._input:
+            self._listener.loop.call_soon(self._advance)
+        return None
+
+    # --- the way out ---
+
+    def _send(self, data: bytes) -> None:
+        """The only place that writes to the transport."""
+        if self._state is not State.CLOSED:
+            self._transport.write(data)
+
+    def _end(self, state: State) -> None:
+        """All is said. A peer that may still be sending is listened to for a while: closing with unread bytes
+        makes the kernel send a RST, which can overtake the answer (RFC 9112, 9.6)."""
+        if self._state is State.CLOSED:
+            return
+        self._state = state
+        self._rest()
+        if state is State.CLOSED:
+            self._transport.close()
+        else:
+            self._input.clear()
+            self._bound_input()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+
+    def _leave(self) -> None:
+        """Nobody is there any more: who waits for the peer learns of it."""
+        exchange, self._exchange = self._exchange, None
+        self._body = None
+        self._input.clear()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if exchange is not None:
+            exchange.leave()
+            if exchange.task is not None:
+                exchange.task.cancel()
+
+
+class H1Exchange(Exchange):
+    """A request on a connection.
+
+    Attributes:
+        head: Its head.
+        lingers: It was refused while its client may still send.
+        task: The writer of its streamed reply.
+    """
+
+    __slots__ = ("_connection", "head", "lingers", "task")
+
+    def __init__(self, connection: H1Connection, head: Head, loopback: bool) -> None:
+        super().__init__(head.method, head.path, head.query)
+        self.head = head
+        self.loopback = loopback
+        self.lingers = False
+        self.task: asyncio.Task[Any] | None = None
+        self._connection = connection
+
+    def header(self, name: bytes) -> str | None:
+        """The first value of a header."""
+        return self.head.headers.get(name)
+
+    def header_values(self, name: bytes) -> list[str]:
+        """All values of a header."""
+        first = self.head.headers.get(name)
+        if first is None:
+            return []
+        return [first, *(value for key, value in self.head.repeated if key == name)]
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Reply whole."""
+        if not self.gone:
+            self._claim()
+            self._connection.reply(self, status, headers, body)
+
+    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+        """Reply with a stream."""
+        if not self.gone:
+            self._claim()
+            self._connection.open_stream(self, status, headers, writer)
+
+    def _claim(self) -> None:
+        if self.replied:
+            raise RuntimeError("this exchange has its reply already")
+        self.replied = True
+
+
+class _Stream(Sink):
+    """The way out of one streamed reply: chunked for HTTP/1.1, up to the connection's end for HTTP/1.0."""
+
+    __slots__ = ("_bare", "_chunked", "_connection", "_exchange")
+
+    def __init__(self, connection: H1Connection, exchange: H1Exchange, chunked: bool) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._chunked = chunked
+        self._bare = exchange.head.method == "HEAD"
+
+    async def run(self, writer: StreamWriter) -> None:
+        """Run the writer; if it returns without having ended the stream, the connection breaks off."""
+        try:
+            await writer(self)
+        except TransportError:
+            pass  # the peer's end of it
+        finally:
+            self._exchange.leave()  # whatever it was, this reply carries nothing any more
+            self._connection.stream_ended(self._exchange, b"" if self._bare else None)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the reply."""
+        if self._bare:
+            raise TransportError("the reply to HEAD has no body")
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        await self._connection.stream_on(self._exchange, data)
+
+    async def end(self, trailers: Headers = ()) -> None:
+        """Complete the reply. Trailers go to a client that says it takes them (RFC 9110, 6.5.1)."""
+        tail = b""
+        if self._chunked and not self._bare:
+            taken = "trailers" in (self._exchange.header(b"te") or "").lower()
+            tail = b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % trailer for trailer in trailers if taken])
+        self._connection.stream_ended(self._exchange, tail)

@@ -1,0 +1,293 @@
+"""Accepts connections, chooses who speaks on each, and keeps the one clock and the one table they share.
+
+What a protocol says on its connection is left to it (`h1`; later `h2`, chosen by ALPN or by the first
+bytes). No connection has a timer: each has a `deadline`, and one sweep, twice a second, calls those whose time has come.
+
+**A peer that ends its half is gone.** On the wire a client that closes and one that only stops sending
+look the same, and a disconnect must be seen at once: modern MCP says that it cancels the call. So EOF while a
+reply is pending is `Exchange.leave()` (as nginx has it): what is written is still flushed, nothing else follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tailrace.core.tasks import Sweeper
+from tailrace.transports.http.h1 import H1Connection
+from tailrace.transports.http.head import Heads
+
+if TYPE_CHECKING:
+    from tailrace.transports.asgi import Served
+
+__all__ = ["NEVER", "Connection", "Listener"]
+
+NEVER = float("inf")
+_BACKLOG = 2048
+_REFUSED = 256  # connections over the limit that are told so; more are cut
+_TLS_END = 2.0  # seconds for the peer's close_notify
+_ABORT_TIME = 0.5  # seconds for what was aborted to be gone
+
+
+class Connection(Protocol):
+    """What the listener's table holds."""
+
+    deadline: float
+
+    def expired(self) -> None:
+        """`deadline` has passed, on the listener's clock."""
+        ...
+
+    def drain(self) -> None:
+        """Close now if idle, else behind the reply that is being given."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it."""
+        ...
+
+
+class Listener:
+    """Serves HTTP on listening sockets, within the limits of the server's settings.
+
+    Args:
+        server: Whom requests are handed to. It has started.
+        listening: Bound sockets, TCP or Unix; they are the listener's from `start` on.
+        tls: Speak TLS on all of them.
+        sweep: Seconds between two looks at the clock, which is how late a limit may be noticed.
+
+    Attributes:
+        clock: Seconds in which the loop was alive. A client is not blamed for the time in which it was blocked.
+        draining: `close` was called.
+    """
+
+    def __init__(
+        self,
+        server: Served,
+        listening: Sequence[socket.socket],
+        *,
+        tls: ssl.SSLContext | None = None,
+        sweep: float = 0.5,
+    ) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.heads = Heads(server.settings.max_body)
+        self.loop = asyncio.get_running_loop()
+        self.clock = 0.0
+        self.draining = False
+        self.requests = 0
+        self.refused = 0  # requests that were no good HTTP, or over a limit
+        self.expired = 0  # connections closed because a limit of time was over, idle ones apart
+        self._accepted = 0
+        self._turned_away = 0
+        self._listening = listening
+        self._tls = tls
+        self._sweeper = Sweeper(sweep)
+        self._swept = self.loop.time()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._connections: dict[Connection, None] = {}
+        self._prefixes: dict[int, bytes] = {}
+        self._second = 0
+        self._empty: asyncio.Future[None] | None = None
+
+    # --- its life ---
+
+    async def start(self) -> None:
+        """Accept connections."""
+        if self._tls is not None:
+            self._tls.set_alpn_protocols(["http/1.1"])
+        for listening in self._listening:
+            _watch_for_vanished(listening, self.settings.stall)
+            listening.setblocking(False)
+            unix = listening.family not in (socket.AF_INET, socket.AF_INET6)
+            create: Any = self.loop.create_unix_server if unix else self.loop.create_server
+            self._servers.append(await create(self._protocol, sock=listening, backlog=_BACKLOG))
+        self._sweeper.add(self)
+
+    async def close(self, seconds: float) -> None:
+        """Accept nothing more, let replies be finished, then cut what is left. Idempotent.
+
+        Idle connections are closed at once; the others after the reply that they wait for.
+
+        Args:
+            seconds: For replies; what is cut then takes half a second at most.
+        """
+        self.draining = True
+        while self._servers:
+            self._servers.pop().close()
+        for connection in list(self._connections):
+            connection.drain()
+        await self._wait_empty(seconds)
+        for connection in list(self._connections):
+            connection.abort()
+        await self._wait_empty(_ABORT_TIME)
+        self._sweeper.close()
+
+    async def _wait_empty(self, seconds: float) -> None:
+        if self._connections:
+            if self._empty is None:
+                self._empty = self.loop.create_future()
+            await asyncio.wait([self._empty], timeout=max(0.0, seconds))
+
+    def statistics(self) -> Mapping[str, int]:
+        """Numbers for people."""
+        return {
+            "connections": len(self._connections),
+            "accepted": self._accepted,
+            "turned_away": self._turned_away,
+            "requests": self.requests,
+            "refused": self.refused,
+            "expired": self.expired,
+        }
+
+    # --- for connections ---
+
+    def add(self, connection: Connection) -> bool:
+        """Enter a connection into the table; False if that is one too many."""
+        self._accepted += 1
+        self._connections[connection] = None
+        if len(self._connections) <= self.settings.max_connections:
+            return True
+        self._turned_away += 1
+        return False
+
+    def discard(self, connection: Connection) -> None:
+        """It is closed. Idempotent."""
+        self._connections.pop(connection, None)
+        if self._empty is not None and not self._connections:
+            if not self._empty.done():
+                self._empty.set_result(None)
+            self._empty = None
+
+    @property
+    def crowded(self) -> bool:
+        """There are so many connections over the limit that the next one is cut without a word."""
+        return len(self._connections) > self.settings.max_connections + _REFUSED
+
+    def after(self, seconds: float) -> float:
+        """A deadline in `seconds`: never early, late by two sweeps at most."""
+        return self.clock + seconds + self._sweeper.interval
+
+    def prefix(self, status: int) -> bytes:
+        """Status line and Date of a reply, made anew once a second (0.9 us a reply, else)."""
+        prefix = self._prefixes.get(status)
+        if prefix is None:
+            try:
+                reason = HTTPStatus(status).phrase
+            except ValueError:
+                reason = ""
+            date = formatdate(usegmt=True)
+            self._prefixes[status] = prefix = f"HTTP/1.1 {status} {reason}\r\ndate: {date}\r\n".encode("ascii")
+        return prefix
+
+    def sweep(self, now: float) -> None:
+        """Twice a second: the clock goes on, and connections whose time is over hear of it."""
+        self.clock += min(now - self._swept, 2 * self._sweeper.interval)
+        self._swept = now
+        self._prefixes.clear()
+        clock = self.clock
+        for connection in [connection for connection in self._connections if connection.deadline <= clock]:
+            connection.expired()
+
+    # --- accepting ---
+
+    def _protocol(self) -> asyncio.Protocol:
+        return H1Connection(self) if self._tls is None else _Handshake(self, self._tls)
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its TLS is up. It is in the table from its first packet on, so handshakes are bounded."""
+
+    __slots__ = ("_early", "_listener", "_tls", "_transport", "deadline")
+
+    def __init__(self, listener: Listener, tls: ssl.SSLContext) -> None:
+        self.deadline = listener.after(listener.settings.tls_time + _TLS_END)  # if the loop's own limit fails
+        self._listener = listener
+        self._tls = tls
+        self._early = bytearray()  # decrypted before `_run` went on: not more than the loop reads at once
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if not self._listener.add(self):
+            transport.abort()  # to refuse it in words would cost us the handshake
+            return
+        transport.pause_reading()
+        self._listener.server.tasks.start(self._run(), name="tailrace-tls")
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.discard(self)
+
+    def expired(self) -> None:
+        self._listener.expired += 1
+        self.abort()
+
+    def drain(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    async def _run(self) -> None:
+        listener = self._listener
+        try:
+            transport = await listener.loop.start_tls(
+                self._transport,
+                self,
+                self._tls,
+                server_side=True,
+                ssl_handshake_timeout=listener.settings.tls_time,
+                ssl_shutdown_timeout=_TLS_END,
+            )
+        except OSError:  # among them ssl.SSLError and the time-out: the client's, and nobody else's
+            transport = None
+        finally:
+            listener.discard(self)
+        if transport is None or transport.is_closing():
+            return self._transport.abort()
+        return self._go_on(transport)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """Hand the connection to the protocol that ALPN chose: there is one so far."""
+        connection = H1Connection(self._listener)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if self._early and not transport.is_closing():
+            connection.data_received(bytes(self._early))
+
+
+def is_loopback(address: Any) -> bool:
+    """Does a socket with this name take connections of this machine only?"""
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    with contextlib.suppress(ValueError):
+        ip = ipaddress.ip_address(address[0].partition("%")[0])  # type: ignore[reportUnknownMemberType]
+        return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+    return False
+
+
+def _watch_for_vanished(listening: socket.socket, seconds: float) -> None:
+    """A peer that vanished without a FIN is noticed as a stall is, though nothing is written to it.
+
+    Accepted sockets inherit these options, where the system has them.
+    """
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    limit = max(1, int(seconds))
+    options = {"TCP_USER_TIMEOUT": limit * 1000, "TCP_KEEPIDLE": limit, "TCP_KEEPINTVL": max(1, limit // 3)}
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):
+            with contextlib.suppress(OSError):
+                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,45 @@
+"""An exchange tells once that its peer is gone."""
+
+from __future__ import annotations
+
+from tailrace.core.exchange import Exchange, Headers, StreamWriter
+
+
+class Bare(Exchange):
+    """The least that a transport brings."""
+
+    __slots__ = ()
+
+    def header(self, name: bytes) -> str | None:
+        return None
+
+    def header_values(self, name: bytes) -> list[str]:
+        return []
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        self.replied = True
+
+    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+        self.replied = True
+
+
+def test_a_new_exchange_is_nobodys_and_has_no_reply_yet() -> None:
+    exchange = Bare("POST", "/mcp", b"a=b", "/prefix")
+    assert (exchange.method, exchange.path, exchange.query, exchange.prefix) == ("POST", "/mcp", b"a=b", "/prefix")
+    assert (exchange.principal, exchange.body) == ("", b"")
+    assert not exchange.gone
+    assert not exchange.replied
+
+
+def test_that_the_peer_is_gone_is_told_once() -> None:
+    exchange, told = Bare("GET", "/", b""), []
+    exchange.on_gone = lambda: told.append(exchange.gone)
+    exchange.leave()
+    exchange.leave()
+    assert told == [True]
+
+
+def test_a_peer_may_go_while_nobody_listens() -> None:
+    exchange = Bare("GET", "/", b"")
+    exchange.leave()
+    assert exchange.gone
