@@ -228,7 +228,7 @@ class McpCall(Call):
         if len(payload) > self.max_result:
             raise ToolError(f"the result has {len(payload)} bytes; at most {self.max_result} can be answered")
         if len(payload) > _LARGE:
-            logger.warning("result over 1 MiB, which some clients refuse tool=%s bytes=%d", self.tool.name, len(payload))
+            logger.warning("result over 1 MiB: some clients refuse it tool=%s bytes=%d", self.tool.name, len(payload))
         return payload
 
     def _failure(self, text: str, data: Any = None) -> bytes:
