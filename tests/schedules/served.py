@@ -340,6 +340,7 @@ class SsePeer(Peer):
                 assert await reader.answered(), "an accepted call has no answer"
             await house.stop()
         reader.check()
+        assert self.post.status != 404 or self.closed or not house.durable, "a session that is kept was not found"
         assert accepted or (house.executed, reader.answers) == (0, []), "a refused call has run"
         if accepted and not shut and not self.closed:
             assert rawmcp.text_of(reader.answers[0]) == "done"
@@ -408,9 +409,11 @@ class StreamablePeer(Peer):
         if not post.gone:
             status, whole = await post.head(), await post.whole()
             if "json" in post.headers["content-type"]:
-                assert rawmcp.is_answer(json.loads(whole), CALL)
-                answers = int(status == 200)
+                message = json.loads(whole)
+                answers = int(status == 200 and rawmcp.is_answer(message, CALL))
                 refused = not answers
+                assert not refused or (status != 200 and "error" in message)
+                assert status != 404 or self.closed or not house.durable, "a session that is kept was not found"
         resumable = there and not self.closed and reader.last_id is not None
         if resumable and not reader.answers:
             self.listen(reader)
@@ -424,7 +427,7 @@ class StreamablePeer(Peer):
         answers += len(reader.answers)
         assert answers <= 1, "answered twice"
         assert not refused or house.executed == 0, "a refused call has run"
-        if not refused and not shut and not post.gone:
+        if not refused and not shut and reader.request is post and not post.gone:
             assert answers == 1, "no answer"
         if not refused and not shut and not self.closed:
             assert house.finished == 1, "an accepted call did not end by itself"

@@ -166,6 +166,7 @@ class Server:
         if self._tasks is None or not hasattr(self, "endpoint"):
             return
         endpoint = self.endpoint
+        endpoint.ending = True
         for call in list(self.tasks.calls):
             if call.session is None:
                 call.cancel(CallCancelled("the server is shutting down"))

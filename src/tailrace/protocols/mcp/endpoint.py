@@ -105,7 +105,8 @@ class Endpoint:
         self.hold = DelayLine(settings.hold)
         self.waiting: dict[ExchangeReply, float] = {}  # modern calls whose reply may still be JSON, and since when
         self._patience = settings.keep_alive or 15.0
-        self.draining = False
+        self.draining = False  # no new work is taken
+        self.ending = False  # and no stored session is brought back: all of them end now
         self.numbers = itertools.count((seals.epoch << _EPOCH) + 1)  # of calls and of their streams
         self.retention = Retention(self)
         self.recovery = Recovery(self)

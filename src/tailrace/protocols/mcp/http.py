@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import encode_failure
 from tailrace.protocols.mcp.reply import JSON
 from tailrace.wire import mcp
-from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, RequestId, encode_error, parse
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Malformed, Message, RequestId, encode_error, parse
 
 if TYPE_CHECKING:
-    from tailrace.core.exchange import Exchange
+    import asyncio
+    from collections.abc import Coroutine
 
-__all__ = ["accepts", "not_allowed", "parse_body", "refuse"]
+    from tailrace.core.exchange import Exchange
+    from tailrace.core.tasks import Tasks
+
+__all__ = ["accepts", "answer_later", "not_allowed", "parse_body", "refuse"]
 
 
 def refuse(exchange: Exchange, status: int, error: ProtocolError, id: RequestId | None = None) -> None:
@@ -22,6 +26,20 @@ def refuse(exchange: Exchange, status: int, error: ProtocolError, id: RequestId 
     if status == 503:
         headers.append((b"retry-after", b"1"))
     exchange.respond(status, headers, encode_failure(id, error))
+
+
+def answer_later(tasks: Tasks, exchange: Exchange, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Start the work that will reply. Should it be cancelled (the server ends) or fail, there is a reply all the same."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if exchange.replied or exchange.gone:
+            return
+        if task.cancelled():
+            refuse(exchange, 503, ProtocolError(INTERNAL_ERROR, "the server is shutting down; try again in a moment"))
+        elif task.exception() is not None:
+            refuse(exchange, 500, ProtocolError(INTERNAL_ERROR, "internal error"))
+
+    tasks.start(work, name=name).add_done_callback(ended)
 
 
 def not_allowed(exchange: Exchange, allow: bytes) -> None:

@@ -67,10 +67,12 @@ class Recovery:
         """Bring a stored session back to life; None where there is none, or it is somebody else's.
 
         Raises:
-            ProtocolError: Too many are open; the store cannot be read.
+            ProtocolError: Too many are open; the store cannot be read; the server ends, and has stored its sessions
+                for the next one (none of them is gone: nobody may be told that it is not found).
         """
         if not self.journals.durable:
             return None
+        self._check_ending()
         known = self.sessions.by_id.get(id) if id is not None else self.sessions.by_handle.get(handle or b"")
         if known is not None:  # it is ending: what the store still has of it is the past
             mine = known.principal == principal and known.lifecycle is Lifecycle.OPEN
@@ -85,6 +87,7 @@ class Recovery:
             self._loading -= 1
             if not self._loading:
                 self._ended.clear()
+        self._check_ending()
         if stored is None or ended or stored.principal != principal:
             return None
         living = self.sessions.by_id.get(stored.session)
@@ -96,6 +99,11 @@ class Recovery:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         await session.open()
         return session if session.lifecycle is Lifecycle.OPEN else None
+
+    def _check_ending(self) -> None:
+        if self.endpoint.ending:
+            text = "the server is shutting down; try again in a moment"
+            raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "draining"})
 
     async def recover(self) -> None:
         """At the start: every call that was accepted and not answered is answered now, or runs again."""

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId, encode_failure
-from tailrace.protocols.mcp.http import accepts, not_allowed, parse_body, refuse
+from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp, sse
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Message, Notification, Request
@@ -60,7 +60,8 @@ class HttpSse:
         found = session is not None and self.endpoint.find(session.id, exchange.principal) is session
         if session is not None and found:
             return self._open(exchange, session, place.seq, last_id, session.log.missing(place.seq))
-        self.endpoint.tasks.start(self._resume(exchange, place.handle, place.seq, last_id), name="tailrace-restore")
+        resume = self._resume(exchange, place.handle, place.seq, last_id)
+        answer_later(self.endpoint.tasks, exchange, resume, "tailrace-restore")
         return None
 
     async def _resume(self, exchange: Exchange, handle: bytes, seq: int, last_id: str) -> None:
@@ -95,7 +96,7 @@ class HttpSse:
             return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "session_id is missing from the query"))
         session = self.endpoint.find(id, exchange.principal)
         if session is None or session.record.transport != "sse":
-            self.endpoint.tasks.start(self._restored(exchange, id), name="tailrace-restore")
+            answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id), "tailrace-restore")
             return None
         return self._message(exchange, session)
 
@@ -129,7 +130,8 @@ class HttpSse:
         try:
             params = mcp.decode_params(request.method, bytes(request.params))
             if request.method == "initialize":
-                endpoint.tasks.start(self._greet(exchange, session, request, params), name="tailrace-initialize")
+                greet = self._greet(exchange, session, request, params)
+                answer_later(endpoint.tasks, exchange, greet, "tailrace-initialize")
                 return None
             body = endpoint.inline(request, params, session, endpoint.legacy)
             if body is not None:

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
-from tailrace.protocols.mcp.http import accepts, not_allowed, parse_body, refuse, status_of
+from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import (
@@ -136,7 +136,7 @@ class Streamable:
             session = endpoint.new_session("streamable", exchange.principal)
         except ProtocolError as error:
             return refuse(exchange, 503, error, request.id)
-        endpoint.tasks.start(self._greet(exchange, session, request, params), name="tailrace-initialize")
+        answer_later(endpoint.tasks, exchange, self._greet(exchange, session, request, params), "tailrace-initialize")
         return None
 
     async def _greet(
@@ -281,7 +281,7 @@ class Streamable:
             return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "Mcp-Session-Id is missing: initialize first"))
         session = self.endpoint.find(id, exchange.principal)
         if session is None or session.record.transport != "streamable":
-            self.endpoint.tasks.start(self._restored(exchange, id, then), name="tailrace-restore")
+            answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id, then), "tailrace-restore")
             return None
         return then(session)
 

@@ -15,12 +15,10 @@ __all__ = ["Body", "ChunkedBody", "SizedBody"]
 
 _MAX_LINE = 1024  # of a chunk's size and extensions, and of one trailer field
 _MAX_AROUND = 16 * 1024  # of all extensions and trailers of one body
-_SIZE = re.compile(
-    rb"""([0-9A-Fa-f]{1,16})
-    (?:;[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*""",
-    re.VERBOSE,
-)
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
+_TRAILER = re.compile(rb"(%b):[\t -~\x80-\xff]*" % _TOKEN)
 _NO_TRAILER = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer", b"authorization"})
 
 

@@ -16,6 +16,7 @@ from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
+from tailrace.transports.http.sockets import is_loopback
 
 if TYPE_CHECKING:
     from typing import Any
@@ -93,13 +94,12 @@ class H1Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        from tailrace.transports.http.listener import is_loopback
-
         self._transport = transport
         self._loopback = is_loopback(transport.get_extra_info("sockname"))
         if self._listener.add(self):
-            return
-        if self._listener.crowded:
+            if self._closes:  # accepted just before the listener was closed
+                self._end(State.CLOSED)
+        elif self._listener.crowded:
             self.abort()
         else:
             self._refuse(503, f"{self._listener.settings.max_connections} connections are open; try again later")
@@ -147,7 +147,7 @@ class H1Connection(asyncio.Protocol):
         settings = self._listener.settings
         if self._paused:
             return self._check_stall()
-        if self._state is State.IDLE:
+        if self._state is State.IDLE or (not self._input.strip(b"\r\n") and self._state is State.HEAD):
             return self._end(State.CLOSED)
         self._listener.expired += 1
         if self._state is State.HEAD:
@@ -165,6 +165,7 @@ class H1Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Cut it: what is not yet sent is lost."""
         self._state = State.CLOSED
+        self.deadline = _NEVER
         self._transport.abort()
 
     def _check_stall(self) -> None:
@@ -387,9 +388,9 @@ class H1Connection(asyncio.Protocol):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if exchange is not None:
-            exchange.leave()
             if exchange.task is not None:
                 exchange.task.cancel()
+            exchange.leave()
 
 
 class H1Exchange(Exchange):

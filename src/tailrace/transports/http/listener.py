@@ -1,7 +1,8 @@
 """Accepts connections, chooses who speaks on each, and keeps the one clock and the one table they share.
 
 What a protocol says on its connection is left to it (`h1`; later `h2`, chosen by ALPN or by the first
-bytes). No connection has a timer: each has a `deadline`, and one sweep, twice a second, calls those whose time has come.
+bytes). No connection has a timer: each has a `deadline`, and one sweep, twice a second, calls those
+whose time has come.
 
 **A peer that ends its half is gone.** On the wire a client that closes and one that only stops sending
 look the same, and a disconnect must be seen at once: modern MCP says that it cancels the call. So EOF while a
@@ -11,8 +12,6 @@ reply is pending is `Exchange.leave()` (as nginx has it): what is written is sti
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -23,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailrace.core.tasks import Sweeper
 from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.head import Heads
+from tailrace.transports.http.sockets import watch_for_vanished
 
 if TYPE_CHECKING:
     from tailrace.transports.asgi import Served
 
-__all__ = ["NEVER", "Connection", "Listener"]
+__all__ = ["Connection", "Listener"]
 
-NEVER = float("inf")
 _BACKLOG = 2048
 _REFUSED = 256  # connections over the limit that are told so; more are cut
 _TLS_END = 2.0  # seconds for the peer's close_notify
@@ -104,7 +103,7 @@ class Listener:
         if self._tls is not None:
             self._tls.set_alpn_protocols(["http/1.1"])
         for listening in self._listening:
-            _watch_for_vanished(listening, self.settings.stall)
+            watch_for_vanished(listening, self.settings.stall)
             listening.setblocking(False)
             unix = listening.family not in (socket.AF_INET, socket.AF_INET6)
             create: Any = self.loop.create_unix_server if unix else self.loop.create_server
@@ -265,29 +264,3 @@ class _Handshake(asyncio.Protocol):
         connection.connection_made(transport)
         if self._early and not transport.is_closing():
             connection.data_received(bytes(self._early))
-
-
-def is_loopback(address: Any) -> bool:
-    """Does a socket with this name take connections of this machine only?"""
-    if not isinstance(address, tuple):
-        return True  # a Unix socket
-    with contextlib.suppress(ValueError):
-        ip = ipaddress.ip_address(address[0].partition("%")[0])  # type: ignore[reportUnknownMemberType]
-        return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
-    return False
-
-
-def _watch_for_vanished(listening: socket.socket, seconds: float) -> None:
-    """A peer that vanished without a FIN is noticed as a stall is, though nothing is written to it.
-
-    Accepted sockets inherit these options, where the system has them.
-    """
-    if listening.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    limit = max(1, int(seconds))
-    options = {"TCP_USER_TIMEOUT": limit * 1000, "TCP_KEEPIDLE": limit, "TCP_KEEPINTVL": max(1, limit // 3)}
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in options.items():
-        if hasattr(socket, name):
-            with contextlib.suppress(OSError):
-                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

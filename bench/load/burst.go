@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// sequence checks that what arrives is 1, 2, 3...; what was skipped is lost, what came again or late is misordered.
+type sequence struct {
+	last, arrived, lost, misordered, short int
+}
+
+func (s *sequence) take(data []byte, size int) {
+	got, ok := number(data, `"progress":`)
+	n := int(got)
+	switch {
+	case !ok || len(data) < size:
+		s.short++
+	case n > s.last:
+		s.lost += n - s.last - 1
+		s.arrived++
+		s.last = n
+	default:
+		s.misordered++
+	}
+}
+
+// end tells how many were sent: those that never came are lost as well.
+func (s *sequence) end(sent int) { s.lost += max(sent-s.last, 0) }
+
+// runBurst calls the tool `burst` over and over: `count` progress notifications, as fast as the server can.
+func runBurst(o options) (result, error) {
+	all, end, about, err := openClients(o)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if _, _, err := bursts(o, all, o.warmup); err != nil {
+		return nil, fmt.Errorf("while warming up: %w", err)
+	}
+	mark("begin", about)
+	began := time.Now()
+	sum, calls, err := bursts(o, all, o.seconds)
+	took := time.Since(began)
+	mark("end", about)
+	got := result{
+		"calls": calls, "seconds": took.Seconds(), "arrived": sum.arrived, "sent": calls * o.count,
+		"per_second": float64(sum.arrived) / took.Seconds(), "lost": sum.lost, "misordered": sum.misordered,
+		"wrong": sum.short,
+	}
+	if err != nil {
+		got["complaint"] = err.Error()
+	}
+	return got, nil
+}
+
+func bursts(o options, all []client, length time.Duration) (sum sequence, calls int, first error) {
+	arguments := []byte(fmt.Sprintf(`{"count":%d,"size":%d}`, o.count, o.size))
+	until := time.Now().Add(length)
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for _, c := range all {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for {
+				var seen sequence
+				_, err := c.call("burst", arguments, func(data []byte) { seen.take(data, o.size) })
+				seen.end(o.count)
+				mu.Lock()
+				sum.arrived += seen.arrived
+				sum.lost += seen.lost
+				sum.misordered += seen.misordered
+				sum.short += seen.short
+				calls++
+				if err != nil && first == nil {
+					first = err
+				}
+				mu.Unlock()
+				if err != nil || !time.Now().Before(until) {
+					return
+				}
+			}
+		}()
+	}
+	group.Wait()
+	return sum, calls, first
+}
