@@ -6,15 +6,21 @@ import (
 	"time"
 )
 
-// sequence checks that what arrives is 1, 2, 3...; what was skipped is lost, what came again or late is misordered.
+// sequence checks that what arrives is 1, 2, 3...; what was skipped is lost. What came again, or after the answer
+// of the call it belongs to (told by its token: those of one client's calls grow), is misordered.
 type sequence struct {
 	last, arrived, lost, misordered, short int
+	token, after                           float64
 }
 
 func (s *sequence) take(data []byte, size int) {
 	got, ok := number(data, `"progress":`)
+	token, _ := number(data, `"progressToken":`) // a broadcast's is no number
+	s.token = max(s.token, token)
 	n := int(got)
 	switch {
+	case token > 0 && token <= s.after:
+		s.misordered++
 	case !ok || len(data) < size:
 		s.short++
 	case n > s.last:
@@ -64,10 +70,12 @@ func bursts(o options, all []client, length time.Duration) (sum sequence, calls 
 		group.Add(1)
 		go func() {
 			defer group.Done()
+			answered := 0.0
 			for {
-				var seen sequence
+				seen := sequence{after: answered}
 				_, err := c.call("burst", arguments, func(data []byte) { seen.take(data, o.size) })
 				seen.end(o.count)
+				answered = max(answered, seen.token)
 				mu.Lock()
 				sum.arrived += seen.arrived
 				sum.lost += seen.lost

@@ -187,13 +187,13 @@ func runBroadcast(o options) (result, error) {
 			}
 		}()
 	}
-	if _, err := broadcasts(o, caller, &arrived, 0, o.warmup); err != nil {
+	warm, err := broadcasts(o, caller, &arrived, 0, o.warmup)
+	if err != nil {
 		return nil, fmt.Errorf("while warming up: %w", err)
 	}
-	rounds := int(heard[0].last) / max(o.count, 1)
 	before := arrived.Load()
 	mark("begin", nil)
-	spent, err := broadcasts(o, caller, &arrived, rounds, o.seconds)
+	spent, err := broadcasts(o, caller, &arrived, warm.rounds, o.seconds)
 	mark("end", nil)
 	if err != nil {
 		return nil, err

@@ -479,6 +479,18 @@ def test_the_journal_hears_of_evictions_also_where_answers_expire_in_between() -
     assert len(journal.kept()) <= 10 + 64 + 3
 
 
+def test_the_journal_hears_of_answers_that_went_also_where_the_ring_turns_in_between() -> None:
+    journal = Slow()
+    log = Log(ring=100, kept=100, journal=journal)
+    cursor = log.attach(0)
+    for _ in range(200):
+        log.append(b"x" * 100, ANSWER)
+        fill(log, 70)
+        log.commit(log.last)
+        payloads(cursor)
+    assert len(journal.kept()) <= 1 + 64 + 10 + 64
+
+
 def test_the_journal_hears_of_delivered_answers_and_requests_that_went() -> None:
     journal = Slow()
     log = Log(kept=100, journal=journal)

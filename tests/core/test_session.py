@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -142,7 +143,11 @@ async def test_a_plain_hook_in_a_thread_may_notify_and_close() -> None:
         room.session.notify("hello")
         room.session.close("from a thread")
 
-    await asyncio.to_thread(hook)
+    thread = threading.Thread(target=hook)
+    thread.start()
+    thread.join()
+    assert room.session.lifecycle is Lifecycle.OPEN, "nothing of it was done in the thread"
+    assert room.session.log.last == 0
     async with asyncio.timeout(30):
         await waiting
         assert cursor.take() == [(1, b"hello None")]

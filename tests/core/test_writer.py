@@ -132,6 +132,24 @@ async def test_an_answer_counts_as_delivered_only_when_the_transport_took_it() -
     await rig.end()
 
 
+async def test_a_stream_does_not_end_before_its_last_event_is_durable() -> None:
+    class Slow:
+        def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
+            pass
+
+        def trim(self, log: Log, kind: Kind, upto: int) -> None:
+            raise AssertionError
+
+    rig = Rig(Log(journal=Slow()))
+    rig.log.append(b"answer", ANSWER)
+    rig.log.end()
+    await turns()
+    assert not rig.running.done()
+    rig.log.commit(1)
+    await rig.end()
+    assert (rig.out, rig.pipe.ended) == (b"1:answer;", 1)
+
+
 async def test_a_peer_that_is_gone_ends_the_writer_quietly_and_the_log_keeps_what_was_not_taken() -> None:
     rig = Rig()
     await turns()
@@ -238,6 +256,7 @@ async def test_a_stream_that_has_something_to_say_needs_no_keep_alive() -> None:
 @virtual
 async def test_no_keep_alive_is_due_while_a_write_waits_for_the_transport() -> None:
     rig = Rig(keep_alive=15.0, ping=b"ping ")
+    await asyncio.sleep(1.0)
     rig.pipe.gate = asyncio.Event()
     rig.log.append(b"a", NOTE)
     await asyncio.sleep(100.0)

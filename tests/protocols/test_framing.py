@@ -121,7 +121,9 @@ def test_what_is_no_event_id_is_refused_and_nothing_else_happens(text: str) -> N
         Seals([NEW, OLD], 1).open(text, "alice")
 
 
-@pytest.mark.parametrize("number", ["", "-5", "+5", " 5", "5 ", "5.0", "0x5", "٥", "²", "1_0", "9" * 19, "9" * 5000])
+@pytest.mark.parametrize(
+    "number", ["", "-5", "+5", " 5", "5 ", "5.0", "0x5", "\u0665", "\u00b2", "1_0", "9" * 19, "9" * 5000]
+)
 def test_a_number_that_is_no_sequence_number_is_refused(number: str) -> None:
     seals = Seals([NEW], 1)
     token = event_id(seals)[:44]

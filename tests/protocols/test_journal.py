@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -58,10 +59,8 @@ async def journal(journals: Journals) -> SessionJournal:
 
 async def committed(store: MemoryStore) -> None:
     """Everything written so far has committed, or failed."""
-    try:
+    with contextlib.suppress(StoreError):
         await store.flush()
-    except StoreError:
-        pass
     await asyncio.sleep(0)
 
 

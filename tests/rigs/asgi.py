@@ -1,8 +1,9 @@
 """An ASGI application driven in memory: no server, no socket, so that a simulated event loop can run all of it.
 
 `Request` is both the ASGI server and the client behind it, for one request: what the application sends
-is in `received`, as much of it as has arrived. Each body part arrives in two halves with a turn of the
-loop between them, so a second writer tears a frame, and `disconnect` may leave half of one.
+is in `received`, as much of it as has arrived. Each body part is sent in two halves with a turn of the
+loop between them, so a second writer tears a frame; each half arrives a little later, and is lost if the
+client is gone by then.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Request:
         body: All of the request's body, in one piece.
         flows: Body parts are taken; otherwise `send` waits until `flow`.
         raises: Sending after the peer's end raises `OSError`, as the specification has it; otherwise it is ignored.
-        on_head: Called with the status before the client learns it.
-        on_data: Called with the request after a half has arrived.
+        on_head: Called when the head is sent.
+        on_sent: Called with each body part when its sending begins.
+        on_data: Called after something has arrived.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Request:
         flows: bool = True,
         raises: bool = False,
         on_head: Callable[[Request], None] | None = None,
+        on_sent: Callable[[bytes], None] | None = None,
         on_data: Callable[[Request], None] | None = None,
     ) -> None:
         path, _, query = target.partition("?")
@@ -67,7 +70,9 @@ class Request:
         self._body: bytes | None = body
         self._raises = raises
         self._on_head = on_head
+        self._on_sent = on_sent
         self._on_data = on_data
+        self._ended = False  # by the server
         self._sending = False
         self._left = asyncio.Event()
         self._flows = asyncio.Event()
@@ -110,7 +115,7 @@ class Request:
 
     async def until(self, true: Callable[[], bool]) -> bool:
         """Wait until `true()`, which is asked whenever something arrives; False where the reply ended without it."""
-        while not (found := true()) and not self.complete and not self.task.done():
+        while not (found := true()) and not self.complete and (not self.task.done() or self._ended and not self.gone):
             self._changed.clear()
             await self._changed.wait()
         return found or true()
@@ -120,7 +125,7 @@ class Request:
     async def _run(self, app: App) -> None:
         await app(self.scope, self._receive, self._send)
         if not self.gone:
-            assert self.complete, "the application ended without completing its reply"
+            assert self._ended, "the application ended without completing its reply"
 
     async def _receive(self) -> Message:
         if self._body is not None:
@@ -131,7 +136,7 @@ class Request:
 
     async def _send(self, message: Message) -> None:
         assert not self._sending, "two writers on one connection"
-        assert not self.complete, "something is sent behind the end of the reply"
+        assert not self._ended, "something is sent behind the end of the reply"
         self._sending = True
         try:
             if message["type"] == "http.response.start":
@@ -140,10 +145,11 @@ class Request:
             else:
                 assert self.status or self.gone, "a body before its head"
                 await self._put_body(message["body"])
-                self.complete = not message.get("more_body", False) and not self.gone
+                if not message.get("more_body", False):
+                    self._ended = True
+                    asyncio.get_running_loop().call_soon(self._arrive, None)
         finally:
             self._sending = False
-            self._changed.set()
 
     async def _put_head(self, message: Message) -> None:
         if self._may_put():
@@ -151,18 +157,29 @@ class Request:
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             if self._on_head is not None:
                 self._on_head(self)
+            self._changed.set()
 
     async def _put_body(self, data: bytes) -> None:
+        if self._on_sent is not None and self._may_put():
+            self._on_sent(data)
         middle = len(data) // 2
         for half in (data[:middle], data[middle:]):
             if half:
                 await self._flows.wait()
                 await asyncio.sleep(0)
             if self._may_put() and half:
-                self.received += half
-                self._changed.set()
-                if self._on_data is not None:
-                    self._on_data(self)
+                asyncio.get_running_loop().call_soon(self._arrive, half)
+
+    def _arrive(self, data: bytes | None) -> None:
+        if self.gone:
+            return
+        if data is None:
+            self.complete = True
+        else:
+            self.received += data
+            if self._on_data is not None:
+                self._on_data(self)
+        self._changed.set()
 
     def _may_put(self) -> bool:
         if self.gone and self._raises:

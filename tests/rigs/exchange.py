@@ -236,9 +236,7 @@ class FakeExchange(Exchange):
 
 
 @asynccontextmanager
-async def serving(
-    service: Service | None = None, store: Store | None = None, **settings: Any
-) -> AsyncIterator[Server]:
+async def serving(service: Service | None = None, store: Store | None = None, **settings: Any) -> AsyncIterator[Server]:
     """A started server; stopped at the end. The drain is short: what a test leaves running is cancelled."""
     settings.setdefault("drain", 0.0)
     server = Server(service or Service("empty"), Settings(**settings), store or MemoryStore())
@@ -274,6 +272,7 @@ class LegacySession:
         assert await exchange.status_code() == 200, exchange.reply_body
         self.id = exchange.headers["mcp-session-id"]
         assert await self.post(notification("notifications/initialized")).status_code() == 202
+        await self.server.store.flush()
         return self
 
     def send(self, exchange: FakeExchange) -> FakeExchange:
@@ -283,7 +282,9 @@ class LegacySession:
         headers = [*self._headers(), *more]
         return self.send(FakeExchange("POST", "/mcp", message, headers, principal=self.principal))
 
-    def call(self, id: int | str, tool: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> FakeExchange:
+    def call(
+        self, id: int | str, tool: str, arguments: Mapping[str, Any] | None = None, **options: Any
+    ) -> FakeExchange:
         return self.post(call(id, tool, arguments, **options))
 
     def get(self, last_id: str | None = None) -> FakeExchange:
@@ -326,6 +327,7 @@ class SseSession:
         assert await self.post(initialize("2024-11-05")).status_code() == 202
         await self.stream.answer("init")
         assert await self.post(notification("notifications/initialized")).status_code() == 202
+        await self.server.store.flush()
         return self
 
     async def open(self, last_id: str | None = None) -> FakeExchange:
@@ -343,7 +345,9 @@ class SseSession:
         headers = [("content-type", "application/json")]
         return send(self.server, FakeExchange("POST", self.url, message, headers, principal=self.principal))
 
-    def call(self, id: int | str, tool: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> FakeExchange:
+    def call(
+        self, id: int | str, tool: str, arguments: Mapping[str, Any] | None = None, **options: Any
+    ) -> FakeExchange:
         return self.post(call(id, tool, arguments, **options))
 
     @property

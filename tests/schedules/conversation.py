@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import detangle
+
 from tailrace.core.call import Call, CallState
 from tailrace.core.exchange import Headers, Sink
 from tailrace.core.log import Cursor, Log
@@ -24,6 +26,7 @@ from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.stores.memory import MemoryStore
 from tests.schedules.exploring import in_order, race
 
+ENDS = ("close", "shutdown", "disconnect", "push", "keepalive", "answer", "resume")
 DRAIN = 25.0  # virtual seconds
 STALL = 30.0
 ROOM = 8  # bytes: a call waits whenever its reader has not taken the last event
@@ -154,8 +157,9 @@ class Line(Sink):
     """A connection that takes each write in two halves, or takes nothing, until it breaks."""
 
     def __init__(self, *, flows: bool = True) -> None:
-        self.received = b""
+        self.received = b""  # by the client
         self.broken = False
+        self.left = False  # the client reads it no longer
         self.done = False
         self._writing = False
         self._news = asyncio.Event()
@@ -170,9 +174,13 @@ class Line(Sink):
                 await self._until_taken()
                 if self.broken:
                     raise TransportError("the peer is gone")
-                self.received += half
+                asyncio.get_running_loop().call_soon(self._arrive, half)
         finally:
             self._writing = False
+
+    def _arrive(self, data: bytes) -> None:
+        if not (self.broken or self.left):  # else it is lost in a buffer, though the server could write it
+            self.received += data
 
     async def _until_taken(self) -> None:
         if self._news.is_set():
@@ -185,6 +193,9 @@ class Line(Sink):
             raise TransportError("the peer took nothing") from None
 
     async def end(self, trailers: Headers = ()) -> None:
+        asyncio.get_running_loop().call_soon(self._arrive_end)
+
+    def _arrive_end(self) -> None:
         self.done = True
 
     def cut(self) -> None:
@@ -235,6 +246,9 @@ class Conversation:
         self.call = Work(self.session, self.reply, self.store, self.may_answer)
         self.session.accept(self.call)
         self.connect(0, flows=self.flows)
+
+    async def start(self) -> None:
+        """The call begins, as soon as it is committed."""
         if self.durable:
             self.call.journalled = True
             self.journals.write([PutCall("s", 1, 0, b"{}")], lambda error: self.call.start())
@@ -308,6 +322,7 @@ class Conversation:
     def collect(self) -> None:
         """Read what the connection has brought: whole lines only."""
         assert self.line is not None
+        self.line.left = True
         *lines, rest = self.line.received.split(b"\n")
         assert not (self.line.done and rest), f"a frame was torn: {rest!r}"
         for text in lines:
@@ -326,9 +341,12 @@ class Conversation:
         self.may_answer.set()
         assert await self.tasks.drain(STALL + 1.0)
         await self.session.close("the test is over")
+        await self.writers[-1]  # the session's end ends its stream, also where the client does nothing
+        await asyncio.sleep(0)  # what was written arrives
         self.collect()
         self.connect(self.at)
         await asyncio.gather(*self.writers)
+        await asyncio.sleep(0)
         await asyncio.gather(*self.listeners, return_exceptions=True)
         assert all(listener.cancelled() or listener.exception() is None for listener in self.listeners)
         assert self.line is not None
@@ -378,12 +396,24 @@ def reader_counts(talk: Conversation) -> None:
     assert log.ready <= log.last
 
 
-async def meet(names: Sequence[str], *, durable: bool = False, flows: bool = True) -> None:
-    """The scenario: everything in `names` happens at once to a conversation that is just beginning."""
-    import detangle
+async def meet(
+    names: Sequence[str], *, durable: bool = False, flows: bool = True, answered: bool = False
+) -> None:
+    """The scenario: everything in `names` happens at once.
 
+    Args:
+        names: What happens.
+        durable: As `Conversation`.
+        flows: As `Conversation`.
+        answered: The call is over when it happens; else it is only beginning.
+    """
     talk = Conversation(durable=durable, flows=flows)
     await talk.begin()
+    starting = [talk.start]
+    if answered:
+        await starting.pop()()
+        talk.may_answer.set()
+        await talk.reply.answered.wait()
     detangle.invariant(lambda: reader_counts(talk))
     ended_at: list[int] = []
 
@@ -393,7 +423,9 @@ async def meet(names: Sequence[str], *, durable: bool = False, flows: bool = Tru
             assert ended_at[0] == talk.log.last, "an event was added to a stream that has ended"
 
     detangle.invariant(nothing_follows_the_end)
-    await race(talk.opening, *(getattr(talk, name) for name in names))
+    if "shutdown" in names and "answer" not in names:
+        talk.may_answer.set()  # so that the drain is over while the others are at it
+    await race(talk.opening, *(getattr(talk, name) for name in names), *starting)
     if "answer" in names and flows and talk.drained is not None:
         assert talk.drained < DRAIN, "the drain waited for its limit although nothing ran any more"
     await talk.end()

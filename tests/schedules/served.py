@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 from tailrace import Context, Service, Session
+from tailrace.core.session import Lifecycle
 from tailrace.server import Server, make_settings
 from tailrace.transports.asgi import AsgiApp
 from tests.rigs import rawmcp
@@ -20,6 +22,7 @@ from tests.rigs.asgi import Request
 from tests.schedules.conversation import WatchedStore
 from tests.schedules.exploring import in_order, race
 
+ENDS = ("close", "shutdown", "disconnect", "push", "keepalive", "answer", "resume")
 MOMENT = 1.0  # when everything happens; the server's clock ticks then, too
 BEFORE = {"asking": 0.0, "holding": 0.05, "running": 0.1}  # how long before that the call is made, in seconds
 CALL = 7  # the request id
@@ -182,16 +185,17 @@ class Reader:
             self.last_id = fields["id"]
         if fields.get("event") == "message" and fields.get("data"):
             if "id" in fields:
-                self._number(fields["id"])
+                seq = int(fields["id"].rpartition("-")[2])
+                assert seq == len(self.seqs) + 1, f"event {seq} came behind {self.seqs}"
+                self.seqs.append(seq)
             self.messages.append(json.loads(fields["data"]))
 
-    def _number(self, id: str) -> None:
-        seq = int(id.rpartition("-")[2])
-        assert seq == len(self.seqs) + 1, f"event {seq} came behind {self.seqs}"
-        self.seqs.append(seq)
-        if self.house.durable and self.session:
-            stream = self.house.server.endpoint.seals.open(id, "").stream
-            assert (self.session, stream, seq) in self.house.store.events, f"event {seq} was sent uncommitted"
+    def on_sent(self, data: bytes) -> None:
+        """The server sends this now: each event of it has to be safe."""
+        for id in re.findall(rb"event: message\nid: (.+)\n", data) if self.house.durable else ():
+            place = self.house.server.endpoint.seals.open(id.decode(), "")
+            safe = (self.session, place.stream, place.seq) in self.house.store.events
+            assert safe or not place.seq, f"event {place.seq} is sent uncommitted"
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -242,9 +246,10 @@ class Peer:
         return self.house.server.endpoint.sessions.by_id.get(self.session_id)
 
     async def close(self) -> None:
-        if self.session is not None:
-            self.closed = True
-            await self.session.close("closed by the service")
+        session = self.session
+        if session is not None:
+            self.closed = session.lifecycle is Lifecycle.OPEN  # else it has been put away by the shutdown
+            await session.close("closed by the service")
 
     async def shutdown(self) -> None:
         await self.house.stop()
@@ -265,6 +270,10 @@ class Peer:
         """The status of the call's POST is about to be told."""
         if request.status == 202 and self.house.durable:
             assert self.house.store.calls, "a 202 before the call is committed"
+
+    def check_found(self, status: int) -> None:
+        """The client of a session that was not found begins anew, so that must not be said of one that is kept."""
+        assert status != 404 or self.closed or not self.house.durable, "a session that is kept was not found"
 
     async def settle(self) -> bool:
         """Let the call end, if it has been accepted; tells whether there is a server (again) to ask."""
@@ -308,7 +317,7 @@ class SsePeer(Peer):
         headers = [("accept", "text/event-stream")]
         if self.reader.last_id is not None:
             headers.append(("last-event-id", self.reader.last_id))
-        self.reader.read(self.house.request("GET", "/sse", headers, on_data=self.reader.on_data))
+        self.reader.read(self.house.request("GET", "/sse", headers, on_data=self.reader.on_data, on_sent=self.reader.on_sent))
 
     def send(self, message: Any, **more: Any) -> Request:
         return self.house.request("POST", self.url, [("content-type", "application/json")], message, **more)
@@ -323,7 +332,7 @@ class SsePeer(Peer):
     async def resume(self) -> None:
         self.connect()
         assert self.reader.request is not None
-        await self.reader.request.head()
+        self.check_found(await self.reader.request.head())
 
     async def end(self) -> None:
         house, reader = self.house, self.reader
@@ -340,7 +349,7 @@ class SsePeer(Peer):
                 assert await reader.answered(), "an accepted call has no answer"
             await house.stop()
         reader.check()
-        assert self.post.status != 404 or self.closed or not house.durable, "a session that is kept was not found"
+        self.check_found(self.post.status)
         assert accepted or (house.executed, reader.answers) == (0, []), "a refused call has run"
         if accepted and not shut and not self.closed:
             assert rawmcp.text_of(reader.answers[0]) == "done"
@@ -372,11 +381,11 @@ class StreamablePeer(Peer):
 
     def listen(self, reader: Reader) -> None:
         headers = [*self._headers(), *([("last-event-id", reader.last_id)] if reader.last_id is not None else [])]
-        reader.read(self.house.request("GET", "/mcp", headers, on_data=reader.on_data))
+        reader.read(self.house.request("GET", "/mcp", headers, on_data=reader.on_data, on_sent=reader.on_sent))
 
     def ask(self) -> None:
         message = rawmcp.call(CALL, "work", self.arguments, progress="p")
-        self.post = self.send(message, on_head=self.on_begun, on_data=self.reader.on_data)
+        self.post = self.send(message, on_head=self.on_begun, on_data=self.reader.on_data, on_sent=self.reader.on_sent)
         self.reader.read(self.post)
 
     def on_begun(self, request: Request) -> None:
@@ -398,7 +407,7 @@ class StreamablePeer(Peer):
         reader = self.reader if self.reader.last_id is not None else self.listener
         self.listen(reader)
         assert reader.request is not None
-        await reader.request.head()
+        self.check_found(await reader.request.head())
 
     async def end(self) -> None:
         house, reader, post = self.house, self.reader, self.post
@@ -413,7 +422,7 @@ class StreamablePeer(Peer):
                 answers = int(status == 200 and rawmcp.is_answer(message, CALL))
                 refused = not answers
                 assert not refused or (status != 200 and "error" in message)
-                assert status != 404 or self.closed or not house.durable, "a session that is kept was not found"
+                self.check_found(status)
         resumable = there and not self.closed and reader.last_id is not None
         if resumable and not reader.answers:
             self.listen(reader)
@@ -442,7 +451,7 @@ class ModernPeer(Peer):
         self.reader = Reader(self.house)
         message = rawmcp.modern_call(CALL, "work", self.arguments, progress="p")
         headers = rawmcp.modern_headers("tools/call", "work")
-        self.post = self.house.request("POST", "/mcp", headers, message, on_data=self.reader.on_data)
+        self.post = self.house.request("POST", "/mcp", headers, message, on_data=self.reader.on_data, on_sent=self.reader.on_sent)
         self.reader.read(self.post)
 
     async def disconnect(self) -> None:
@@ -454,6 +463,8 @@ class ModernPeer(Peer):
     async def end(self) -> None:
         house, post = self.house, self.post
         assert post is not None
+        if self.left and house.cancelled_at is not None:
+            assert house.cancelled_at - self.left_at <= 0.1, "the call outlives its client"
         if self.left:  # nothing else lets it end
             assert await house.server.tasks.drain(0.1), "the call outlives its client"
         elif not house.stopped:

@@ -34,12 +34,6 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
     raise click.BadParameter(f"{value!r} is no store; give sqlite, sqlite:PATH or memory.")
 
 
-def _server(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value == "listener":
-        raise click.BadParameter("Tailrace's own listener is not available yet; use uvicorn.")
-    return value
-
-
 @click.command("run")
 @click.argument("target")
 @_option("--stdio", "Speak over standard input and output instead of HTTP.", is_flag=True)
@@ -49,8 +43,7 @@ def _server(_: click.Context, __: click.Parameter, value: str) -> str:
 @_option("--store", "Where sessions and accepted calls are kept: sqlite, sqlite:PATH or memory. "
          "Default: sqlite in your state folder; with --stdio: memory.", callback=_store)  # fmt: skip
 @_option("--store-wait", "Seconds to wait for a process that holds the store.", type=_SECONDS, default=30.0)
-@_option("--server", "What moves the bytes.", type=click.Choice(["listener", "uvicorn"]), default="uvicorn",
-         callback=_server)  # fmt: skip
+@_option("--server", "What moves the bytes.", type=click.Choice(["listener", "uvicorn"]), default="listener")
 @_option("--drain", "Seconds that running calls get at shutdown.", type=_SECONDS, default=25.0)
 @_option("--shutdown-delay", "Seconds to go on accepting after the signal.", type=_SECONDS, default=0.0)
 @_option("--keep-alive", "Seconds between keep-alives on an idle stream.", type=click.FloatRange(min=0.1), default=15.0)

@@ -306,6 +306,7 @@ class Sessions:
         self.unborn = unborn
         self.by_id: dict[str, Session] = {}
         self.by_handle: dict[bytes, Session] = {}
+        self.evicted: dict[str, Session] = {}  # out of the table already, and still ending
         self.opened = 0  # ever
         self.closed = 0
 
@@ -330,6 +331,8 @@ class Sessions:
             del self.by_id[session.id]
             self.by_handle.pop(session.handle, None)
             self.closed += 1
+        elif self.evicted.get(session.id) is session:
+            del self.evicted[session.id]
 
     def close_all(self, reason: str, *, keep: bool, grace: float = 5.0) -> list[Completion]:
         """Close every session of this moment."""
@@ -349,4 +352,5 @@ class Sessions:
         for session in idle[: max(1, self.limit // 100)]:  # a few at once: looking for them is the dear part
             session.close("evicted: too many sessions are open")
             self.remove(session)
+            self.evicted[session.id] = session
         return bool(idle)

@@ -119,7 +119,7 @@ class Writer:
                 if self.farewell is not None:
                     await sink.write(self.farewell())
                 break
-            elif cursor.log.finished and cursor.seq >= cursor.log.ready:
+            elif cursor.log.finished:
                 break
             elif self._ping_due:
                 self._ping_due = False

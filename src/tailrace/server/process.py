@@ -12,9 +12,10 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_settings, make_store
@@ -39,7 +40,7 @@ def run_process(
     port: int = 8000,
     uds: str | None = None,
     store: str | Store | None = None,
-    server: str = "uvicorn",
+    server: str = "listener",
     insecure: bool = False,
     tls_cert: str | None = None,
     tls_key: str | None = None,
@@ -58,7 +59,7 @@ def run_process(
         port: Port to listen on; 0 picks a free one.
         uds: Path of a Unix socket to listen on instead.
         store: ``memory``, ``sqlite:PATH`` or a store.
-        server: ``uvicorn``.
+        server: ``listener`` (ours) or ``uvicorn``.
         insecure: Allow an address that others can reach.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
@@ -85,12 +86,12 @@ def run_process(
                 f"{host} can be reached by others and there is no authentication; "
                 "listen on 127.0.0.1, or say --insecure if something in front of it authenticates"
             )
-        if server != "uvicorn":
-            raise DefinitionError(f"no such server: {server!r}; there is uvicorn")
+        if server not in ("listener", "uvicorn"):
+            raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")
         listening = _listen(host, port, uds)
         tls = (tls_cert, tls_key) if tls_cert and tls_key else None
         try:
-            _run_loop(_serve_http(running, listening, tls, _url(listening, host, uds, tls is not None)))
+            _run_loop(_serve_http(running, listening, tls, _url(listening, host, uds, tls is not None), server))
         finally:
             listening.close()
             if uds:
@@ -102,24 +103,49 @@ def run_process(
 # --- the two ways of serving --------------------------------------------------------------------
 
 
-async def _serve_http(running: Server, listening: socket.socket, tls: tuple[str, str] | None, url: str) -> None:
-    from tailrace.transports.asgi import AsgiApp
-    from tailrace.transports.embedded import Embedded
-
+async def _serve_http(
+    running: Server, listening: socket.socket, tls: tuple[str, str] | None, url: str, server: str
+) -> None:
     stop = _stop_at_signal()
     await running.start()
-    serving = Embedded(AsgiApp(running), listening, tls, keep_alive=75)
-    task = running.tasks.start(serving.run(), name="tailrace-uvicorn")
+    serving = _transport(running, listening, tls, server)
+    await serving.start()
     try:
         _say_ready(running, url)
-        await asyncio.wait(
-            [task, running.tasks.start(stop.wait(), name="tailrace-signal")], return_when="FIRST_COMPLETED"
-        )
+        await stop.wait()
     finally:
         await running.drain()
         await running.end_sessions()
         await serving.close(0.4)
         await running.stop()
+
+
+class _Transport(Protocol):
+    """What serves HTTP: our listener, or uvicorn."""
+
+    async def start(self) -> None: ...
+    async def close(self, seconds: float) -> None: ...
+
+
+def _transport(running: Server, listening: socket.socket, tls: tuple[str, str] | None, server: str) -> _Transport:
+    if server == "uvicorn":
+        from tailrace.transports.asgi import AsgiApp
+        from tailrace.transports.embedded import Embedded
+
+        return Embedded(AsgiApp(running), listening, tls, running.tasks, keep_alive=int(running.settings.idle_time))
+    from tailrace.transports.http import Listener
+
+    return Listener(running, [listening], tls=_tls_context(*tls) if tls else None)
+
+
+def _tls_context(cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        raise DefinitionError(f"the certificate {cert} and the key {key} cannot be used: {error}") from None
+    return context
 
 
 async def _serve_stdio(running: Server, pipes: Pipes) -> None:

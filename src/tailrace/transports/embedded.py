@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+
+if TYPE_CHECKING:
+    from tailrace.core.tasks import Tasks
 
 __all__ = ["Embedded"]
 
@@ -20,10 +23,13 @@ class Embedded:
         app: The application; it is started and stopped by us, so no lifespan is run.
         listening: Where to accept.
         tls: Certificate and key files, or None.
+        tasks: Where its task runs.
         keep_alive: Seconds that an idle connection lives.
     """
 
-    def __init__(self, app: Any, listening: socket.socket, tls: tuple[str, str] | None, *, keep_alive: int) -> None:
+    def __init__(
+        self, app: Any, listening: socket.socket, tls: tuple[str, str] | None, tasks: Tasks, *, keep_alive: int
+    ) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -40,10 +46,14 @@ class Embedded:
         )
         self._server = _Server(config)
         self._listening = listening
+        self._tasks = tasks
         self._ended = asyncio.Event()
 
-    async def run(self) -> None:
-        """Serve until `close`."""
+    async def start(self) -> None:
+        """Begin to accept."""
+        self._tasks.start(self._run(), name="tailrace-uvicorn")
+
+    async def _run(self) -> None:
         try:
             await self._server.serve(sockets=[self._listening])
         finally:

@@ -80,7 +80,7 @@ class Recovery:
         self._loading += 1
         try:
             stored = await self.journals.store.load(id, handle=handle)
-            ended = stored is not None and stored.session in self._ended
+            ended = stored is not None and (stored.session in self._ended or stored.session in self.sessions.evicted)
         except StoreError as error:
             raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
         finally:

@@ -175,7 +175,8 @@ class ExchangeReply:
             end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
             if not self.expected:
                 self.log.end()
-                self.endpoint.retention.retire(self.session, self.log)
+                if not self._opening:  # else it may still be given up
+                    self.endpoint.retention.retire(self.session, self.log)
         elif not self.expected:
             self._reply_json()
 
@@ -240,6 +241,8 @@ class ExchangeReply:
         self._opening = False
         if error is None or self.exchange.gone:
             self._answers.clear()
+            if self.log is not None and not self.expected:
+                self.endpoint.retention.retire(self.session, self.log)
             self._begin()
             return
         # Nothing was promised yet, and nothing can be now: the answer will be JSON, progress is not sent.

