@@ -26,6 +26,12 @@ async def connections_are_closed() -> AsyncIterator[None]:
     await leave_all()
 
 
+@pytest.fixture(autouse=True)
+def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `tailrace run` moves bytes with: our listener, unless a module asks for others as well (`ON_BOTH`)."""
+    monkeypatch.setenv("TAILRACE_SERVER", getattr(request, "param", "listener"))
+
+
 @pytest.fixture
 def witness(tmp_path: Path) -> Witness:
     """The folder that `fixtures/calls.py` writes its journal to."""

@@ -22,7 +22,7 @@ from tests.rigs.rawmcp import (
 )
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True)]
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -12,7 +12,7 @@ from tests.e2e.python_client import Era, Transport, drive
 from tests.e2e.witness import Witness
 from tests.rigs.server import ROOT, UVICORN_READY, running_async, tailrace_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True)]
 HTTP_WAYS = pytest.mark.parametrize(
     ("transport", "era"),
     [("streamable", "legacy"), ("streamable", "auto"), ("sse", "legacy"), ("sse", "auto")],

@@ -27,7 +27,7 @@ from tests.rigs.rawmcp import (
 )
 from tests.rigs.server import ServerProcess, running, running_async, tailrace_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True)]
 CALLS_EACH = 20
 GRACE = 2.0  # seconds beyond --drain within which the process must be gone
 

@@ -73,9 +73,14 @@ async def burst(ctx: Context, key: str, count: int = 90, size: int = 64, every: 
 
 
 @server.tool()
-async def steps(ctx: Context, count: int = 3, every: float = 0.05) -> str:
+async def steps(ctx: Context, count: int = 3, every: float = 0.05, key: str = "", after: int = 0) -> str:
+    if key:
+        note(f"start {key}")
     for number in range(1, count + 1):
         await ctx.report_progress(number, count, f"step {number}")
+        if number == after:
+            while not is_open(key):
+                await asyncio.sleep(0.01)
         await asyncio.sleep(every)
     return "done"
 

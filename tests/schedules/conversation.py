@@ -158,6 +158,7 @@ class Line(Sink):
 
     def __init__(self, *, flows: bool = True) -> None:
         self.received = b""  # by the client
+        self.newest = 0  # bytes of what came last
         self.broken = False
         self.left = False  # the client reads it no longer
         self.done = False
@@ -181,6 +182,7 @@ class Line(Sink):
     def _arrive(self, data: bytes) -> None:
         if not (self.broken or self.left):  # else it is lost in a buffer, though the server could write it
             self.received += data
+            self.newest = len(data)
 
     async def _until_taken(self) -> None:
         if self._news.is_set():
@@ -309,7 +311,12 @@ class Conversation:
         await self.reply.answered.wait()
 
     async def resume(self) -> None:
-        """The client has given the connection up (or thinks so), and goes on from the last whole event it has."""
+        """The client gives the connection up, with what it has not read, and goes on from the last whole event."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert self.line is not None
+        if detangle.flip():
+            self.line.received = self.line.received[: -self.line.newest or None]
         self.collect()
         self.connect(self.at)
 
@@ -397,21 +404,23 @@ def reader_counts(talk: Conversation) -> None:
 
 
 async def meet(
-    names: Sequence[str], *, durable: bool = False, flows: bool = True, answered: bool = False
+    names: Sequence[str], *, mode: str = "running", durable: bool = False, flows: bool = True
 ) -> None:
     """The scenario: everything in `names` happens at once.
 
     Args:
         names: What happens.
+        mode: Where the call is: ``starting`` (it starts at the same time), ``running`` (it was started just
+            before) or ``over`` (it has been answered).
         durable: As `Conversation`.
         flows: As `Conversation`.
-        answered: The call is over when it happens; else it is only beginning.
     """
     talk = Conversation(durable=durable, flows=flows)
     await talk.begin()
-    starting = [talk.start]
-    if answered:
-        await starting.pop()()
+    starting = [talk.start] if mode == "starting" else []
+    if mode != "starting":
+        await talk.start()
+    if mode == "over":
         talk.may_answer.set()
         await talk.reply.answered.wait()
     detangle.invariant(lambda: reader_counts(talk))

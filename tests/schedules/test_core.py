@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -20,23 +21,24 @@ DELAYS = 3 if MORE else 2
 Record = Callable[[str, object], None]
 
 
-@pytest.mark.parametrize("durable", [False, True], ids=["memory", "durable"])
-@pytest.mark.parametrize("flows", [True, False], ids=["flowing", "stalled"])
-@pytest.mark.parametrize("names", combinations(ENDS, 2), ids="-".join)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "starting-memory": {"mode": "starting"},
+    "starting-durable": {"mode": "starting", "durable": True},
+    "running-memory": {"mode": "running"},
+    "running-durable": {"mode": "running", "durable": True},
+    "running-stalled": {"mode": "running", "durable": True, "flows": False},
+    "over-durable": {"mode": "over", "durable": True},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("names", list(combinations(ENDS, 2)), ids="-".join)
 @pytest.mark.timeout(1200 if MORE else 120)
-def test_two_ends_meet(names: tuple[str, ...], flows: bool, durable: bool, record_property: Record) -> None:
-    scenario = partial(meet, names, durable=durable, flows=flows)
-    record_property("schedules", exhaust(scenario, delays=DELAYS))
+def test_two_ends_meet(names: tuple[str, ...], setting: str, record_property: Record) -> None:
+    record_property("schedules", exhaust(partial(meet, names, **SETTINGS[setting]), delays=DELAYS))
 
 
-@pytest.mark.parametrize("names", [pair for pair in combinations(ENDS, 2) if "answer" not in pair], ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
-def test_two_ends_meet_when_the_call_is_over(names: tuple[str, ...], record_property: Record) -> None:
-    scenario = partial(meet, names, durable=True, answered=True)
-    record_property("schedules", exhaust(scenario, delays=DELAYS))
-
-
-@pytest.mark.parametrize("names", combinations(ENDS, 3), ids="-".join)
+@pytest.mark.parametrize("names", list(combinations(ENDS, 3)), ids="-".join)
 @pytest.mark.timeout(1200 if MORE else 120)
 def test_three_ends_meet(names: tuple[str, ...], record_property: Record) -> None:
     record_property("schedules", exhaust(partial(meet, names, durable=True), delays=2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from tailrace.schema.arguments import Arguments, InvalidArguments, arguments_of
 from tailrace.schema.docstrings import Docstring, parse_docstring
 from tailrace.schema.hints import MISSING, Parameter, Signature, place_of, read_signature
-from tailrace.schema.results import InvalidResult, Result, result_of
+from tailrace.schema.results import InvalidResult, Result, encode_value, result_of
 
 __all__ = [
     "MISSING",
@@ -23,6 +23,7 @@ __all__ = [
     "Result",
     "Signature",
     "arguments_of",
+    "encode_value",
     "parse_docstring",
     "place_of",
     "read_signature",

@@ -20,7 +20,7 @@ from tailrace.schema.complaints import Complaint, problems_of_pydantic, shorten
 from tailrace.schema.hints import MISSING, is_pydantic, parts_of, read_signature
 from tailrace.schema.types import decode_custom, description_of, encode_custom, schemas_of
 
-__all__ = ["InvalidResult", "Result", "result_of"]
+__all__ = ["InvalidResult", "Result", "encode_value", "result_of"]
 
 _SCALARS = (str, int, float, bool, type(None))
 _ITERATORS = (AsyncIterator, AsyncIterable, AsyncGenerator)
@@ -155,7 +155,7 @@ def _mentions(schema: Any, reference: str) -> bool:
 
 
 def _encode_undeclared(value: Any) -> bytes:
-    data = _encode(value)
+    data = encode_value(value)
     return data if data[:1] == b"{" else b'{"result":' + data + b"}"
 
 
@@ -165,7 +165,7 @@ def _scalar_encoder(hint: type, decode: Callable[[bytes], Any]) -> Callable[[Any
     def encode(value: Any) -> bytes:
         if type(value) is not hint or (hint is float and not math.isfinite(value)):
             return check(value)
-        return b'{"result":' + _encode(value) + b"}"
+        return b'{"result":' + encode_value(value) + b"}"
 
     return encode
 
@@ -179,20 +179,25 @@ def _checking_encoder(
     decode: Callable[[bytes], Any], wrapped: bool, *, normalise: bool = False
 ) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
-        data = _encode(value)
+        data = encode_value(value)
         try:
             checked = decode(data)
         except (msgspec.DecodeError, RecursionError) as error:
             text, _, path = str(error).replace("`", "").partition(" - at $")
             text = text[:1].lower() + shorten(text[1:], 300)
             raise InvalidResult(f"the result does not fit its type at result{path}: {text}", f"result{path}") from None
-        data = _encode(checked) if normalise else data
+        data = encode_value(checked) if normalise else data
         return b'{"result":' + data + b"}" if wrapped else data
 
     return encode
 
 
-def _encode(value: Any) -> bytes:
+def encode_value(value: Any) -> bytes:
+    """JSON of any value whose type is not declared.
+
+    Raises:
+        InvalidResult: It has no JSON form.
+    """
     try:
         return _encode_any(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

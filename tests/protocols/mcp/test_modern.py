@@ -281,7 +281,7 @@ async def test_a_silent_call_becomes_a_stream_after_the_keep_alive_time_and_is_k
         assert not post.replied
         await asyncio.sleep(2)
         assert post.is_stream
-        await asyncio.sleep(31)
+        await asyncio.sleep(33)
         assert post.sink.written.count(b": keep-alive\n\n") == 2
         shop.open("a")
         assert text_of(await post.answer("r1")) == "a"

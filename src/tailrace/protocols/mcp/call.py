@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct
 
 from tailrace.core.call import Call, Reply
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError, ProtocolError, StoreError, ToolError
-from tailrace.schema import InvalidArguments
+from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
 
@@ -133,7 +133,7 @@ class McpCall(Call):
                 raise
             return self._bug("the tool was cancelled from inside")
         except ToolError as error:
-            return self._failure(error.message, error.data)
+            return self._refusal(error)
         except CallCancelled as error:  # the server ends, and its threads take nothing any more
             return self.aborted(error)
         except LimitError as error:
@@ -168,7 +168,7 @@ class McpCall(Call):
         try:
             async for item in items:
                 collected.append(item)
-                text = mcp.encode(item)
+                text = encode_value(item)
                 size += len(text)
                 if size > self.max_result:
                     raise ToolError(f"the result is over {self.max_result} bytes")
@@ -231,8 +231,18 @@ class McpCall(Call):
             logger.warning("result over 1 MiB: some clients refuse it tool=%s bytes=%d", self.tool.name, len(payload))
         return payload
 
-    def _failure(self, text: str, data: Any = None) -> bytes:
-        structured = Raw(mcp.encode(data)) if isinstance(data, dict) else UNSET
+    def _refusal(self, error: ToolError) -> bytes:
+        """What the tool itself says to its caller."""
+        if error.data is None:
+            return self._failure(str(error.message))
+        try:
+            data = encode_value(error.data)
+        except InvalidResult:
+            return self._bug("the data of a ToolError has no JSON form")
+        structured = data if data[:1] == b"{" else b'{"result":' + data + b"}"  # MCP wants an object there
+        return self._failure(str(error.message), Raw(structured))
+
+    def _failure(self, text: str, structured: Any = UNSET) -> bytes:
         return encode_result(self.request_id, self._tool_result([mcp.TextContent(text)], structured, is_error=True))
 
     def _bug(self, what: str) -> bytes:
@@ -254,7 +264,7 @@ def _content(value: Any) -> list[Any]:
         return [mcp.TextContent(value)]
     if isinstance(value, mcp.TextContent):
         return [value]
-    return [mcp.TextContent(mcp.encode(value).decode())]
+    return [mcp.TextContent(encode_value(value).decode())]
 
 
 def encode_failure(id: int | str | None, error: ProtocolError) -> bytes:

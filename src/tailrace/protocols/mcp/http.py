@@ -8,7 +8,16 @@ from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import encode_failure
 from tailrace.protocols.mcp.reply import JSON
 from tailrace.wire import mcp
-from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Malformed, Message, RequestId, encode_error, parse
+from tailrace.wire.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    Batch,
+    Malformed,
+    Message,
+    RequestId,
+    encode_error,
+    parse,
+)
 
 if TYPE_CHECKING:
     import asyncio

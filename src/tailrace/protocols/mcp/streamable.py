@@ -158,7 +158,8 @@ class Streamable:
         if isinstance(message, Request):
             return self._legacy_request(exchange, session, message, params)
         if isinstance(message, Batch):
-            version = session.record.version if session is not None else mcp.ASSUMED_VERSION
+            stated = exchange.header(b"mcp-protocol-version") or mcp.ASSUMED_VERSION
+            version = session.record.version if session is not None else stated
             if version != "2025-03-26":
                 error = ProtocolError(INVALID_REQUEST, f"batches are not part of version {version}")
                 return refuse(exchange, 400, error)

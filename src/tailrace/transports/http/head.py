@@ -121,9 +121,7 @@ def _parse(raw: bytes, max_body: int) -> Head:
     method, target, modern = _request_line(raw)
     lines = _count_lines(raw)
     headers, repeated = _cut(raw)
-    if (
-        len(headers) + len(repeated) != lines - 2
-    ):  # RFC 9112, 5.2; httptools refuses it as well, unless it is told not to
+    if len(headers) + len(repeated) != lines - 2:  # RFC 9112, 5.2; today's httptools refuses it as well
         raise BadRequest(400, "a header field must not be folded")
     path, query = _split_target(method, target, _host(headers.get(b"host"), modern))
     return Head(

