@@ -44,7 +44,7 @@ check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
 	$(PY) -m uv lock --check --quiet
 
 bench: ## measured beside its peers: comes with the listener of its own

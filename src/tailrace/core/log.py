@@ -64,6 +64,7 @@ class Log:
         "journal",
         "kept",
         "last",
+        "origin",
         "reader",
         "ready",
         "ring",
@@ -89,6 +90,7 @@ class Log:
         self.journal = journal
         self.last = last  # the newest event's number
         self.ready = last  # the newest that may be read
+        self.origin = last  # the newest of an earlier process life
         self.delivered = 0  # the newest that a connection took
         self.ended = False
         self.bytes = 0

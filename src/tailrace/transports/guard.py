@@ -8,15 +8,15 @@ allowed names if there are any. A browser's Origin must be the Host's own, or an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "is_loopback"]
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _CACHE = 1024
 
 Verdict = tuple[int, str] | None
@@ -26,12 +26,12 @@ class Guard:
     """Checks every request's Host and Origin (MCP, transports: security warning).
 
     Args:
-        hosts: Names served beside loopback ones, without a port; ``*`` for any.
+        hosts: Names or addresses served beside loopback ones, without a port; ``*`` for any.
         origins: Origins served beside the Host's own, e.g. ``https://app.example.com``; ``*`` for any.
     """
 
     def __init__(self, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(host.lower().strip("[]") for host in hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self._verdicts: dict[tuple[str | None, str | None, bool], Verdict] = {}
 
@@ -49,19 +49,37 @@ class Guard:
     def _judge(self, host: str | None, origin: str | None, loopback: bool) -> Verdict:
         name = _name(host or "")
         if "*" not in self._hosts and name not in self._hosts:
-            if loopback and name not in _LOOPBACK and not name.startswith("127."):
+            if loopback and not is_loopback(name):
                 return 421, f"host {name[:128]!r} is not served here; allow it with --allow-host"
             if not loopback and self._hosts:
                 return 421, f"host {name[:128]!r} is not served here; allow it with --allow-host"
         if origin is None or "*" in self._origins or origin.lower() in self._origins:
             return None
-        if _name(urlsplit(origin).netloc) == name or (loopback and _name(urlsplit(origin).netloc) in _LOOPBACK):
+        page = _page_host(origin)
+        if page and (page == name or (loopback and is_loopback(page))):
             return None
         return 403, f"origin {origin[:128]!r} may not call this server; allow it with --allow-origin"
 
 
+def is_loopback(host: str) -> bool:
+    """``localhost``, or an address that only this machine reaches; a name that begins like one is somebody else's."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _page_host(origin: str) -> str:
+    """The host of an Origin; empty for ``null`` and for what is none."""
+    try:
+        return _name(urlsplit(origin).netloc)
+    except ValueError:
+        return ""
+
+
 def _name(netloc: str) -> str:
-    """The host of ``host:port``, ``[v6]:port`` or ``host``, in lower case."""
+    """The host of ``host:port``, ``[v6]:port`` or ``host``, in lower case; empty for a bracket that never closes."""
     if netloc.startswith("["):
-        return netloc[1:].partition("]")[0].lower()
+        host, closed, _ = netloc[1:].partition("]")
+        return host.lower() if closed else ""
     return netloc.partition(":")[0].lower()

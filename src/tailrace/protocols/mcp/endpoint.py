@@ -24,7 +24,7 @@ from tailrace.core.tasks import DelayLine, Sweeper, Tasks
 from tailrace.core.writer import Writer
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled
-from tailrace.protocols.mcp.framing import Seals, SseFraming
+from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.recovery import Record, Recovery
@@ -265,6 +265,14 @@ class Endpoint:
             self.journals.write([self._put(session)])
 
     # --- streams ---
+
+    def resume_after(self, place: EventId, log: Log) -> int:
+        """Where a client that saw this event goes on in `log`.
+
+        Of an earlier process life only what was durable counts: where a disk failed, a client may have seen
+        events whose numbers were given again since.
+        """
+        return min(place.seq, log.last if place.epoch == self.seals.epoch else log.origin)
 
     def left(self, session: Session, cursor: Cursor) -> None:
         """A connection of the session is gone; the session is not."""

@@ -56,5 +56,5 @@ class Hooks:
                         await session.tasks.in_thread(lambda hook=hook: hook(session))
             except TimeoutError:
                 logger.error("session hook did not end within %.1fs hook=%s", self._seconds, hook.__qualname__)
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("session hook failed hook=%s", hook.__qualname__)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tailrace.errors import StoreError
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.framing import EventId
 
 __all__ = ["HttpSse"]
 
@@ -51,37 +52,39 @@ class HttpSse:
                 session = self.endpoint.new_session("sse", exchange.principal)
             except ProtocolError as error:
                 return refuse(exchange, 503, error)
-            return self._open(exchange, session, 0, None, None)
+            return self._open(exchange, session)
         try:
             place = self.endpoint.seals.open(last_id, exchange.principal)
         except ValueError as error:
             return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, str(error)))
         session = self.endpoint.sessions.by_handle.get(place.handle)
         if session is not None and session.record.transport == "sse" and self._is_open(session, exchange.principal):
-            return self._open(exchange, session, place.seq, last_id, session.log.missing(place.seq))
-        resume = self._resume(exchange, place.handle, place.seq, last_id)
-        answer_later(self.endpoint.tasks, exchange, resume, "tailrace-restore")
+            return self._open(exchange, session, place, last_id)
+        answer_later(self.endpoint.tasks, exchange, self._resume(exchange, place, last_id), "tailrace-restore")
         return None
 
     def _is_open(self, session: Session, principal: str) -> bool:
         return self.endpoint.find(session.id, principal) is session
 
-    async def _resume(self, exchange: Exchange, handle: bytes, seq: int, last_id: str) -> None:
+    async def _resume(self, exchange: Exchange, place: EventId, last_id: str) -> None:
         try:
-            session = await self.endpoint.recovery.restore(exchange.principal, handle=handle)
+            session = await self.endpoint.recovery.restore(exchange.principal, handle=place.handle)
         except ProtocolError as error:
             return refuse(exchange, 503, error)
         if session is None or session.record.transport != "sse":
             return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, "the session of this event id has ended"))
         if exchange.gone:
             return None
-        return self._open(exchange, session, seq, last_id, session.log.missing(seq))
+        return self._open(exchange, session, place, last_id)
 
-    def _open(self, exchange: Exchange, session: Session, after: int, last_id: str | None, missing: int | None) -> None:
+    def _open(self, exchange: Exchange, session: Session, place: EventId | None = None, last_id: str = "") -> None:
         endpoint = self.endpoint
         framing = endpoint.framing(session, 0)
         url = f"{exchange.prefix}/messages/?session_id={session.id}"
-        id = last_id.encode() if last_id is not None else framing.event_id(0)
+        after, missing, id = 0, None, framing.event_id(0)
+        if place is not None:
+            after, id = endpoint.resume_after(place, session.log), last_id.encode()
+            missing = session.log.missing(after)
         head = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
         writer = endpoint.writer(session.log.attach(after), framing, head)
         exchange.on_gone = partial(endpoint.left, session, writer.cursor)

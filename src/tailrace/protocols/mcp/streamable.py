@@ -252,7 +252,7 @@ class Streamable:
             except (ValueError, KeyError) as error:
                 text = str(error) if isinstance(error, ValueError) else "the stream is not kept any more"
                 return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, text))
-            after = min(place.seq, log.last)
+            after = endpoint.resume_after(place, log)
             missing = log.missing(after)
         framing = endpoint.framing(session, log.stream)
         head = b"retry: %d\n: open\n\n" % endpoint.settings.retry

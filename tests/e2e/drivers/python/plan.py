@@ -3,7 +3,8 @@
 A driver is `python DRIVER OPTIONS`, with OPTIONS as JSON: `transport` (`streamable`, `sse` or `stdio`), `target` (the URL, or the
 command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`) and `plan`. A plan has any of the steps `structured`,
 `progress`, `error`, `cancel` and `cut`, each `{"name": TOOL, "arguments": {...}}`. The last line on stdout is the report, or
-`{"failed": TEXT}`; before it comes `{"at": "cut"}` when the first progress of that step has arrived. It judges nothing.
+`{"failed": TEXT}`; before it comes `{"at": "cut"}` when the first progress of that step has arrived. What goes wrong while the
+client closes is in the report as `closing`. It judges nothing.
 
 Only the standard library and anyio are imported here: each driver brings a client library of its own.
 """
@@ -65,16 +66,20 @@ def main(connect: Callable[[Options], AbstractAsyncContextManager[Connected]]) -
     """Do what the command line asks for, with this client."""
     options = Options(**json.loads(sys.argv[1]))
 
-    async def run() -> dict[str, Any]:
+    report: dict[str, Any] = {}
+
+    async def run() -> None:
         with anyio.fail_after(LIMIT):
             async with connect(options) as client:
-                return await follow(client, options.plan)
+                report.update(await follow(client, options.plan), closing=None)
 
     try:
-        report = anyio.run(run)
-    except BaseException:
-        say({"failed": traceback.format_exc()[-4000:]})
-        raise SystemExit(1) from None
+        anyio.run(run)
+    except BaseException as error:
+        if not report:
+            say({"failed": traceback.format_exc()[-4000:]})
+            raise SystemExit(1) from None
+        report["closing"] = told(error)
     say(report)
 
 
@@ -150,8 +155,10 @@ async def cut(client: Connected, step: Mapping[str, Any]) -> dict[str, Any]:
     return report
 
 
-def told(error: Exception) -> str:
-    """An exception in one line."""
+def told(error: BaseException) -> str:
+    """An exception in one line; of a group, the first one in it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     return "no answer" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
 
 
