@@ -6,11 +6,13 @@ import json
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.processes import Usage, free_port, server, usage
 from bench.servers import ROOT, Server
-from bench.trials import Trial
+
+if TYPE_CHECKING:
+    from bench.trials import Trial
 
 __all__ = ["measure"]
 
@@ -39,9 +41,9 @@ def measure(trial: Trial, contestant: Server, load: Path, scratch: Path, *, quic
     flags = _flags(trial, contestant, port, quick)
     limit = _limit(trial, flags) + _OPENING_TIME
     if trial.transport == "stdio":
-        return _drive([str(load), *_words(flags), "--", *command], None, limit)
+        return _drive([str(load), "-paced", *_words(flags), "--", *command], None, limit)
     with server(command, port, log, cwd=ROOT) as pid:
-        return _drive([str(load), *_words(flags)], pid, limit)
+        return _drive([str(load), "-paced", *_words(flags)], pid, limit)
 
 
 def _flags(trial: Trial, contestant: Server, port: int, quick: bool) -> dict[str, str]:
@@ -68,7 +70,9 @@ def _drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
     base = None if pid is None else usage(pid)
     marks: dict[str, Usage] = {}
     result: dict[str, Any] | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         complaints: list[str] = []
@@ -81,6 +85,8 @@ def _drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
                 said = json.loads(line)
                 if "mark" in said:
                     marks[said["mark"]] = usage(said.get("pid", pid))
+                    process.stdin.write("\n")
+                    process.stdin.flush()
                 else:
                     result = said["result"]
             process.wait()

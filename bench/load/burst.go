@@ -42,12 +42,13 @@ func runBurst(o options) (result, error) {
 		return nil, err
 	}
 	defer end()
-	if _, _, err := bursts(o, all, o.warmup); err != nil {
+	answered := make([]float64, len(all))
+	if _, _, err := bursts(o, all, answered, o.warmup); err != nil {
 		return nil, fmt.Errorf("while warming up: %w", err)
 	}
 	mark("begin", about)
 	began := time.Now()
-	sum, calls, err := bursts(o, all, o.seconds)
+	sum, calls, err := bursts(o, all, answered, o.seconds)
 	took := time.Since(began)
 	mark("end", about)
 	got := result{
@@ -61,21 +62,21 @@ func runBurst(o options) (result, error) {
 	return got, nil
 }
 
-func bursts(o options, all []client, length time.Duration) (sum sequence, calls int, first error) {
+// bursts remembers in answered, for each client, the token of its last call that has its answer.
+func bursts(o options, all []client, answered []float64, length time.Duration) (sum sequence, calls int, first error) {
 	arguments := []byte(fmt.Sprintf(`{"count":%d,"size":%d}`, o.count, o.size))
 	until := time.Now().Add(length)
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	for _, c := range all {
+	for at, c := range all {
 		group.Add(1)
 		go func() {
 			defer group.Done()
-			answered := 0.0
 			for {
-				seen := sequence{after: answered}
+				seen := sequence{after: answered[at]}
 				_, err := c.call("burst", arguments, func(data []byte) { seen.take(data, o.size) })
 				seen.end(o.count)
-				answered = max(answered, seen.token)
+				answered[at] = max(answered[at], seen.token)
 				mu.Lock()
 				sum.arrived += seen.arrived
 				sum.lost += seen.lost

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -35,6 +36,8 @@ var trials = map[string]func(options) (result, error){
 	"resume":    runResume,
 }
 
+var paced *bufio.Reader
+
 func main() {
 	var o options
 	flag.StringVar(&o.trial, "trial", "calls", "calls, burst, idle, broadcast, slow or resume")
@@ -52,7 +55,11 @@ func main() {
 	flag.DurationVar(&o.quiet, "quiet", 2*time.Second, "no delivery for so long: the rest is lost")
 	flag.DurationVar(&o.resumeWait, "resume-wait", 2*time.Second, "between cut and resume, so that the tool has ended")
 	flag.BoolVar(&o.join, "join", false, "each session calls the tool `join` before a broadcast")
+	wait := flag.Bool("paced", false, "wait for a line of input after each mark")
 	flag.Parse()
+	if *wait {
+		paced = bufio.NewReader(os.Stdin)
+	}
 	o.command = flag.Args()
 
 	run, known := trials[o.trial]
@@ -66,13 +73,17 @@ func main() {
 	print(map[string]any{"result": got})
 }
 
-// mark tells bench/run.py that a phase begins, so that it reads CPU and memory now.
+// mark tells bench/measure.py that a phase begins, so that it reads CPU and memory now, and with -paced waits for a
+// line that says it has done so: a server over stdio is gone soon after the last mark.
 func mark(name string, more result) {
 	line := map[string]any{"mark": name}
 	for key, value := range more {
 		line[key] = value
 	}
 	print(line)
+	if paced != nil {
+		paced.ReadString('\n')
+	}
 }
 
 func print(line map[string]any) {

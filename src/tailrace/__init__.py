@@ -23,18 +23,34 @@ if TYPE_CHECKING:
         TransportError,
     )
     from tailrace.service import Service
+    from tailrace.wire.content import (
+        Annotations,
+        Audio,
+        EmbeddedResource,
+        Image,
+        ResourceContents,
+        ResourceLink,
+        Text,
+    )
 
 __all__ = [
+    "Annotations",
+    "Audio",
     "CallCancelled",
     "Context",
     "DeadlineExceeded",
     "DefinitionError",
+    "EmbeddedResource",
+    "Image",
     "LimitError",
     "ProtocolError",
+    "ResourceContents",
+    "ResourceLink",
     "Service",
     "Session",
     "StoreError",
     "TailraceError",
+    "Text",
     "ToolError",
     "TransportError",
     "__version__",
@@ -43,7 +59,10 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {"Context": "core.context", "Service": "service", "Session": "core.session", "current": "core.context"}
+_CONTENT = ("Annotations", "Audio", "EmbeddedResource", "Image", "ResourceContents", "ResourceLink", "Text")
+_HOMES = {"Context": "core.context", "Service": "service", "Session": "core.session", "current": "core.context"} | (
+    dict.fromkeys(_CONTENT, "wire.content")
+)
 
 
 def __getattr__(name: str) -> Any:

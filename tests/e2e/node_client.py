@@ -31,11 +31,10 @@ def drive_node(
         plan: Four calls, see `plans`.
         env: Variables for a stdio server.
     """
-    where = {"command": list(target)} if transport == "stdio" else {"url": target}
-    options = {"client": client, "transport": transport, "era": era, "plan": plan, "env": dict(env or {}), **where}
-    command = [str(node), str(DRIVER), json.dumps(options)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    options = {"client": client, "transport": transport, "era": era, "plan": plan, "env": dict(env or {})}
+    command = [str(node), str(DRIVER), json.dumps({**options, "target": target})]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     try:
-        return json.loads(result.stdout)
-    except ValueError:
+        return json.loads(result.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
         return {"failed": f"exit code {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"}

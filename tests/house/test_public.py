@@ -13,16 +13,23 @@ import tailrace
 ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "tailrace": {
+        "Annotations",
+        "Audio",
         "CallCancelled",
         "Context",
         "DeadlineExceeded",
         "DefinitionError",
+        "EmbeddedResource",
+        "Image",
         "LimitError",
         "ProtocolError",
+        "ResourceContents",
+        "ResourceLink",
         "Service",
         "Session",
         "StoreError",
         "TailraceError",
+        "Text",
         "ToolError",
         "TransportError",
         "__version__",

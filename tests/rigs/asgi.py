@@ -115,7 +115,7 @@ class Request:
 
     async def until(self, true: Callable[[], bool]) -> bool:
         """Wait until `true()`, which is asked whenever something arrives; False where the reply ended without it."""
-        while not (found := true()) and not self.complete and (not self.task.done() or self._ended and not self.gone):
+        while not (found := true()) and not self.complete and (not self.task.done() or (self._ended and not self.gone)):
             self._changed.clear()
             await self._changed.wait()
         return found or true()

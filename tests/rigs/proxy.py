@@ -29,6 +29,7 @@ class Plan:
         delay: Seconds before each piece is passed on, server -> client.
         piece: At most this many bytes in one write, so that frames arrive in fragments.
         refuse: Reset at once, without asking the server.
+        parting: Sent to the client before the fault, as if the server had ended in order.
     """
 
     cut_after: int | None = None
@@ -36,6 +37,7 @@ class Plan:
     delay: float = 0.0
     piece: int = 65_536
     refuse: bool = False
+    parting: bytes = b""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class Passed:
     cut_after: int | None
     up: int = 0  # bytes client -> server
     down: int = 0  # bytes server -> client
+    tail: bytes = b""  # the last of them, at most 4 KiB
     struck: bool = False  # the fault happened
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -155,7 +158,11 @@ class Proxy:
             sink.write(data)
             await sink.drain()
             passed.down += len(data)
+            passed.tail = (passed.tail + data)[-4096:]
         passed.struck = True
+        if plan.parting:
+            sink.write(plan.parting)
+            await sink.drain()
         if plan.fault == "half-close":
             sink.write_eof()
         elif plan.fault == "black-hole":

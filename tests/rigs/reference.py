@@ -82,6 +82,8 @@ async def steps(ctx: Context, count: int = 3, every: float = 0.05, key: str = ""
             while not is_open(key):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(every)
+    if key:
+        note(f"end {key}")
     return "done"
 
 

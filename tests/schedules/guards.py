@@ -212,7 +212,7 @@ def the_writer_sends_the_keep_alive(patch: Patch) -> None:
         await run(self, sink)
 
     def sweep(self: Writer, now: float) -> None:
-        asyncio.get_running_loop().create_task(sinks[self].write(self.ping))  # noqa: RUF006
+        asyncio.get_running_loop().create_task(sinks[self].write(self.ping))
 
     patch.setattr(Writer, "run", remember)
     patch.setattr(Writer, "sweep", sweep)

@@ -1,4 +1,4 @@
-"""Whatever meets at the end of a session: it ends once, and nothing is lost, doubled, torn or left waiting (G1, G2, G3).
+"""Whatever meets at the end of a session: it ends once; nothing is lost, doubled, torn or left waiting (G1, G2, G3).
 
 Every pair and every triple of: its client closes it, the server shuts down, its connection breaks, a
 notification is pushed, a keep-alive is due, its call answers, and its client resumes elsewhere. Each is

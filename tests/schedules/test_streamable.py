@@ -1,4 +1,4 @@
-"""A call over Streamable HTTP with a session, and all that may happen to it at one moment, through the whole server in memory.
+"""A call over Streamable HTTP with a session, and what may happen to it at one moment, in the whole server in memory.
 
 Each pair meets the call as it arrives, while its reply is held, and while it runs. With a store that
 outlives the server, whatever a shutdown left is asked for in the next server's life.

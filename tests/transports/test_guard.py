@@ -37,6 +37,7 @@ def verdict(
         "[::1]",
         "[::1]:8000",
         "[0:0:0:0:0:0:0:1]:80",
+        "[::ffff:127.0.0.1]:80",
     ],
 )
 def test_loopback_names_are_served_on_loopback(host: str) -> None:
@@ -157,6 +158,9 @@ def test_verdicts_are_remembered_within_bounds_and_told_apart() -> None:
         assert found[0] == 421
         assert guard.check(exchange) is found
     assert len(guard._verdicts) <= 1024
+    before = dict(guard._verdicts)
+    guard.check(FakeExchange("GET", "/mcp", None, [("host", "localhost"), ("origin", "x" * 60_000)]))
+    assert guard._verdicts == before, "long ones are not kept"
     local = FakeExchange("GET", "/mcp", None, [("host", "mcp.example")], loopback=True)
     remote = FakeExchange("GET", "/mcp", None, [("host", "mcp.example")], loopback=False)
     assert guard.check(local) is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
-from tailrace.wire import jsonrpc, mcp
+from tailrace.wire import content, jsonrpc, mcp
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
@@ -196,7 +196,7 @@ def test_a_refusal_repeats_little_of_the_method() -> None:
 
 
 def test_a_legacy_result_has_nothing_of_the_modern_era() -> None:
-    result = mcp.ToolResult([mcp.TextContent("hi")])
+    result = mcp.ToolResult([content.Text("hi")])
     assert mcp.encode(result) == b'{"content":[{"type":"text","text":"hi"}]}'
 
 

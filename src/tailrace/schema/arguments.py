@@ -2,14 +2,15 @@
 
 The whole object of arguments is decoded by msgspec in a single call into a struct made for the
 function, so a missing or unknown argument is found there. Only parameters whose types come from
-pydantic are kept raw by it and handed to pydantic one by one.
+pydantic are kept raw by it and handed to pydantic one by one. Where the program gives a schema of its
+own, that one is shown and checked first; the hints then say what the function takes of it.
 """
 
 from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast, get_args, get_origin
 
 import msgspec
@@ -19,6 +20,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import models
 from tailrace.schema.complaints import Complaint, complaint_of_msgspec, complaint_of_pydantic
 from tailrace.schema.docstrings import parse_docstring
+from tailrace.schema.given import Check, compile_schema
 from tailrace.schema.hints import MISSING, Parameter, is_pydantic, read_signature
 from tailrace.schema.types import decode_custom, description_of, merge_schemas, schemas_of, to_plain
 
@@ -45,13 +47,18 @@ class Arguments:
         names: The arguments' names in JSON, in order of declaration.
     """
 
-    __slots__ = ("_adapters", "_decode", "names", "schema")
+    __slots__ = ("_adapters", "_check", "_decode", "names", "schema")
 
     def __init__(
-        self, schema: dict[str, Any], struct: type[msgspec.Struct], adapters: list[tuple[Parameter, TypeAdapter[Any]]]
+        self,
+        schema: dict[str, Any],
+        struct: type[msgspec.Struct],
+        adapters: list[tuple[Parameter, TypeAdapter[Any]]],
+        check: Check | None = None,
     ) -> None:
         self.schema = schema
-        self.names: tuple[str, ...] = tuple(schema["properties"])
+        self.names: tuple[str, ...] = tuple(schema.get("properties", ()))
+        self._check = check
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(struct, dec_hook=decode_custom).decode
         self._adapters = adapters
 
@@ -65,12 +72,20 @@ class Arguments:
             InvalidArguments: It does not fit the schema, or is not JSON.
         """
         try:
+            if self._check is not None:
+                self._check_schema(self._check, raw)
             kwargs = asdict(self._decode(raw or b"{}"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if raw and bytes(raw).strip() == b"null":
                 return self.decode(None)
             raise InvalidArguments(*complaint_of_msgspec(error, self.schema)) from None
         return self._validate(kwargs) if self._adapters else kwargs
+
+    def _check_schema(self, check: Check, raw: bytes | msgspec.Raw | None) -> None:
+        value = msgspec.json.decode(raw or b"{}")
+        complaint = None if value is None else check(value)  # null is no arguments, see `decode`
+        if complaint is not None:
+            raise InvalidArguments(*complaint)
 
     def _validate(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         for parameter, adapter in self._adapters:
@@ -83,20 +98,30 @@ class Arguments:
         return kwargs
 
 
-def arguments_of(fn: Callable[..., Any], *, skip: frozenset[str] = frozenset()) -> Arguments:
+def arguments_of(
+    fn: Callable[..., Any], *, skip: frozenset[str] = frozenset(), given: Mapping[str, Any] | None = None
+) -> Arguments:
     """Read what a function takes, and make its schema and its decoder.
 
     Args:
         fn: The function; a parameter annotated with `Context` is left out by itself.
         skip: Names of further parameters that do not come from the caller.
+        given: A JSON Schema to show and to check instead of the one that the hints make. The function has a parameter
+            for each of its properties; what else it admits does not reach the function.
 
     Raises:
-        DefinitionError: A parameter cannot come from JSON; names the function, its file and line.
+        DefinitionError: A parameter cannot come from JSON; `given` is not usable, or does not go with the parameters;
+            names the function, its file and line.
     """
     signature = read_signature(fn)
     parameters = [_admit_none(models.unfold_default(p)) for p in signature.parameters if p.name not in skip]
     described = parse_docstring(fn.__doc__, {p.name for p in parameters}).parameters
     adapters = [(p, models.adapter(p, signature.place)) for p in parameters if is_pydantic(p.hint)]
+    raw = {parameter.name for parameter, _ in adapters}
+    if given is not None:
+        schema, check = compile_schema(given, signature.place)
+        _compare(schema, parameters, signature.place)
+        return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place, open=True), adapters, check)
     properties, definitions = _properties(parameters, adapters, signature.place)
     for parameter in parameters:
         _annotate(properties[parameter.json_name], parameter, described.get(parameter.name))
@@ -107,7 +132,6 @@ def arguments_of(fn: Callable[..., Any], *, skip: frozenset[str] = frozenset()) 
     schema["additionalProperties"] = False
     if definitions:
         schema["$defs"] = definitions
-    raw = {parameter.name for parameter, _ in adapters}
     return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place), adapters)
 
 
@@ -125,6 +149,20 @@ def _properties(
         more, definitions = merge_schemas(*models.schemas(modelled, "validation", place), definitions)
         properties.update(more)
     return {p.json_name: properties[p.json_name] for p in parameters}, definitions
+
+
+def _compare(schema: dict[str, Any], parameters: list[Parameter], place: str) -> None:
+    """Whether a schema that was given and the function it is for go together."""
+    properties = schema.get("properties", {})
+    names = {p.json_name for p in parameters}
+    for name in properties:
+        if name not in names:
+            raise DefinitionError(f"{place}: input_schema has {name!r}, which is no parameter of the function")
+    for parameter in parameters:
+        if parameter.default is MISSING and parameter.json_name not in schema.get("required", ()):
+            raise DefinitionError(
+                f"{place}: parameter {parameter.name!r} has no default, and input_schema does not require it"
+            )
 
 
 def _annotate(schema: dict[str, Any], parameter: Parameter, documented: str | None) -> None:
@@ -148,10 +186,12 @@ def _admit_none(parameter: Parameter) -> Parameter:
 # --- the decoder --------------------------------------------------------------------------------
 
 
-def _struct(name: str, parameters: list[Parameter], raw: set[str], place: str) -> type[msgspec.Struct]:
+def _struct(
+    name: str, parameters: list[Parameter], raw: set[str], place: str, *, open: bool = False
+) -> type[msgspec.Struct]:
     fields = [(p.name, msgspec.Raw if p.name in raw else p.hint, _field(p)) for p in parameters]
     try:
-        return msgspec.defstruct(name, fields, forbid_unknown_fields=True, kw_only=True)
+        return msgspec.defstruct(name, fields, forbid_unknown_fields=not open, kw_only=True)
     except (TypeError, ValueError) as error:
         raise DefinitionError(f"{place}: {error}") from error
 

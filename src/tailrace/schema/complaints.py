@@ -13,7 +13,14 @@ from typing import Any, cast
 
 from tailrace.errors import TailraceError
 
-__all__ = ["Complaint", "complaint_of_msgspec", "complaint_of_pydantic", "problems_of_pydantic", "shorten"]
+__all__ = [
+    "Complaint",
+    "complaint_of_jsonschema",
+    "complaint_of_msgspec",
+    "complaint_of_pydantic",
+    "problems_of_pydantic",
+    "shorten",
+]
 
 _TEXT_LIMIT = 100  # characters of the peer's own text that a message repeats
 _SENTENCE_LIMIT = 300
@@ -88,6 +95,13 @@ def complaint_of_msgspec(error: Exception, schema: Mapping[str, Any]) -> tuple[s
     elif not path:
         return "arguments must be an object" + text.replace("`", "").removeprefix("Expected object"), ""
     return f"argument {path!r}: {_lower(shorten(text.replace('`', ''), _SENTENCE_LIMIT))}", path
+
+
+def complaint_of_jsonschema(error: Any) -> tuple[str, str]:
+    """Say what jsonschema-rs found in an object of arguments, and the path of the value that does not fit."""
+    path = _path("", error.instance_path).removeprefix(".")
+    where = f"argument {path!r}" if path else "arguments"
+    return f"{where}: {_lower(shorten(error.message, _SENTENCE_LIMIT))}", path
 
 
 def complaint_of_pydantic(error: Exception, name: str) -> tuple[str, str]:

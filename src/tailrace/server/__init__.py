@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ class Server:
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
         self._starting: asyncio.Future[None] | None = None
-        self._stopped: asyncio.Future[None] | None = None
+        self._draining = _Once(self._drain)
+        self._stopping = _Once(self._stop)
         self._exits = AsyncExitStack()
         self._routes: dict[str, Handler] = {}
 
@@ -88,24 +89,35 @@ class Server:
     async def start(self) -> None:
         """Open the store, enter the service's lifespan, settle what a crash left behind, then be ready.
 
-        Several may call it; all wait for the same start, and get its error.
+        Several may call it; all wait for the same start, and get its error. If that was cancelled, one of those
+        who wait begins anew.
 
         Raises:
             StoreError: The store cannot be had.
+            DefinitionError: It was stopped before.
         """
-        if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_future()
+        if self._stopping.begun:
+            raise DefinitionError("this server was stopped, and is not started again: make a new one")
+        while (starting := self._starting) is not None:
+            await asyncio.wait([starting])
+            if not starting.cancelled():
+                return starting.result()
+        self._starting = starting = asyncio.get_running_loop().create_future()
+        try:
             try:
                 await self._start()
-            except BaseException as error:
-                self._starting.set_exception(error)
-                self._starting.exception()  # whoever else waits gets it; nobody has to
-                await self._exits.aclose()
+            except BaseException:
+                await self._undo_start()
                 raise
-            self._starting.set_result(None)
-        elif not self._starting.done():
-            await asyncio.wait([self._starting])
-        self._starting.result()
+        except asyncio.CancelledError:
+            self._starting = None
+            starting.cancel()
+            raise
+        except BaseException as error:
+            starting.set_exception(error)
+            starting.exception()  # whoever else waits gets it; nobody has to
+            raise
+        return starting.set_result(None)
 
     async def _start(self) -> None:
         settings = self.settings
@@ -130,7 +142,9 @@ class Server:
             seals,
         )
         self._exits.callback(endpoint.close)
-        await self._exits.enter_async_context(self.service.enter_lifespan())
+        lifespan = self.service.enter_lifespan()
+        await lifespan.__aenter__()
+        self._exits.push_async_callback(self._leave, lifespan)
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
         await endpoint.recovery.recover()
@@ -147,11 +161,31 @@ class Server:
         }
         self.ready = True
 
+    async def _undo_start(self) -> None:
+        await self.end_sessions()
+        if self._tasks is not None:
+            await self._tasks.close(0.4)
+            self._tasks = None
+        await self._exits.aclose()
+
+    async def _leave(self, lifespan: AbstractAsyncContextManager[Any]) -> None:
+        limit = asyncio.timeout(self.settings.hook_time)
+        try:
+            async with limit:
+                await lifespan.__aexit__(None, None, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            logger.error("the service's lifespan did not end within %.1fs", self.settings.hook_time)
+
     async def drain(self) -> None:
-        """Stop to be ready, go on accepting for `shutdown_delay`, then wait for running work within `drain`."""
+        """Stop to be ready, go on accepting for `shutdown_delay`, then wait for running work within `drain`.
+        Idempotent; all callers wait for the one end."""
         self.ready = False
-        if self._tasks is None:
-            return
+        if self._tasks is not None:
+            await self._draining()
+
+    async def _drain(self) -> None:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
         self.endpoint.draining = True
@@ -180,18 +214,16 @@ class Server:
 
     async def stop(self) -> None:
         """Drain, end all sessions, flush and close the store. Idempotent; all callers wait for the one end."""
-        if self._stopped is None:
-            self._stopped = asyncio.get_running_loop().create_future()
-            try:
-                await self.drain()
-                await self.end_sessions()
-                if self._tasks is not None:
-                    await self.tasks.close(0.4)
-                await self._exits.aclose()
-            finally:
-                self._stopped.set_result(None)
-        elif not self._stopped.done():
-            await asyncio.wait([self._stopped])
+        await self._stopping()
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        await self.drain()
+        await self.end_sessions()
+        if self._tasks is not None:
+            await self._tasks.close(0.4)
+        await self._exits.aclose()
 
     # --- requests ---
 
@@ -230,11 +262,12 @@ class Server:
     # --- for the service ---
 
     async def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every session."""
+        """Send a notification to every session that was initialized."""
         payload = self.endpoint.notification(method, params)
         now = self.endpoint.now()
         for session in list(self.endpoint.sessions.by_id.values()):
-            session.log.append(payload, Kind.NOTIFICATION, now)
+            if session.record.version:
+                session.log.append(payload, Kind.NOTIFICATION, now)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
         """Numbers for people."""
@@ -270,6 +303,28 @@ def _check_served(service: Service) -> None:
         unserved.append(f"middleware of service {service.name}")
     if unserved:
         raise DefinitionError("not served yet: " + "; ".join(unserved))
+
+
+class _Once:
+    """Work that is done once: by the first who asks, while the others wait for its end."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work = work
+        self._ended: asyncio.Future[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._ended is not None
+
+    async def __call__(self) -> None:
+        if self._ended is not None:
+            await asyncio.wait([self._ended])
+            return
+        self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._work()
+        finally:
+            self._ended.set_result(None)
 
 
 def make_settings(options: dict[str, Any]) -> Settings:

@@ -21,6 +21,7 @@ from tailrace.schema import (
     read_signature,
     result_of,
 )
+from tailrace.wire.param_headers import ParamHeader, param_headers
 
 __all__ = ["Prompt", "Resource", "Tool", "ToolOptions", "make_prompt", "make_resource", "make_tool"]
 
@@ -35,6 +36,8 @@ class ToolOptions(TypedDict, total=False):
         name: As clients call it: 1 to 128 of ``A-Za-z0-9_.-``. Default: the function's name.
         title: For people. Default: none.
         description: Default: the docstring, without the part that describes the arguments.
+        input_schema: JSON Schema of the arguments, shown to clients as it is and checked on every call; the function
+            has a parameter for each of its properties. Default: made of the type hints.
         once: True: a retry with the same key runs once. A string: the argument that holds the key.
         read_only: It changes nothing (MCP's ``readOnlyHint``).
         idempotent: Calling it again with the same arguments changes nothing more.
@@ -51,6 +54,7 @@ class ToolOptions(TypedDict, total=False):
     name: str | None
     title: str | None
     description: str | None
+    input_schema: Mapping[str, Any] | None
     once: bool | str
     read_only: bool | None
     idempotent: bool | None
@@ -76,6 +80,7 @@ class Tool:
         is_async: It is a coroutine function. A plain one is run in a thread.
         is_generator: It is an asynchronous generator.
         definition: MCP's ``Tool`` object as JSON, as ``tools/list`` gives it.
+        param_headers: The arguments that a modern client repeats in HTTP headers (``x-mcp-header`` in the schema).
 
     The others are as in `ToolOptions`.
     """
@@ -101,6 +106,7 @@ class Tool:
     destructive: bool | None
     open_world: bool | None
     definition: bytes = b""
+    param_headers: tuple[ParamHeader, ...] = ()
 
     def bind(self, raw: bytes | msgspec.Raw | None) -> dict[str, Any]:
         """Decode a call's arguments into keyword arguments; raises as `Arguments.decode` does."""
@@ -155,6 +161,7 @@ def make_tool(
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
+    input_schema: Mapping[str, Any] | None = None,
     once: bool | str = False,
     read_only: bool | None = None,
     idempotent: bool | None = None,
@@ -186,10 +193,10 @@ def make_tool(
         idempotent=idempotent,
         destructive=destructive,
         open_world=open_world,
-        **_read(fn, description),
+        **_read(fn, description, input_schema),
     )
     _check_tool(tool)
-    return dataclasses.replace(tool, definition=_definition(tool))
+    return dataclasses.replace(tool, definition=_definition(tool), param_headers=_param_headers(tool))
 
 
 def make_resource(
@@ -228,9 +235,11 @@ def make_prompt(
 # --- reading and checking -----------------------------------------------------------------------
 
 
-def _read(fn: Callable[..., Any], description: str | None) -> dict[str, Any]:
+def _read(
+    fn: Callable[..., Any], description: str | None, input_schema: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What tools, resources and prompts have in common."""
-    arguments = arguments_of(fn)
+    arguments = arguments_of(fn, given=input_schema)
     return {
         "fn": fn,
         "place": place_of(fn),
@@ -257,7 +266,7 @@ def _check_tool(tool: Tool) -> None:
         raise DefinitionError(f"{place}: on_crash is 'interrupt' or 'rerun', got {tool.on_crash!r}")
     if tool.read_only and tool.destructive:
         raise DefinitionError(f"{place}: a tool cannot be both read_only and destructive")
-    if isinstance(once, str) and not _is_text(tool.arguments.schema["properties"].get(once, {})):
+    if isinstance(once, str) and not _is_text(tool.arguments.schema.get("properties", {}).get(once, {})):
         raise DefinitionError(f"{place}: once={once!r} must name an argument that is a str (or `str | None`)")
 
 
@@ -275,6 +284,13 @@ def _definition(tool: Tool) -> bytes:
         "annotations": tool.annotations(),
     }
     return msgspec.json.encode({name: part for name, part in parts.items() if part is not None})
+
+
+def _param_headers(tool: Tool) -> tuple[ParamHeader, ...]:
+    try:
+        return param_headers(tool.arguments.schema)
+    except ValueError as error:
+        raise DefinitionError(f"{tool.place}: {error}") from None
 
 
 def _check_uri(resource: Resource) -> None:

@@ -12,7 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
-from tailrace.errors import TailraceError, TransportError
+from tailrace.errors import TransportError
+from tailrace.transports.guard import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -96,12 +97,15 @@ class AsgiApp:
         await receive()
         try:
             await self.server.start()
-        except (TailraceError, OSError) as error:
-            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except Exception as error:  # raised, it would count as "no lifespan here", and the server would go on
+            return await send({"type": "lifespan.startup.failed", "message": _reason(error)})
         self._started = True
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.server.stop()
+        try:
+            await self.server.stop()
+        except Exception as error:
+            return await send({"type": "lifespan.shutdown.failed", "message": _reason(error)})
         return await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -135,6 +139,7 @@ class _Connection(Sink):
                 await self._reply_whole()
         finally:
             watch.cancel()
+            exchange.leave()  # also where the ASGI server gave this request up
         return None
 
     async def _read_body(self) -> bool:
@@ -187,9 +192,7 @@ class _Connection(Sink):
             await self._transmit(head)
             await writer(self)
         except TransportError:
-            pass
-        finally:
-            exchange.leave()  # whatever it was, this connection carries nothing any more
+            pass  # this connection carries nothing any more
 
     # --- Sink ---
 
@@ -234,7 +237,7 @@ class AsgiExchange(Exchange):
         super().__init__(scope["method"], path, scope["query_string"], prefix)
         self._headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         server = scope.get("server")
-        self.loopback = server is None or server[1] is None or _is_loopback(server[0])
+        self.loopback = server is None or server[1] is None or "/" in server[0] or is_loopback(server[0])
         self.status = 0
         self.reply_headers: Headers = ()
         self.reply_body = b""
@@ -288,5 +291,5 @@ class AsgiExchange(Exchange):
             self._waiter.set_result(None)
 
 
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "localhost", "testserver") or "/" in host
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "is_loopback"]
 
-_CACHE = 1024
+_CACHE = 1024  # verdicts
+_CACHED = 512  # characters of what one is about: longer ones are nobody's habit
 
 Verdict = tuple[int, str] | None
 
@@ -41,6 +42,8 @@ class Guard:
         if key in self._verdicts:
             return self._verdicts[key]
         verdict = self._judge(*key)
+        if len(key[0] or "") + len(key[1] or "") > _CACHED:
+            return verdict
         if len(self._verdicts) >= _CACHE:  # values come from clients: bounded
             self._verdicts.clear()
         self._verdicts[key] = verdict
@@ -64,9 +67,10 @@ class Guard:
 def is_loopback(host: str) -> bool:
     """``localhost``, or an address that only this machine reaches; a name that begins like one is somebody else's."""
     try:
-        return host == "localhost" or ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
-        return False
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _page_host(origin: str) -> str:

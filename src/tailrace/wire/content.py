@@ -20,7 +20,6 @@ __all__ = [
     "ResourceContents",
     "ResourceLink",
     "Text",
-    "blocks",
 ]
 
 
@@ -158,20 +157,6 @@ class ResourceLink(Struct, frozen=True, tag="resource_link", tag_field="type", r
 
 
 BLOCKS = (Text, Image, Audio, EmbeddedResource, ResourceLink)
-
-
-def blocks(value: Any) -> list[Any] | None:
-    """The blocks of a block, or of a list of blocks and strings with at least one block; None: it is something else."""
-    if isinstance(value, BLOCKS):
-        return [value]
-    if not isinstance(value, (list, tuple)):
-        return None
-    members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
-    if not any(isinstance(one, BLOCKS) for one in members):
-        return None
-    if not all(isinstance(one, (str, *BLOCKS)) for one in members):
-        return None
-    return [Text(one) if isinstance(one, str) else one for one in members]
 
 
 def _check_bytes(name: str, given: Any) -> None:

@@ -35,7 +35,6 @@ __all__ = [
     "Meta",
     "Params",
     "SetLevelParams",
-    "TextContent",
     "ToolResult",
     "check_modern_headers",
     "check_modern_meta",
@@ -207,12 +206,6 @@ def decode_params(method: str, raw: bytes) -> Any:
 
 
 # --- what goes out ------------------------------------------------------------------------------
-
-
-class TextContent(Struct, frozen=True, tag="text", tag_field="type", gc=False):
-    """A content block of text."""
-
-    text: str
 
 
 class ToolResult(Struct, frozen=True, omit_defaults=True, rename="camel"):

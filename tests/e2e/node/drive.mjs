@@ -1,12 +1,16 @@
 // The official TypeScript clients put through one plan over any of their transports; prints one JSON report, judges nothing.
 //
-// node drive.mjs '{"client": "sdk"|"client", "transport": "streamable"|"sse"|"stdio", "url": …, "command": […], "env": {…},
-//                  "era": "legacy"|"auto", "plan": {"structured": …, "progress": …, "error": …, "cancel": …}}'
+// node drive.mjs '{"client": "sdk"|"client", "transport": "streamable"|"sse"|"stdio", "target": URL or command, "env": {…},
+//                  "era": "legacy"|"auto", "plan": {"structured": …, "progress": …, "error": …, "cancel": …} or {"cut": …}}'
 // "sdk" is @modelcontextprotocol/sdk (1.x, legacy only), "client" is @modelcontextprotocol/client (2.x, both eras).
-// The report has the same keys as that of ../python_client.py. On a failure: {"failed": text}, exit code 1.
+// The report, and the lines before it, are those of ../drivers/python/plan.py. On a failure: {"failed": text}, exit code 1.
+
+import { once } from 'node:events';
 
 const options = JSON.parse(process.argv[2]);
 const LIMIT = 30_000; // ms for all of it
+const PATIENCE = 6_000; // ms for the answer of a call whose connection was cut, and for the list after it
+const say = (what) => console.log(JSON.stringify(what));
 
 async function load() {
   if (options.client === 'sdk') {
@@ -27,10 +31,10 @@ async function load() {
 
 function transport(library) {
   if (options.transport === 'stdio') {
-    const [command, ...args] = options.command;
+    const [command, ...args] = options.target;
     return new library.StdioClientTransport({ command, args, env: { ...process.env, ...options.env }, stderr: 'inherit' });
   }
-  const url = new URL(options.url);
+  const url = new URL(options.target);
   return options.transport === 'sse' ? new library.SSEClientTransport(url) : new library.StreamableHTTPClientTransport(url);
 }
 
@@ -59,6 +63,36 @@ async function cancel(library, client, step) {
   }
 }
 
+async function cut(library, client, step) {
+  // Call, say so at the first progress, and see what becomes of it; then list, to see what the client is still good for.
+  const report = { seen: [], text: null, problem: null, later: null };
+  const onprogress = (p) => {
+    report.seen.push([p.progress, p.total ?? null, p.message ?? null]);
+    if (report.seen.length === 1) say({ at: 'cut' });
+  };
+  try {
+    report.text = text(await inTime(library.call(client, step, { onprogress })));
+  } catch (error) {
+    report.problem = told(error);
+  }
+  try {
+    report.later = (await inTime(list(client))).length;
+  } catch (error) {
+    report.later = told(error);
+  }
+  return report;
+}
+
+const inTime = (promise) => {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error('no answer')), PATIENCE);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+};
+
+const told = (error) => (error?.message === 'no answer' ? 'no answer' : String(error));
+
 async function drive() {
   const library = await load();
   const negotiation = options.client === 'client' ? { versionNegotiation: { mode: options.era } } : {};
@@ -72,6 +106,19 @@ async function drive() {
     server: client.getServerVersion()?.name ?? null,
     tools: await list(client),
   };
+  if (options.plan.cut) report.cut = await cut(library, client, options.plan.cut);
+  else await steps(library, client, report);
+  report.problems = [...problems];
+  say({ at: 'leaving' });
+  await Promise.race([once(process.stdin.resume(), 'data'), once(process.stdin, 'end')]);
+  report.closing = null;
+  await client.close().catch((error) => {
+    report.closing = told(error);
+  });
+  return report;
+}
+
+async function steps(library, client, report) {
   const structured = await library.call(client, options.plan.structured);
   report.structured = { isError: structured.isError ?? false, content: structured.structuredContent, text: text(structured) };
   const seen = [];
@@ -82,21 +129,18 @@ async function drive() {
   report.error = { isError: failed.isError ?? false, text: text(failed) };
   report.cancelled = await cancel(library, client, options.plan.cancel);
   report.after = await list(client);
-  report.problems = [...problems];
-  await client.close();
-  return report;
 }
 
 const watchdog = setTimeout(() => {
-  console.log(JSON.stringify({ failed: `not done after ${LIMIT} ms` }));
+  say({ failed: `not done after ${LIMIT} ms` });
   process.exit(1);
 }, LIMIT);
 
 try {
-  console.log(JSON.stringify(await drive()));
+  say(await drive());
   clearTimeout(watchdog);
   process.exit(0);
 } catch (error) {
-  console.log(JSON.stringify({ failed: error?.stack ?? String(error) }));
+  say({ failed: error?.stack ?? String(error) });
   process.exit(1);
 }

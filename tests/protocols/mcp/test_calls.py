@@ -70,7 +70,7 @@ async def money() -> Money:
 
 
 @svc.tool
-async def undeclared(kind: str):  # noqa: ANN201
+async def undeclared(kind: str):
     return {"text": "words", "object": {"a": 1}, "none": None, "model": Money(amount=Decimal(2))}[kind]
 
 

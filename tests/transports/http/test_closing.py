@@ -21,7 +21,7 @@ async def test_idle_connections_are_closed_at_once_and_none_is_accepted() -> Non
         await asyncio.wait_for(served.listener.close(60), 5)
         assert await fresh.closed()
         assert await used.closed()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionError):
             await asyncio.open_connection(*served.address)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,8 @@ async def test_several_sockets_are_one_listener(tmp_path: Path) -> None:
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "socket"))
     sockets = [listen(), listen(), unix]
-    try:
+    with suppress(OSError):  # a machine without IPv6
         sockets.append(listen("::1"))
-    except OSError:
-        pass  # a machine without IPv6
     addresses = [sock.getsockname() for sock in sockets]
     async with serving(sockets=sockets, max_connections=len(sockets) - 1) as served:
         peers = [Served(served.rig, served.listener, address).peer() for address in addresses]

@@ -17,11 +17,12 @@ from tailrace.clients.mcp.conversation import Conversation
 from tailrace.clients.mcp.handshake import Era, Server, agree
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
 from tailrace.clients.mcp.links.http import HttpRefused
+from tailrace.clients.mcp.listing import Listing
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolPage, ToolResult, decode, decode_tool_result
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
-from tailrace.wire.mcp import LOG_LEVELS, Implementation
+from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 
 if TYPE_CHECKING:
     from tailrace.clients.mcp.calls import Progress
@@ -105,7 +106,7 @@ class Client:
         self._tasks: Tasks | None = None
         self._conversation: Conversation | None = None
         self._server: Server | None = None
-        self._schemas: dict[str, dict[str, Any] | None] = {}  # output schemas of the tools that were listed
+        self._listing = Listing(self._on_warning)
         self._closing: asyncio.Future[None] | None = None
 
     # --- life ---
@@ -187,7 +188,7 @@ class Client:
     # --- what it can be asked ---
 
     async def list_tools(self, *, timeout: float | None = None) -> list[ToolInfo]:
-        """All tools, over all pages (1,000 at most).
+        """All tools, over all pages (1,000 at most); over modern HTTP without those whose `x-mcp-header` is not valid.
 
         Args:
             timeout: Seconds for each page; None: the client's.
@@ -199,8 +200,8 @@ class Client:
             page = decode("tools/list", await self._request("tools/list", params, timeout=timeout), ToolPage)
             tools += page.tools
             if page.next_cursor is None:
-                self._schemas = {tool.name: tool.output_schema for tool in tools}
-                return tools
+                headed = self.era == "modern" and isinstance(self._open().link, StreamableLink)
+                return self._listing.take(tools, with_headers=headed)
             cursor = page.next_cursor
         raise LimitError("pages", f"the server has more than {_MAX_PAGES} pages of tools: its paging may not end")
 
@@ -234,8 +235,22 @@ class Client:
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
         params = {"name": name, "arguments": dict(arguments or {})}
-        raw = await self._request("tools/call", params, timeout=timeout, meta=extra, progress=progress)
-        return decode_tool_result(raw, self._schemas.get(name))
+        headers = self._listing.headers(name, params["arguments"])
+        try:
+            raw = await self._request(
+                "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=headers
+            )
+        except ProtocolError as error:
+            if error.code != HEADER_MISMATCH:
+                raise
+            await self.list_tools(timeout=timeout)  # 2026-07-28, transports: the tool may have changed, so look again
+            again = self._listing.headers(name, params["arguments"])
+            if again == headers:
+                raise
+            raw = await self._request(
+                "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=again
+            )
+        return decode_tool_result(raw, self._listing.output_schema(name))
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return once the server has answered; the modern era has no ping, so it is asked to describe itself."""
@@ -263,9 +278,10 @@ class Client:
         timeout: float | None,
         meta: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> msgspec.Raw:
         limit = self._timeout if timeout is None else timeout
-        return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress)
+        return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress, headers=headers)
 
     def _open(self) -> Conversation:
         if self._closing is not None:

@@ -75,6 +75,7 @@ class Conversation:
         timeout: float,
         meta: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Raw:
         """Send a request and wait for its result.
 
@@ -83,6 +84,7 @@ class Conversation:
 
         Args:
             timeout: Seconds for all of it; `math.inf`: no limit.
+            headers: Sent with it where each request has headers and the era knows them.
 
         Raises:
             ProtocolError: The server answered with an error.
@@ -91,7 +93,7 @@ class Conversation:
         """
         call = self.calls.start(method, progress)
         try:
-            message = self._request(call, method, params, meta, progress is not None)
+            message = self._request(call, method, params, meta, progress is not None, headers)
             async with asyncio.timeout(None if timeout == math.inf else timeout):
                 await self.link.send(message)
                 return await call.outcome()
@@ -121,7 +123,13 @@ class Conversation:
     # --- messages ---
 
     def _request(
-        self, call: Call, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None, progress: bool
+        self,
+        call: Call,
+        method: str,
+        params: Mapping[str, Any] | None,
+        meta: Mapping[str, Any] | None,
+        progress: bool,
+        headers: Mapping[str, str] | None,
     ) -> Outgoing:
         whole = dict(params or {})
         extra = {**whole.get("_meta", {}), **(meta or {}), **self._envelope()}
@@ -136,6 +144,7 @@ class Conversation:
             method=method,
             name=str(whole.get(field, "")) if field is not None else None,
             version=self.version,
+            headers=headers,
         )
 
     def _notification(self, method: str, params: Mapping[str, Any] | None) -> Outgoing:

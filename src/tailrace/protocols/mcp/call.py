@@ -17,6 +17,7 @@ from tailrace.core.call import Call, Reply
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError, ProtocolError, StoreError, ToolError
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
+from tailrace.wire.content import BLOCKS, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class McpCall(Call):
                 size += len(text)
                 if size > self.max_result:
                     raise ToolError(f"the result is over {self.max_result} bytes")
-                self.progress(len(collected), None, text.decode() if not isinstance(item, str) else item)
+                self.progress(len(collected), None, _message(item, text))
                 await self.room()
         finally:
             await items.aclose()
@@ -222,7 +223,7 @@ class McpCall(Call):
             structured = result.encode(value)
             bare = structured[len(b'{"result":') : -1] if result.wrapped else structured
             text = value if isinstance(value, str) else bare.decode()
-            payload = self._tool_result([mcp.TextContent(text)], Raw(structured))
+            payload = self._tool_result([Text(text)], Raw(structured))
         else:
             payload = self._tool_result(_content(value))
         if len(payload) > self.max_result:
@@ -243,7 +244,7 @@ class McpCall(Call):
         return self._failure(str(error.message), Raw(structured))
 
     def _failure(self, text: str, structured: Any = UNSET) -> bytes:
-        return encode_result(self.request_id, self._tool_result([mcp.TextContent(text)], structured, is_error=True))
+        return encode_result(self.request_id, self._tool_result([Text(text)], structured, is_error=True))
 
     def _bug(self, what: str) -> bytes:
         """A fault of the program's: the client learns an id, the log has the rest under the same one."""
@@ -257,14 +258,25 @@ class McpCall(Call):
 
 
 def _content(value: Any) -> list[Any]:
-    """Content blocks of a result that declares no type."""
+    """Content blocks of a result that declares no type: blocks as they are, also among other things in a list."""
     if value is None:
         return []
     if isinstance(value, str):
-        return [mcp.TextContent(value)]
-    if isinstance(value, mcp.TextContent):
+        return [Text(value)]
+    if isinstance(value, BLOCKS):
         return [value]
-    return [mcp.TextContent(encode_value(value).decode())]
+    if isinstance(value, (list, tuple)):
+        members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
+        if any(isinstance(member, BLOCKS) for member in members):
+            return [block for member in members for block in _content(member)]
+    return [Text(encode_value(value).decode())]
+
+
+def _message(item: Any, encoded: bytes) -> str | None:
+    """What is said of an item that a generator yields; of a picture nothing, its bytes are in the answer."""
+    if isinstance(item, BLOCKS):
+        return item.text if isinstance(item, Text) else None
+    return item if isinstance(item, str) else encoded.decode()
 
 
 def encode_failure(id: int | str | None, error: ProtocolError) -> bytes:

@@ -89,7 +89,7 @@ class Endpoint:
         self.hooks = hooks
         self.seals = seals
         self.now = tasks.loop.time
-        self._tools = service.tools  # a live view
+        self.tools = service.tools  # a live view
         self.sessions = Sessions(
             limit=settings.max_sessions,
             idle=settings.session_idle,
@@ -155,7 +155,7 @@ class Endpoint:
             DuplicateId: The id is in flight.
             ProtocolError: No such tool; a cap is reached.
         """
-        tool = self._tools.get(params.name)
+        tool = self.tools.get(params.name)
         if tool is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
         number = next(self.numbers)

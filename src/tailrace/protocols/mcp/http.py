@@ -38,7 +38,7 @@ def refuse(exchange: Exchange, status: int, error: ProtocolError, id: RequestId 
 
 
 def answer_later(tasks: Tasks, exchange: Exchange, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Start the work that will reply. Should it be cancelled (the server ends) or fail, there is a reply all the same."""
+    """Start the work that will reply; should it be cancelled (the server ends) or fail, this replies in its stead."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if exchange.replied or exchange.gone:

@@ -20,6 +20,7 @@ from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import McpCall, StoredCallData
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp
+from tailrace.wire.content import Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Recovery:
         except LimitError as error:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         await session.open()
+        self._check_ending()
         return session if session.lifecycle is Lifecycle.OPEN else None
 
     def _check_ending(self) -> None:
@@ -169,7 +171,7 @@ class Recovery:
         if tool is not None and self._rerun(session, number, log, tool, data):
             return
         result = mcp.ToolResult(
-            [mcp.TextContent("The server was stopped while this call was running; whether it took effect is unknown.")],
+            [Text("The server was stopped while this call was running; whether it took effect is unknown.")],
             is_error=True,
             meta={"io.tailrace/outcome": "unknown"},
         )

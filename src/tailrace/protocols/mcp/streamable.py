@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
@@ -30,6 +30,7 @@ from tailrace.wire.jsonrpc import (
     encode_error,
     encode_result,
 )
+from tailrace.wire.param_headers import check_param_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +106,8 @@ class Streamable:
             if mismatch is not None:
                 raise mismatch
             mcp.check_modern_version(version)
+            if request.method == "tools/call":
+                self._check_param_headers(exchange, params)
             body = endpoint.inline(request, params, None, endpoint.modern)
             if body is not None:
                 return exchange.respond(200, JSON, body)
@@ -115,6 +118,15 @@ class Streamable:
         reply.add(call)
         endpoint.waiting[reply] = endpoint.now()
         return call.start()
+
+    def _check_param_headers(self, exchange: Exchange, params: mcp.CallParams) -> None:
+        """Arguments that the tool wants to be repeated in headers are the same there, or the call is refused."""
+        tool = self.endpoint.tools.get(params.name)
+        if tool is not None and tool.param_headers:
+            arguments = params.arguments if isinstance(params.arguments, Raw) else b""
+            mismatch = check_param_headers(tool.param_headers, bytes(arguments), exchange.header_values)
+            if mismatch is not None:
+                raise mismatch
 
     def _modern_other(self, exchange: Exchange, message: Message | Batch) -> None:
         if isinstance(message, Notification):

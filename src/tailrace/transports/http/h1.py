@@ -16,7 +16,7 @@ from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
-from tailrace.transports.http.sockets import is_loopback
+from tailrace.transports.http.sockets import is_loopback, unsent
 
 if TYPE_CHECKING:
     from typing import Any
@@ -99,6 +99,7 @@ class H1Connection(asyncio.Protocol):
             if self._closes:  # accepted just before the listener was closed
                 self._end(State.CLOSED)
         elif self._listener.crowded:
+            self._listener.discard(self)
             self.abort()
         else:
             self._refuse(503, f"{self._listener.settings.max_connections} connections are open; try again later")
@@ -131,7 +132,7 @@ class H1Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent = unsent(self._transport)
         self._stalls_at = self._listener.after(self._listener.settings.stall)
         self.deadline = 0.0  # each sweep looks whether the peer takes anything
 
@@ -172,9 +173,9 @@ class H1Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _check_stall(self) -> None:
-        unsent = self._transport.get_write_buffer_size()
-        if unsent < self._unsent:
-            self._unsent = unsent
+        left = unsent(self._transport)
+        if left < self._unsent:
+            self._unsent = left
             self._stalls_at = self._listener.after(self._listener.settings.stall)
         elif self._listener.clock >= self._stalls_at:
             self._listener.expired += 1

@@ -17,12 +17,13 @@ import ssl
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.tasks import Sweeper
 from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.head import Heads
 from tailrace.transports.http.sockets import watch_for_vanished
+from tailrace.transports.http.tls import TlsPort
 
 if TYPE_CHECKING:
     from tailrace.transports.asgi import Served
@@ -31,7 +32,6 @@ __all__ = ["Connection", "Listener"]
 
 _BACKLOG = 2048
 _REFUSED = 256  # connections over the limit that are told so; more are cut
-_TLS_END = 2.0  # seconds for the peer's close_notify
 _ABORT_TIME = 0.5  # seconds for what was aborted to be gone
 
 
@@ -81,16 +81,16 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.clock = 0.0
         self.draining = False
+        self.accepted = 0
         self.requests = 0
         self.refused = 0  # requests that were no good HTTP, or over a limit
         self.expired = 0  # connections closed because a limit of time was over, idle ones apart
-        self._accepted = 0
         self._turned_away = 0
         self._listening = listening
         self._tls = tls
         self._sweeper = Sweeper(sweep)
         self._swept = self.loop.time()
-        self._servers: list[asyncio.AbstractServer] = []
+        self._ports: list[asyncio.AbstractServer | TlsPort] = []
         self._connections: dict[Connection, None] = {}
         self._prefixes: dict[int, bytes] = {}
         self._second = 0
@@ -105,9 +105,13 @@ class Listener:
         for listening in self._listening:
             watch_for_vanished(listening, self.settings.stall)
             listening.setblocking(False)
+            listening.listen(_BACKLOG)
+            if self._tls is not None:
+                self._ports.append(TlsPort(self, listening, self._tls))
+                continue
             unix = listening.family not in (socket.AF_INET, socket.AF_INET6)
             create: Any = self.loop.create_unix_server if unix else self.loop.create_server
-            self._servers.append(await create(self._protocol, sock=listening, backlog=_BACKLOG))
+            self._ports.append(await create(self._accepted, sock=listening, backlog=_BACKLOG))
         self._sweeper.add(self)
 
     async def close(self, seconds: float) -> None:
@@ -119,8 +123,8 @@ class Listener:
             seconds: For replies; what is cut then takes half a second at most.
         """
         self.draining = True
-        while self._servers:
-            self._servers.pop().close()
+        while self._ports:
+            self._ports.pop().close()
         for connection in list(self._connections):
             connection.drain()
         await self._wait_empty(seconds)
@@ -139,7 +143,7 @@ class Listener:
         """Numbers for people."""
         return {
             "connections": len(self._connections),
-            "accepted": self._accepted,
+            "accepted": self.accepted,
             "turned_away": self._turned_away,
             "requests": self.requests,
             "refused": self.refused,
@@ -150,7 +154,6 @@ class Listener:
 
     def add(self, connection: Connection) -> bool:
         """Enter a connection into the table; False if that is one too many."""
-        self._accepted += 1
         self._connections[connection] = None
         if len(self._connections) <= self.settings.max_connections:
             return True
@@ -197,69 +200,10 @@ class Listener:
 
     # --- accepting ---
 
-    def _protocol(self) -> asyncio.Protocol:
-        return H1Connection(self) if self._tls is None else _Handshake(self, self._tls)
+    def protocol(self) -> asyncio.Protocol:
+        """Who speaks on a new connection."""
+        return H1Connection(self)
 
-
-class _Handshake(asyncio.Protocol):
-    """A connection until its TLS is up. It is in the table from its first packet on, so handshakes are bounded."""
-
-    __slots__ = ("_early", "_listener", "_tls", "_transport", "deadline")
-
-    def __init__(self, listener: Listener, tls: ssl.SSLContext) -> None:
-        self.deadline = listener.after(listener.settings.tls_time + _TLS_END)  # if the loop's own limit fails
-        self._listener = listener
-        self._tls = tls
-        self._early = bytearray()  # decrypted before `_run` went on: not more than the loop reads at once
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
-        if not self._listener.add(self):
-            self.abort()  # to refuse it in words would cost us the handshake
-            return
-        self._transport.pause_reading()
-        self._listener.server.tasks.start(self._run(), name="tailrace-tls")
-
-    def data_received(self, data: bytes) -> None:
-        self._early += data
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._listener.discard(self)
-
-    def expired(self) -> None:
-        self._listener.expired += 1
-        self.abort()
-
-    def drain(self) -> None:
-        self.abort()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    async def _run(self) -> None:
-        listener = self._listener
-        try:
-            transport = await listener.loop.start_tls(
-                self._transport,
-                self,
-                self._tls,
-                server_side=True,
-                ssl_handshake_timeout=listener.settings.tls_time,
-                ssl_shutdown_timeout=_TLS_END,
-            )
-        except OSError:  # among them ssl.SSLError and the time-out: the client's, and nobody else's
-            transport = None
-        finally:
-            listener.discard(self)
-        if transport is None or transport.is_closing():
-            return self._transport.abort()
-        return self._go_on(transport)
-
-    def _go_on(self, transport: asyncio.Transport) -> None:
-        """Hand the connection to the protocol that ALPN chose: there is one so far."""
-        connection = H1Connection(self._listener)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
-        if self._early and not transport.is_closing():
-            connection.data_received(bytes(self._early))
+    def _accepted(self) -> asyncio.Protocol:
+        self.accepted += 1
+        return self.protocol()

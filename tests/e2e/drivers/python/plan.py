@@ -3,8 +3,9 @@
 A driver is `python DRIVER OPTIONS`, with OPTIONS as JSON: `transport` (`streamable`, `sse` or `stdio`), `target` (the URL, or the
 command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`) and `plan`. A plan has any of the steps `structured`,
 `progress`, `error`, `cancel` and `cut`, each `{"name": TOOL, "arguments": {...}}`. The last line on stdout is the report, or
-`{"failed": TEXT}`; before it comes `{"at": "cut"}` when the first progress of that step has arrived. What goes wrong while the
-client closes is in the report as `closing`. It judges nothing.
+`{"failed": TEXT}`. Before it come `{"at": "cut"}`, when the first progress of that step has arrived, and `{"at": "leaving"}` when all is
+done but the client still connected: it closes once there is a line on stdin, or its end. What goes wrong then is in the report
+as `closing`. It judges nothing.
 
 Only the standard library and anyio are imported here: each driver brings a client library of its own.
 """
@@ -36,6 +37,7 @@ class Options:
     env: Mapping[str, str]
     era: str
     plan: Mapping[str, Mapping[str, Any]]
+    client: str = ""  # for drivers that have several
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def main(connect: Callable[[Options], AbstractAsyncContextManager[Connected]]) -
         with anyio.fail_after(LIMIT):
             async with connect(options) as client:
                 report.update(await follow(client, options.plan), closing=None)
+                say({"at": "leaving"})
+                await anyio.to_thread.run_sync(sys.stdin.readline)
 
     try:
         anyio.run(run)

@@ -6,6 +6,7 @@ which request waits, and who is told, is the conversation's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ class Outgoing(Struct, frozen=True, gc=False):
         method: None for responses.
         name: What the header `Mcp-Name` repeats, or None (2026-07-28, transports).
         version: The protocol version that governs the message; None for `initialize`.
+        headers: The headers `Mcp-Param-*` (2026-07-28, transports), or None.
     """
 
     data: bytes
@@ -34,6 +36,7 @@ class Outgoing(Struct, frozen=True, gc=False):
     method: str | None = None
     name: str | None = None
     version: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class Receiver(Protocol):

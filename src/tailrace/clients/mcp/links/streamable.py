@@ -227,6 +227,7 @@ class StreamableLink:
                 headers["mcp-method"] = message.method
             if message.name is not None:
                 headers["mcp-name"] = mcp.encode_header_value(message.name)
+            headers.update(message.headers or {})
         return headers
 
     async def _refusal(self, response: pyqwest.Response, message: Outgoing | None) -> TransportError | ProtocolError:

@@ -94,7 +94,5 @@ func (d *driver) Call(ctx context.Context, step plan.Step, onProgress plan.OnPro
 	if err != nil {
 		return plan.Answer{}, err
 	}
-	d.mu.Lock() // progress that arrived before the answer has been counted
-	defer d.mu.Unlock()
 	return plan.Answer{IsError: result.IsError, Content: result.StructuredContent, Text: plan.Text(result.Content)}, nil
 }

@@ -3,12 +3,15 @@
 package plan
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -85,6 +88,8 @@ func Main(client Client) {
 		say(map[string]any{"failed": err.Error()})
 		os.Exit(1)
 	}
+	say(map[string]any{"at": "leaving"})
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	report["closing"] = nil
 	if err := client.Close(); err != nil {
 		report["closing"] = err.Error()
@@ -111,10 +116,11 @@ func follow(ctx context.Context, client Client, options Options) (map[string]any
 	}
 	report["structured"] = map[string]any{"isError": answer.IsError, "content": answer.Content, "text": answer.Text}
 	var seen steps
-	if answer, err = client.Call(ctx, options.Plan["progress"], seen.add); err != nil {
+	count := func(done, total float64, message string) { seen.add(done, total, message) }
+	if answer, err = client.Call(ctx, options.Plan["progress"], count); err != nil {
 		return nil, fmt.Errorf("progress: %w", err)
 	}
-	report["progress"] = map[string]any{"isError": answer.IsError, "seen": seen.all}
+	report["progress"] = map[string]any{"isError": answer.IsError, "seen": seen.soFar()}
 	if answer, err = client.Call(ctx, options.Plan["error"], nil); err != nil {
 		return nil, fmt.Errorf("error: %w", err)
 	}
@@ -146,12 +152,10 @@ func cut(ctx context.Context, client Client, step Step) map[string]any {
 	inTime, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	answer, err := client.Call(inTime, step, func(done, total float64, message string) {
-		seen.add(done, total, message)
-		if len(seen.all) == 1 {
+		if seen.add(done, total, message) == 1 {
 			say(map[string]any{"at": "cut"})
 		}
 	})
-	report["seen"] = seen.all
 	if err != nil {
 		report["problem"] = told(err)
 	} else {
@@ -164,13 +168,27 @@ func cut(ctx context.Context, client Client, step Step) map[string]any {
 	} else {
 		report["later"] = len(tools)
 	}
+	report["seen"] = seen.soFar()
 	return report
 }
 
-type steps struct{ all [][3]any }
+// steps are the progress notifications of a call: libraries may hand them over in goroutines of their own, after the answer even.
+type steps struct {
+	mu  sync.Mutex
+	all [][3]any
+}
 
-func (s *steps) add(done, total float64, message string) {
+func (s *steps) add(done, total float64, message string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.all = append(s.all, [3]any{done, total, message})
+	return len(s.all)
+}
+
+func (s *steps) soFar() [][3]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
 }
 
 // Text joins the text parts of a result's content, which every library can write as JSON.

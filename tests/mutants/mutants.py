@@ -1,0 +1,185 @@
+"""The faults that must never come back, one row each: where they would be written, and the test that catches them."""
+
+from __future__ import annotations
+
+from tests.mutants.planting import Mutant
+
+CORE = "tests/schedules/test_core.py::test_two_ends_meet"
+OVER_SSE = "tests/schedules/test_http_sse.py::test_two_ends_meet"
+STREAMABLE = "tests/schedules/test_streamable.py::test_two_ends_meet"
+MODERN = "tests/schedules/test_modern.py"
+VIRTUAL = f"{MODERN}::test_a_call_is_cancelled_within_a_tenth_of_a_second_of_its_clients_disconnect"
+SAY_202 = '        exchange.respond(202, (), b"Accepted")\n'
+
+MUTANTS = [
+    Mutant(
+        "the call runs under the context of its request, and ends with it",
+        "core/tasks.py",
+        [
+            (
+                '        return self._create(work, "tailrace-call", call.context)\n',
+                '        task = self._create(work, "tailrace-call", call.context)\n'
+                "        if (request := asyncio.current_task()) is not None:\n"
+                "            request.add_done_callback(lambda _: task.cancel())\n"
+                "        return task\n",
+            )
+        ],
+        [f"{OVER_SSE}_in_memory[push-answer-silent-running]"],
+        "the call was cancelled",
+    ),
+    Mutant(
+        "the end of a legacy POST cancels its call",
+        "protocols/mcp/reply.py",
+        [("        if self.cancels:\n            self._settle()", "        if True:\n            self._settle()")],
+        [f"{STREAMABLE}_with_a_durable_store[disconnect-answer-running]"],
+        "the client went away|did not end by itself",
+    ),
+    Mutant(
+        "a session is closed twice",
+        "core/session.py",
+        [
+            (
+                "        if self.lifecycle is Lifecycle.OPEN:\n            self.lifecycle = Lifecycle.CLOSING\n",
+                "        if True:\n",
+            )
+        ],
+        [f"{CORE}[close-shutdown-over-durable]"],
+        r"the session ended \d times|hooks ran as",
+    ),
+    Mutant(
+        "the closed state is tested in one step and set in another",
+        "core/session.py",
+        [
+            ("            self.lifecycle = Lifecycle.CLOSING\n", ""),
+            (
+                '        """The one way to the end."""\n',
+                '        """The one way to the end."""\n        self.lifecycle = Lifecycle.CLOSING\n',
+            ),
+        ],
+        [f"{CORE}[close-shutdown-over-durable]"],
+        r"the session ended \d times|hooks ran as",
+    ),
+    Mutant(
+        "keep-alives are written by a second writer",
+        "core/writer.py",
+        [
+            ("from collections.abc import", "import asyncio\nfrom collections.abc import"),
+            ('    __slots__ = ("_idle_since"', '    __slots__ = ("_sink", "_idle_since"'),
+            ("        self.sweeps.add(self)\n", "        self._sink = sink\n        self.sweeps.add(self)\n"),
+            (
+                "            self._ping_due = True\n            self.cursor.wake()\n",
+                "            asyncio.get_running_loop().create_task(self._sink.write(self.ping))\n",
+            ),
+        ],
+        [f"{CORE}[push-keepalive-running-memory]"],
+        "two writers on one connection",
+    ),
+    Mutant(
+        "two readers of one stream",
+        "core/log.py",
+        [("            self.reader.stop()\n", "            pass\n")],
+        [f"{CORE}[push-resume-running-memory]"],
+        "can never finish",
+    ),
+    Mutant(
+        "the 202 goes out before the call is committed",
+        "protocols/mcp/sse.py",
+        [
+            (
+                "        call.journalled = True\n\n        def",
+                f"        call.journalled = True\n{SAY_202}\n        def",
+            ),
+            (f"            if error is None:\n    {SAY_202}", "            if error is None:\n"),
+        ],
+        [f"{OVER_SSE}_with_a_durable_store[push-answer-asking]"],
+        "a 202 before the call is committed",
+    ),
+    Mutant(
+        "the 202 goes out before the call is accepted",
+        "protocols/mcp/sse.py",
+        [
+            (
+                "            reply = SessionReply(session, endpoint.journal_of(session))\n",
+                f"    {SAY_202}            reply = SessionReply(session, endpoint.journal_of(session))\n",
+            ),
+            (
+                "                return refuse(exchange, 503, error, request.id)\n            return self",
+                "                return\n            return self",
+            ),
+            (f"            if error is None:\n    {SAY_202}", "            if error is None:\n"),
+        ],
+        [f"{OVER_SSE}_with_a_durable_store[shutdown-answer-asking]"],
+        "a 202 before the call is committed|an accepted call has no answer",
+    ),
+    Mutant(
+        "the handler starts before its call is committed",
+        "protocols/mcp/sse.py",
+        [
+            (
+                "        call.journalled = True\n\n        def committed",
+                "        call.journalled = True\n        call.start()\n\n        def committed",
+            )
+        ],
+        [f"{OVER_SSE}_with_a_durable_store[push-answer-asking]"],
+        "starts before the call is committed|logged as our errors",
+    ),
+    Mutant(
+        "a stream begins before its call is committed",
+        "protocols/mcp/reply.py",
+        [
+            (
+                "            self._opening = True\n            journal.journals.write(records, self._journalled)\n",
+                "            journal.journals.write(records)\n            self._begin()\n",
+            )
+        ],
+        [f"{STREAMABLE}_with_a_durable_store[push-answer-asking]"],
+        "a stream begins before the call is committed",
+    ),
+    Mutant(
+        "an event is sent before it is durable",
+        "core/log.py",
+        [
+            (
+                "        if self.journal is None:\n            self._make_ready(seq)\n        else:\n",
+                "        self._make_ready(seq)\n        if self.journal is not None:\n",
+            )
+        ],
+        [f"{CORE}[push-answer-running-durable]", f"{OVER_SSE}_with_a_durable_store[push-answer-running]"],
+        "is sent uncommitted",
+    ),
+    Mutant(
+        "a gap between replay and live: the reader begins at the newest event",
+        "core/log.py",
+        [("Cursor(self, min(after, self.last))", "Cursor(self, self.last)")],
+        [f"{CORE}[answer-resume-running-memory]"],
+        "lost or doubled",
+    ),
+    Mutant(
+        "a gap between replay and live: a resume begins at what was sent",
+        "protocols/mcp/streamable.py",
+        [("            after = endpoint.resume_after(place, log)\n", "            after = log.delivered\n")],
+        [f"{STREAMABLE}_with_a_durable_store[disconnect-resume-running]"],
+        "came behind|has no answer",
+    ),
+    Mutant(
+        "the journal is not told that an answered call has ended",
+        "protocols/mcp/reply.py",
+        [("            journal.along(ended)\n", "            pass\n")],
+        [f"{OVER_SSE}_with_a_durable_store[shutdown-answer-running]"],
+        "answered 2 times|holds a call",
+    ),
+    Mutant(
+        "a stored session comes back while all sessions end",
+        "server/__init__.py",
+        [("        endpoint.ending = True\n", "")],
+        ["tests/schedules/test_http_sse.py::test_something_meets_the_end_of_a_drain[resume]"],
+        "a session that is kept was not found|hooks ran as",
+    ),
+    Mutant(
+        "a stateless call outlives its client",
+        "protocols/mcp/reply.py",
+        [("        if self.cancels:\n            self._settle()", "        if False:\n            self._settle()")],
+        [f"{VIRTUAL}[json]", f"{VIRTUAL}[sse]"],
+        "the call was not cancelled",
+    ),
+]

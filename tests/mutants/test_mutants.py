@@ -1,0 +1,43 @@
+"""Each fault of `mutants.py`, planted again, is caught by its named test, which passes without it.
+
+A new mutant is one row there. Only the named tests run, each in a process that imports the copy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.mutants import MUTANTS
+from tests.mutants.planting import Mutant, copy_sources, plant, run_tests
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "_"))
+def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path)
+    plant(sources, mutant.file, mutant.changes)
+    for test in mutant.caught_by:
+        done = run_tests(sources, [test])
+        assert done.returncode == 1, f"{test} does not catch it:\n{done.stdout[-3000:]}"
+        assert "1 failed" in done.stdout, done.stdout[-3000:]
+        assert re.search(mutant.saying, done.stdout), f"{test} fails for another reason:\n{done.stdout[-3000:]}"
+
+
+def test_without_a_mutant_the_named_tests_pass(tmp_path: Path) -> None:
+    """From a copy as well, so that it is the fault that fails them and not the copying."""
+    named = sorted({test for mutant in MUTANTS for test in mutant.caught_by})
+    done = run_tests(copy_sources(tmp_path), named)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len(named)} passed" in done.stdout
+
+
+def test_a_mutant_whose_text_is_gone_fails_loudly(tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path)
+    with pytest.raises(AssertionError, match="0 times: 'no such line'"):
+        plant(sources, "core/log.py", [("no such line", "")])
+    with pytest.raises(AssertionError, match="has to be written anew"):
+        plant(sources, "core/log.py", [("import", "")])
