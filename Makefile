@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit check bench conformance docs lock clean distclean help
+.PHONY: demo test unit check bench bench-quick conformance docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -47,8 +47,12 @@ check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) -m uv lock --check --quiet
 
-bench: ## measured beside its peers: comes with the listener of its own
-	@echo "make bench: there is no benchmark yet; it comes with Tailrace's own HTTP listener." >&2; exit 1
+# DOCS=1 writes docs/performance.md as well. More of it: $(PY) -m bench.run --help.
+bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about an hour on an idle machine
+	$(PY) -m bench.run $(if $(DOCS),--docs)
+
+bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
+	$(PY) -m bench.run --quick
 
 conformance: ## the official MCP conformance suite: comes later
 	@echo "make conformance: the official suite is not wired in yet." >&2; exit 1
@@ -69,10 +73,10 @@ clean: ## remove what was built; the environments stay
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 distclean: clean ## remove the environments as well
-	rm -rf .venv .venv-* tests/e2e/node/node_modules
+	rm -rf .venv .venv-* bench/.venvs bench/.bin tests/e2e/node/node_modules
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- set-up ---------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ _OPEN_FILES = 20_000  # of the server and of the generator; the largest trial ne
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and write what was found; returns the exit code."""
     given = _arguments(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind then, either
     try:
         trials = chosen(given.only, quick=given.quick)
         servers = _named(given.servers)
@@ -148,4 +150,7 @@ def _line(trial: Trial, sample: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # during the set-up: there is nothing to write yet
+        sys.exit(130)

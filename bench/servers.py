@@ -89,10 +89,23 @@ def _environment(name: str, *requirements: str) -> Path:
     folder, wanted = _VENVS / name, "\n".join((sys.version, *requirements))
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text() != wanted:
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *requirements])
+        _run([*_new_environment(folder), *requirements])
         stamp.write_text(wanted)
     return folder
+
+
+def _new_environment(folder: Path) -> list[str]:
+    """Make an empty environment; returns the command that installs into it."""
+    python = str(folder / "bin/python")
+    if (uv := shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")) is not None:
+        _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
+        return [uv, "pip", "install", "--quiet", "--python", python]
+    try:
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    except Missing:  # Debian's Python comes without ensurepip: there, the pip that is here installs into it
+        _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
+        return [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    return [python, "-m", "pip", "install", "--quiet"]
 
 
 @cache

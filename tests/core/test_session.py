@@ -13,7 +13,7 @@ import pytest
 
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
-from tailrace.core.session import Lifecycle, Session
+from tailrace.core.session import STREAM_BYTES, Lifecycle, Session
 from tailrace.core.tasks import Sweeper
 from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled, LimitError
@@ -117,15 +117,17 @@ async def test_what_all_its_streams_hold_is_counted() -> None:
 
 
 @virtual
-async def test_a_stream_that_has_ended_is_listed_with_its_time_and_bytes() -> None:
+async def test_a_stream_that_has_ended_is_listed_with_its_time_and_what_it_takes() -> None:
     session = Room().session
     for number, payload in ((7, b"123"), (8, b"4567")):
         session.streams[number] = Log(number)
         session.streams[number].append(payload, Kind.ANSWER)
         await asyncio.sleep(2.0)
         session.retire(session.streams[number])
-    assert [(entry.log.stream, entry.ended, entry.size) for entry in session.finished] == [(7, 2.0, 3), (8, 4.0, 4)]
-    assert session.finished_bytes == 7
+    sizes = [STREAM_BYTES + 3, STREAM_BYTES + 4]
+    assert [(entry.log.stream, entry.ended) for entry in session.finished] == [(7, 2.0), (8, 4.0)]
+    assert [entry.size for entry in session.finished] == sizes, "a stream takes more than its events"
+    assert session.finished_bytes == sum(sizes)
 
 
 async def test_a_notification_goes_to_the_sessions_own_stream() -> None:

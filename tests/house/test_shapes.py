@@ -64,8 +64,17 @@ def calls_write(node: ast.AST) -> bool:
 WRITERS: dict[str, Matches] = {
     "transports/asgi.py": calls_asgi_send,
     "transports/stdio.py": calls_write,
+    "transports/http/h1.py": calls_write,
 }
-SILENT = {"transports/embedded.py", "transports/guard.py"}
+SILENT = {
+    "transports/embedded.py",
+    "transports/guard.py",
+    "transports/http/body.py",
+    "transports/http/head.py",
+    "transports/http/listener.py",
+    "transports/http/sockets.py",
+    "transports/http/tls.py",
+}
 
 PLANTED_WRITERS = [
     (
@@ -81,6 +90,14 @@ async def keep_alive(send):
 class Pushes:
     async def push(self, message):
         await self._send(message)
+""",
+    ),
+    (
+        "transports/http/h1.py",
+        """
+class Pinging:
+    def sweep(self, now):
+        self._transport.write(b": keep-alive\\n\\n")
 """,
     ),
     (

@@ -297,10 +297,11 @@ class Conversation:
     async def push(self) -> None:
         for method in ("one", "two"):
             self.session.notify(method)
-            await asyncio.sleep(0)
+            for _ in range(4):
+                await asyncio.sleep(0)
 
     async def keepalive(self) -> None:
-        for now in (1.0, 3.0, 5.0):
+        for now in (1.0, 3.0, 5.0, 7.0, 9.0, 11.0):
             for writer in list(self.swept):
                 writer.sweep(now)
             await asyncio.sleep(0)

@@ -186,6 +186,11 @@ class Log:
         return found, seq, size
 
     @property
+    def events(self) -> int:
+        """How many events it holds."""
+        return len(self._events)
+
+    @property
     def finished(self) -> bool:
         """It has ended and all of it may be read."""
         return self.ended and self.ready >= self.last

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.tasks import Tasks
 
-__all__ = ["Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
+__all__ = ["STREAM_BYTES", "Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
 
 logger = logging.getLogger("tailrace.session")
+
+STREAM_BYTES = 3072  # what an ended stream takes besides its events: with small answers, nearly all of it
 
 
 class Lifecycle(Enum):
@@ -60,7 +62,7 @@ class Home(Protocol):
 
 
 class Finished(NamedTuple):
-    """A call's stream that has ended: when (loop time), and how many bytes it held then."""
+    """A call's stream that has ended: when (loop time), and how many bytes it takes."""
 
     log: Log
     ended: float
@@ -82,7 +84,7 @@ class Session:
         log: Its own stream, for all that belongs to no call.
         streams: Its calls' streams, by number.
         finished: Those that have ended, oldest first; they are kept for a resume.
-        finished_bytes: What they hold.
+        finished_bytes: What they take, events and all.
         calls: What is in flight, by the protocol's key.
         touched: Loop time of its last use.
         saved: Loop time of its last record in the store.
@@ -192,8 +194,9 @@ class Session:
 
     def retire(self, log: Log) -> None:
         """A call's stream has ended; it stays for a resume until it expires or room is needed."""
-        self.finished.append(Finished(log, self.tasks.loop.time(), log.bytes))
-        self.finished_bytes += log.bytes
+        size = log.bytes + STREAM_BYTES
+        self.finished.append(Finished(log, self.tasks.loop.time(), size))
+        self.finished_bytes += size
 
     @property
     def log_bytes(self) -> int:

@@ -44,6 +44,7 @@ class Settings:
     max_detached: int = 1000
     max_threads: int = 64
     max_batch: int = 100
+    max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream
     session_log: int = 16 * _MIB  # all streams of one session

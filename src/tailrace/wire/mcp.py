@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -189,10 +190,15 @@ _PARAMS: dict[str, Callable[[bytes], Any]] = {
     }.items()
 }
 _any_params = msgspec.json.Decoder(Params).decode
+_REMOVED = frozenset({"initialize", "logging/setLevel"})  # those of the above that 2026-07-28 does not have
 
 
-def decode_params(method: str, raw: bytes) -> Any:
+def decode_params(method: str, raw: bytes, *, any_era: bool = False) -> Any:
     """Decode the parameters of `method`; absent ones (``b""``) count as an empty object.
+
+    Args:
+        any_era: Where the request's `_meta` names a version, a method that 2026-07-28 removed has no parameters of its
+            own any more: it is to be refused as unknown, not for what it lacks.
 
     Raises:
         ProtocolError: -32602, saying which field is wrong.
@@ -200,9 +206,18 @@ def decode_params(method: str, raw: bytes) -> Any:
     try:
         return _PARAMS.get(method, _any_params)(raw or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if any_era and method in _REMOVED and (params := _modern_params(raw)) is not None:
+            return params
         raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: {str(error)[:256]}") from None
     except RecursionError:
         raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: nested too deeply") from None
+
+
+def _modern_params(raw: bytes) -> Params | None:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        params = _any_params(raw or b"{}")
+        return params if params.meta.protocol_version is not UNSET else None
+    return None
 
 
 # --- what goes out ------------------------------------------------------------------------------

@@ -179,6 +179,20 @@ async def speak(ctx: Context) -> str:
 
 
 @svc.tool
+async def progress_nonsense(ctx: Context) -> str:
+    await ctx.progress(float("nan"))
+    return "said"
+
+
+@svc.tool
+def gives_a_coroutine(ctx: Context) -> str:
+    async def later() -> str:
+        return "later"
+
+    return later()  # type: ignore[return-value]
+
+
+@svc.tool
 async def speak_nonsense(ctx: Context) -> str:
     await ctx.log("loud", "x")
     return "said"
@@ -269,8 +283,10 @@ async def test_a_tool_error_is_told_and_not_logged(
     assert [record for record in caplog.records if record.levelname != "DEBUG" and record.name != "asyncio"] == []
 
 
-BUGS = ["bug", "bug_in_a_thread", "leave", "leave_in_a_thread", "cancel_itself", "wrong_type", "speak_nonsense",
-        "refuse_oddly"]  # fmt: skip
+BUGS = [
+    *("bug", "bug_in_a_thread", "leave", "leave_in_a_thread", "cancel_itself", "wrong_type"),
+    *("speak_nonsense", "progress_nonsense", "refuse_oddly"),
+]
 
 
 @pytest.mark.parametrize("tool", BUGS)
@@ -319,7 +335,6 @@ async def test_more_plain_functions_than_threads_are_refused_with_the_limits_nam
         client = await LegacySession(server).start()
         server.tasks.threads._waiting = 0
         first = client.call(1, "hold")
-        await asyncio.to_thread(lambda: None)
         error = (await client.call(2, "hold").answer(2))["error"]
         assert (error["code"], error["data"]) == (LIMIT_REACHED, {"limit": "threads"})
         release.set()
@@ -385,6 +400,10 @@ async def test_a_plain_function_runs_in_a_thread_and_reports_from_there() -> Non
         assert text_of(await post.answer(1)).startswith("tailrace-tool")
         methods = [message["method"] for message in post.messages if "method" in message]
         assert methods == ["notifications/progress"] * 3 + ["notifications/message"]
+
+
+async def test_a_plain_function_may_give_something_to_wait_for() -> None:
+    assert (await result("gives_a_coroutine"))["structuredContent"] == {"result": "later"}
 
 
 # --- the context ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tailrace import Context
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import LegacySession, SseSession, serving, text_of
-from tests.rigs.workshop import Workshop
+from tests.rigs.workshop import Workshop, errors
 
 # --- resuming within one process life -------------------------------------------------------------
 
@@ -204,6 +204,24 @@ async def test_a_session_its_state_and_its_unread_answer_outlive_the_server() ->
         assert text_of(await resumed.answer(2)) == "a"
         assert resumed.headers["tailrace-resume"] == "complete"
     assert after.seen == ["restore", "unregister"]
+
+
+@virtual
+async def test_state_that_cannot_be_stored_is_said_and_the_last_good_one_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, before = MemoryStore(durable=True), Workshop()
+    async with serving(before.service, store, state=1000) as server:
+        session = await LegacySession(server).start()
+        await session.call(1, "remember", {"name": "n", "value": "good"}).answer(1)
+        server.endpoint.save(before.sessions[0])
+        await session.call(2, "remember", {"name": "n", "value": "x" * 2000}).answer(2)
+        server.endpoint.save(before.sessions[0])
+        before.sessions[0].state["n"] = object()
+    assert [("session.state" in text) for text in errors(caplog)] == [True, True]
+    assert "over 1000 bytes" in errors(caplog)[0]
+    async with serving(Workshop().service, store) as server:
+        assert text_of(await session.on(server).call(3, "recall", {"name": "n"}).answer(3)) == "good"
 
 
 @virtual

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tailrace import Session
+from tailrace import Context, Service, Session
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import (
@@ -118,6 +118,32 @@ async def test_a_session_that_never_says_initialized_lives_a_minute() -> None:
         assert len(server.endpoint.sessions) == 1
         await asyncio.sleep(20)
         assert len(server.endpoint.sessions) == 0
+
+
+async def test_hooks_may_be_plain_functions_and_a_session_may_be_closed_by_its_call() -> None:
+    service, met = Service("plain"), list[str]()
+
+    @service.on_register_session
+    def registered(session: Session) -> None:
+        met.append(f"hello {session.id}")
+
+    @service.on_unregister_session
+    def unregistered(session: Session) -> None:
+        met.append(f"goodbye {session.id}")
+
+    @service.tool
+    async def leave(ctx: Context) -> str:
+        assert ctx.session is not None
+        await ctx.session.close("the tool ended it")
+        return "not heard"
+
+    async with serving(service) as server:
+        session = await LegacySession(server).start()
+        answer = await session.call(1, "leave").answer(1)
+        assert "the tool ended it" in answer["error"]["message"]
+        await turns()
+        assert await session.delete().status_code() == 404
+    assert met == [f"hello {session.id}", f"goodbye {session.id}"]
 
 
 @virtual
@@ -266,14 +292,58 @@ async def test_answers_that_nobody_reads_are_kept_up_to_a_cap_then_new_work_is_r
 @virtual
 async def test_answers_that_were_read_make_room_for_new_work() -> None:
     shop = Workshop()
-    async with serving(shop.service, session_log=10_000, hold=0.0, kept=2_000) as server:
-        for session in (await SseSession(server).start(), await LegacySession(server).start()):
-            for id in range(50):
-                post = session.call(id, "echo", {"text": "x" * 1000})
-                assert await post.status_code() in (200, 202)
-                await (session.stream if isinstance(session, SseSession) else post).answer(id)
-                await turns()
-        assert all(session.log_bytes < 12_000 for session in server.endpoint.sessions.by_id.values())
+    async with serving(shop.service, session_log=10_000, kept=2_000) as server:
+        session = await SseSession(server).start()
+        for id in range(50):
+            assert await session.call(id, "echo", {"text": "x" * 1000}).status_code() == 202
+            await session.stream.answer(id)
+            await turns()
+        assert server.endpoint.sessions.by_id[session.id].log_bytes < 5_000
+
+
+@pytest.mark.parametrize("limits", [{"session_log": 100_000}, {"finished": 20}], ids=str)
+def test_streams_that_were_read_to_their_end_are_dropped_for_room_the_oldest_first(limits: dict[str, int]) -> None:
+    @virtual
+    async def run() -> None:
+        shop, store = Workshop(), MemoryStore(durable=True)
+        shop.open("a")
+        async with serving(shop.service, store, **limits) as server:
+            session = await LegacySession(server).start()
+            ids: list[str] = []
+            for id in range(100):
+                post = session.call(id, "work", {"key": "a", "progress": 1}, progress=1)
+                assert text_of(await post.answer(id)) == "a"
+                await post.end()
+                ids.append(post.events[0].id or "")
+            (living,) = server.endpoint.sessions.by_id.values()
+            assert 5 <= len(living.finished) <= 35
+            assert len(living.streams) == len(living.finished)
+            assert await session.get(ids[0]).status_code() == 404
+            assert text_of(await session.get(ids[-1]).answer(99)) == "a"
+            stored = await store.load(session.id)
+            assert stored is not None
+            assert {event.stream for event in stored.events} == living.streams.keys(), "the store forgets them as well"
+
+    run()
+
+
+@virtual
+async def test_streams_that_nobody_reads_are_never_dropped_for_room_and_cost_what_they_take() -> None:
+    """A small answer takes far more memory than its bytes: that counts as well."""
+    shop = Workshop()
+    shop.open("a")
+    async with serving(shop.service, session_log=100_000, finished=10) as server:
+        session = await LegacySession(server).start()
+        (living,) = server.endpoint.sessions.by_id.values()
+        for id in range(1000):
+            post = session.call(id, "echo", {"text": "x"})
+            if post.replied:
+                break
+            post.disconnect()
+            await turns()
+        assert (await post.json())["error"]["data"] == {"limit": "log"}
+        assert 20 < id < 60
+        assert len(living.finished) == id, "every one of them is there"
 
 
 @virtual

@@ -98,6 +98,10 @@ class Served:
             await peer.send(data)
             return await peer.reply()
 
+    async def tick(self) -> None:
+        """Let the loop look once at what was sent."""
+        await asyncio.sleep(0)
+
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something of the server has become true."""
         async with asyncio.timeout(LIMIT):

@@ -234,8 +234,9 @@ class Client:
         extra = dict(meta or {})
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
-        params = {"name": name, "arguments": dict(arguments or {})}
-        headers = self._listing.headers(name, params["arguments"])
+        given = dict(arguments or {})
+        params = {"name": name, "arguments": given}
+        headers = self._listing.headers(name, given)
         try:
             raw = await self._request(
                 "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=headers
@@ -244,7 +245,7 @@ class Client:
             if error.code != HEADER_MISMATCH:
                 raise
             await self.list_tools(timeout=timeout)  # 2026-07-28, transports: the tool may have changed, so look again
-            again = self._listing.headers(name, params["arguments"])
+            again = self._listing.headers(name, given)
             if again == headers:
                 raise
             raw = await self._request(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tailrace.clients.mcp.results import ToolInfo
 from tailrace.wire.mcp import encode
 from tailrace.wire.param_headers import ParamHeader, param_headers, write_param_headers
+
+if TYPE_CHECKING:
+    from tailrace.clients.mcp.results import ToolInfo
 
 __all__ = ["Listing"]
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from tailrace.core.log import Cursor, Log
 from tailrace.core.ports import DropSession, PutSession
@@ -35,6 +36,7 @@ from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MAX_ID,
     Notification,
     Request,
     encode_notification,
@@ -55,6 +57,8 @@ __all__ = ["Endpoint", "Record"]
 logger = logging.getLogger("tailrace.mcp")
 
 SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,64})?")  # W3C Trace Context
+_TOKEN_LIMIT = 10**MAX_ID
 _EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
 
 
@@ -153,11 +157,12 @@ class Endpoint:
 
         Raises:
             DuplicateId: The id is in flight.
-            ProtocolError: No such tool; a cap is reached.
+            ProtocolError: No such tool; a progress token over the limit; a cap is reached.
         """
         tool = self.tools.get(params.name)
         if tool is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
+        _check_token(params.meta.progress_token)
         number = next(self.numbers)
         if dialect.modern:
             level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
@@ -191,6 +196,17 @@ class Endpoint:
         except KeyError:
             raise DuplicateId(request.id) from None
         return call
+
+    def check_room(self, session: Session) -> None:
+        """Before an answer is made that the session's stream has to keep.
+
+        Raises:
+            ProtocolError: It holds too much that nobody has read.
+        """
+        try:
+            self.retention.check(session)
+        except LimitError as error:
+            raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
 
     def notified(self, message: Notification, session: Session | None) -> None:
         """A notification from the client. Unknown ones are ignored, as JSON-RPC wants it."""
@@ -229,11 +245,14 @@ class Endpoint:
         """Answer `initialize`: negotiate, commit the session, greet it. The answer is encoded; errors raise.
 
         Raises:
-            ProtocolError: It was initialized before; the store does not commit.
+            ProtocolError: It was initialized before; it says too much; the store does not commit.
         """
         record: Record = session.record
         if record.version:
             raise ProtocolError(INVALID_REQUEST, "this session is initialized already")
+        if len(request.params) > self.settings.max_greeting:
+            text = f"the params of initialize are over {self.settings.max_greeting} bytes"
+            raise ProtocolError(INVALID_PARAMS, text)
         record.version = mcp.negotiate(params.protocol_version)
         record.client = msgspec.to_builtins(params.client_info)
         record.capabilities = params.capabilities
@@ -384,8 +403,13 @@ class Endpoint:
 
     def _set_values(self, call: McpCall) -> None:
         meta = call.meta
-        if meta.traceparent is not UNSET:
-            values: dict[str, Any] = {"traceparent": meta.traceparent}
-            if len(parts := meta.traceparent.split("-")) > 1:
-                values["correlation_id"] = parts[1]
-            call.context.set_values(values)
+        if meta.traceparent is not UNSET and (trace := _TRACEPARENT.fullmatch(meta.traceparent)):
+            call.context.set_values({"traceparent": meta.traceparent, "correlation_id": trace[1]})
+
+
+def _check_token(token: int | str | UnsetType) -> None:
+    """It is repeated in every progress notification, each of which is kept: so it is limited as an id is."""
+    if token is UNSET:
+        return
+    if len(token) > MAX_ID if isinstance(token, str) else abs(token) >= _TOKEN_LIMIT:
+        raise ProtocolError(INVALID_PARAMS, f"the progressToken is longer than {MAX_ID} characters")

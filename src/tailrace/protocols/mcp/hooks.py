@@ -53,7 +53,9 @@ class Hooks:
                     if inspect.iscoroutinefunction(hook):
                         await hook(session)
                     else:
-                        await session.tasks.in_thread(lambda hook=hook: hook(session))
+                        result = await session.tasks.in_thread(lambda hook=hook: hook(session))
+                        if inspect.isawaitable(result):  # an async one in a plain wrapper
+                            await result
             except TimeoutError:
                 logger.error("session hook did not end within %.1fs hook=%s", self._seconds, hook.__qualname__)
             except (Exception, SystemExit):

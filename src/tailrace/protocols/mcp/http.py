@@ -64,7 +64,8 @@ def accepts(exchange: Exchange, *kinds: str) -> bool:
         return True
     if value in _BOTH:
         return True
-    given = {part.partition(";")[0].strip().lower() for part in value.split(",")}
+    lines = exchange.header_values(b"accept")  # several are one list: RFC 9110, 5.3
+    given = {part.partition(";")[0].strip().lower() for line in lines for part in line.split(",")}
     return all(kind in given or "*/*" in given or kind.partition("/")[0] + "/*" in given for kind in kinds)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -76,9 +75,10 @@ class Methods:
         tools = list(self.service.tools.values())
         key = (modern, cursor, len(tools))
         if key not in self._pages:
+            page = self._tools_page(tools, cursor, modern)  # raises for cursors that were made up: none of them is kept
             if len(self._pages) > 256:
                 self._pages.clear()
-            self._pages[key] = self._tools_page(tools, cursor, modern)
+            self._pages[key] = page
         return self._pages[key]
 
     def _tools_page(self, tools: list[Any], cursor: str | None, modern: bool) -> bytes:
@@ -86,13 +86,13 @@ class Methods:
         if cursor is not None:
             names = [tool.name for tool in tools]
             try:
-                start = names.index(base64.urlsafe_b64decode(cursor.encode()).decode()) + 1
-            except (ValueError, binascii.Error):
+                start = names.index(_name_of(cursor)) + 1
+            except ValueError:
                 raise ProtocolError(INVALID_PARAMS, "tools/list: no such cursor") from None
         shown = tools[start : start + self.page]
         result: dict[str, Any] = {"tools": [Raw(tool.definition) for tool in shown]}
         if start + self.page < len(tools):
-            result["nextCursor"] = base64.urlsafe_b64encode(shown[-1].name.encode()).decode()
+            result["nextCursor"] = _cursor_of(shown[-1].name)
         return mcp.encode(result | self._modern() if modern else result)
 
     def _modern(self) -> dict[str, Any]:
@@ -102,3 +102,24 @@ class Methods:
             "cacheScope": "public",
             "_meta": {"io.modelcontextprotocol/serverInfo": self.server_info},
         }
+
+
+def _cursor_of(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _name_of(cursor: str) -> str:
+    """The name in a cursor of ours; the decoder alone would take any number of spellings of it, of any length.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if len(cursor) > _CURSOR:
+        raise ValueError
+    name = base64.urlsafe_b64decode(cursor.encode()).decode()
+    if _cursor_of(name) != cursor:
+        raise ValueError
+    return name
+
+
+_CURSOR = 256  # characters; names of tools have 128 at most

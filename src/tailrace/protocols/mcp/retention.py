@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Retention"]
 
+_EVENT_BYTES = 256  # what an event takes besides its payload
+
 
 class Retention:
     """Keeps the streams of one endpoint's sessions within `Settings.session_log`, `server_log` and `finished`."""
@@ -65,9 +67,9 @@ class Retention:
         Raises:
             LimitError: The session, or the server, holds too much.
         """
-        if session.log.bytes + session.finished_bytes > self.settings.session_log:
+        if _weight(session) > self.settings.session_log:
             self._drop_delivered(session)
-            if session.log.bytes + session.finished_bytes > self.settings.session_log:
+            if _weight(session) > self.settings.session_log:
                 raise LimitError("log", "this session holds too many answers that nobody has read")
         if self._held > self.settings.server_log:
             raise LimitError("log", "this server holds too many answers that nobody has read")
@@ -95,5 +97,10 @@ class Retention:
             session.log.expire(before)
             while session.finished and session.finished[0].ended < before:
                 self._drop_finished(session, session.finished[0])
-            held += session.log.bytes + session.finished_bytes
+            held += _weight(session)
         self._held = held
+
+
+def _weight(session: Session) -> int:
+    """What a session's streams take, about: of a small answer its bytes are the smaller part."""
+    return session.log.bytes + _EVENT_BYTES * session.log.events + session.finished_bytes

@@ -133,6 +133,10 @@ class HttpSse:
     def _request(self, exchange: Exchange, session: Session, request: Request) -> None:
         endpoint = self.endpoint
         try:
+            endpoint.check_room(session)  # whatever comes of it, its answer has to be kept until it is read
+        except ProtocolError as error:
+            return refuse(exchange, 503, error, request.id)
+        try:
             params = mcp.decode_params(request.method, bytes(request.params))
             if request.method == "initialize":
                 greet = self._greet(exchange, session, request, params)

@@ -44,6 +44,7 @@ class Conversation:
         self.session = endpoint.new_session("stdio", "")
         self.session.log.kept = 0  # nobody can resume a pipe
         self._reply = SessionReply(self.session, None)
+        self._greeting: asyncio.Task[None] | None = None
 
     async def run(self, lines: AsyncIterator[bytes | Any], sink: Sink) -> None:
         """Serve until the input ends, the output is dead, or the session is closed.
@@ -91,6 +92,9 @@ class Conversation:
         limit = self.endpoint.settings.unwritten
         async for line in lines:
             self.receive(line)
+            if self._greeting is not None:  # what stands behind `initialize` in the pipe counts on its outcome
+                await asyncio.wait([self._greeting])
+                self._greeting = None
             if cursor.unread > limit:
                 await cursor.log.room(limit)
 
@@ -110,10 +114,10 @@ class Conversation:
 
     def _request(self, request: Request) -> None:
         endpoint = self.endpoint
-        params = mcp.decode_params(request.method, bytes(request.params))
+        params = mcp.decode_params(request.method, bytes(request.params), any_era=True)
         dialect = endpoint.legacy
-        if request.method == "initialize":
-            endpoint.tasks.start(self._initialize(request, params), name="tailrace-initialize")
+        if request.method == "initialize" and params.meta.protocol_version is UNSET:
+            self._greeting = endpoint.tasks.start(self._initialize(request, params), name="tailrace-initialize")
             return
         if params.meta.protocol_version is not UNSET or request.method == "server/discover":
             mcp.check_modern_version(mcp.check_modern_meta(params.meta))

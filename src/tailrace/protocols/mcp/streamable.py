@@ -76,7 +76,7 @@ class Streamable:
         version = exchange.header(b"mcp-protocol-version")
         if isinstance(message, Request):
             try:
-                params = mcp.decode_params(message.method, bytes(message.params))
+                params = mcp.decode_params(message.method, bytes(message.params), any_era=True)
             except ProtocolError as error:
                 status = 400 if version is None or version in mcp.MODERN_VERSIONS else 200
                 return refuse(exchange, status, error, message.id)
@@ -157,6 +157,7 @@ class Streamable:
         try:
             body = await self.endpoint.initialize(session, request, params)
         except ProtocolError as error:
+            session.close("its initialize was refused")  # nobody has its id
             return refuse(exchange, 503 if error.code == INTERNAL_ERROR else 400, error, request.id)
         return exchange.respond(200, [*JSON, (b"mcp-session-id", session.id.encode())], body)
 

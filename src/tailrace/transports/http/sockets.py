@@ -9,6 +9,10 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -33,9 +37,6 @@ def unsent(transport: asyncio.Transport) -> int:
     """
     own = transport.get_write_buffer_size()
     if sys.platform == "linux":
-        import fcntl
-        import termios
-
         with contextlib.suppress(OSError, AttributeError):
             queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
             own += struct.unpack("i", queued)[0]

