@@ -54,8 +54,8 @@ bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about
 bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
 	$(PY) -m bench.run --quick
 
-conformance: ## the official MCP conformance suite: comes later
-	@echo "make conformance: the official suite is not wired in yet." >&2; exit 1
+conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with the scores of both requirement sets
+	$(PY) -m tests.conformance
 
 docs: $(VENV)/.installed-dev ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
@@ -73,7 +73,7 @@ clean: ## remove what was built; the environments stay
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 distclean: clean ## remove the environments as well
-	rm -rf .venv .venv-* bench/.venvs bench/.bin tests/e2e/node/node_modules
+	rm -rf .venv .venv-* bench/.venvs bench/.bin tests/*/node/node_modules
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,9 +85,10 @@ $(VENV)/.installed-%: pyproject.toml uv.lock requirements/%.txt tools/install
 	@echo "$(CURDIR)" >$(VENV)/.installed-in
 	@touch $@
 
-# The TypeScript clients of tests/e2e. Where npm cannot get them, those tests say so and skip (in CI: fail).
+# The TypeScript clients of tests/e2e and the conformance suite. Where npm cannot get them, the tests that need them
+# say so and skip (in CI: fail).
 .PHONY: node
-node: $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/e2e/node/package-lock.json))
+node: $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/*/node/package-lock.json))
 
-tests/e2e/node/node_modules/.package-lock.json: tests/e2e/node/package-lock.json | $(VENV)/.installed-test
-	-$(VENV)/bin/npm ci --prefix tests/e2e/node --no-audit --no-fund --loglevel error && touch $@
+tests/%/node/node_modules/.package-lock.json: tests/%/node/package-lock.json | $(VENV)/.installed-test
+	-$(VENV)/bin/npm ci --prefix $(<D) --no-audit --no-fund --loglevel error && touch $@

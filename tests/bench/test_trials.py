@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from bench.servers import HERE, SERVERS
+from bench.servers import HERE, SERVERS, Missing, prepare
 from bench.trials import HEADLINES, TRIALS, chosen
 
 
@@ -37,3 +39,11 @@ def test_every_peer_has_the_same_tools(server: str) -> None:
     text = (HERE / "peers" / server).read_text()
     wanted = {"echo", "structured", "burst", "slow"} | ({"broadcast"} if "fastmcp" not in server else set())
     assert {name for name in wanted if f"def {name}(" not in text and f'"{name}"' not in text} == set()
+
+
+def test_what_cannot_be_set_up_says_why() -> None:
+    def setup() -> None:
+        raise Missing("pip install failed: no network")
+
+    assert prepare(replace(SERVERS[0], setup=setup)) == "pip install failed: no network"
+    assert prepare(SERVERS[0]) is None

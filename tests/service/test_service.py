@@ -46,6 +46,20 @@ def test_the_decorator_works_bare_and_called_and_gives_the_function_back(svc: Se
     assert svc.tools["third"].fn is other
 
 
+def test_a_schema_of_the_programs_own_is_what_tools_list_gives_and_what_calls_are_checked_against(svc: Service) -> None:
+    schema = {"type": "object", "properties": {"item": {"type": "string", "pattern": "^[a-z]+$"}}, "required": ["item"]}
+
+    @svc.tool(input_schema=schema, once="item")
+    async def order(item: str) -> str:
+        return item
+
+    tool = svc.tools["order"]
+    assert json.loads(tool.definition)["inputSchema"] == schema
+    assert tool.bind(b'{"item": "tea"}') == {"item": "tea"}
+    with pytest.raises(InvalidArguments, match="item"):
+        tool.bind(b'{"item": "TEA"}')
+
+
 def test_the_definition_is_what_tools_list_gives(svc: Service) -> None:
     svc.tool(title="Place", idempotent=True, destructive=False)(place)
     definition = json.loads(svc.tools["place"].definition)

@@ -249,6 +249,12 @@ def test_headers_are_had_one_by_one_and_all_together() -> None:
     assert exchange.header(b"y") is None
 
 
+def test_blanks_around_a_header_are_no_part_of_it() -> None:
+    exchange = AsgiExchange(scope(headers=[(b"x", b" \ta b\t ")]))
+    assert exchange.header(b"x") == "a b"
+    assert exchange.header_values(b"x") == ["a b"]
+
+
 @virtual
 async def test_the_endpoint_event_names_the_mount() -> None:
     async with running() as app:

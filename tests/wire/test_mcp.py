@@ -450,3 +450,19 @@ def test_the_codes_are_those_of_the_specification() -> None:
 
 def test_what_is_public_is_there() -> None:
     assert all(hasattr(mcp, name) for name in mcp.__all__)
+
+
+# --- methods that one era has ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["initialize", "logging/setLevel"])
+def test_a_modern_request_to_a_removed_method_needs_none_of_its_parameters(method: str) -> None:
+    raw = json.dumps({"_meta": {VERSION: MODERN}}).encode()
+    assert mcp.decode_params(method, raw, any_era=True).meta.protocol_version == MODERN
+    assert refused(method, raw).code == -32602
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b'{"_meta": 5}', b'{"_meta": {"progressToken": 1}}'])
+def test_a_legacy_request_needs_them_in_any_case(raw: bytes) -> None:
+    with pytest.raises(ProtocolError, match=r"invalid params of logging/setLevel"):
+        mcp.decode_params("logging/setLevel", raw, any_era=True)

@@ -339,7 +339,8 @@ def make_settings(options: dict[str, Any]) -> Settings:
         raise DefinitionError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     for name in ("allow_hosts", "allow_origins"):
         if name in given:
-            given[name] = tuple(given[name])
+            value = given[name]
+            given[name] = (value,) if isinstance(value, str) else tuple(value)
     return Settings(**given)
 
 

@@ -28,14 +28,22 @@ def set_up_logging(level: str, form: str) -> None:
 
 
 class _TextFormatter(logging.Formatter):
-    """`2026-11-21T10:00:00.123Z INFO tailrace.server message`; line breaks of a client's text are escaped."""
+    """`2026-11-21T10:00:00.123Z INFO tailrace.server message`.
+
+    A client's text can get into messages and into tracebacks. Its control characters are escaped, and a traceback is
+    indented, so that no client writes lines of this log, or to the terminal that shows it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{_stamp(record)} {record.levelname} {record.name} {message}"
+        line = f"{_stamp(record)} {record.levelname} {record.name} {record.getMessage().translate(_ESCAPES)}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            traceback = self.formatException(record.exc_info).split("\n")
+            line = "\n  ".join([line, *(text.translate(_ESCAPES) for text in traceback)])
         return line
+
+
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS if chr(code) != "\t"}
 
 
 class _JsonFormatter(logging.Formatter):

@@ -13,9 +13,13 @@ import os
 import signal
 import socket
 import ssl
+import stat
 import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_settings, make_store
@@ -73,6 +77,8 @@ def run_process(
         StoreError: The store cannot be had.
         OSError: The address cannot be had.
     """
+    if (tls_cert is None) != (tls_key is None):
+        raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format)
     settings = make_settings(options)
     running = Server(service, settings, make_store(store))
@@ -88,14 +94,17 @@ def run_process(
             )
         if server not in ("listener", "uvicorn"):
             raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")
+        if tls_cert and tls_key:
+            _tls_context(tls_cert, tls_key)  # refused now, whatever serves it later
         listening = _listen(host, port, uds)
         tls = (tls_cert, tls_key) if tls_cert and tls_key else None
+        bound = os.stat(uds) if uds else None
         try:
             _run_loop(_serve_http(running, listening, tls, _url(listening, host, uds, tls is not None), server))
         finally:
             listening.close()
-            if uds:
-                _unlink(uds)
+            if uds and bound:
+                _unlink(uds, bound)
     else:
         raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
 
@@ -107,7 +116,8 @@ async def _serve_http(
     running: Server, listening: socket.socket, tls: tuple[str, str] | None, url: str, server: str
 ) -> None:
     stop = _stop_at_signal()
-    await running.start()
+    if not await _started(running, stop):
+        return
     serving = _transport(running, listening, tls, server)
     await serving.start()
     try:
@@ -153,7 +163,8 @@ async def _serve_stdio(running: Server, pipes: Pipes) -> None:
 
     stop = _stop_at_signal()
     settings = running.settings
-    await running.start()
+    if not await _started(running, stop):
+        return
     async with Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
         conversation = running.converse()
         talking = running.tasks.start(conversation.run(stdio.lines(), stdio.sink), name="tailrace-conversation")
@@ -202,21 +213,25 @@ def _listen(host: str, port: int, uds: str | None) -> socket.socket:
 
 
 def _unlink_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more; one that answers is in use."""
-    if not os.path.exists(path):
-        return
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    finally:
-        probe.close()
-
-
-def _unlink(path: str) -> None:
+    """Remove a socket that nobody listens on any more; one that answers is in use, and a file is none of ours."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return  # it refuses a connection just like a stale socket; `bind` says that it is in the way
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            except TimeoutError:
+                pass  # somebody is there, and busy
+
+
+def _unlink(path: str, bound: os.stat_result) -> None:
+    """Remove our socket, unless another process put its own there meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(path), bound):
+            os.unlink(path)
 
 
 def _url(listening: socket.socket, host: str, uds: str | None, tls: bool) -> str:
@@ -233,9 +248,34 @@ def _is_loopback(host: str) -> bool:
 # --- signals and the loop -----------------------------------------------------------------------
 
 
-def _stop_at_signal() -> asyncio.Event:
+class _Stop(asyncio.Event):
+    """Set by the first SIGTERM or SIGINT.
+
+    Attributes:
+        starting: The task that starts the server, as long as it does: the signal cancels it.
+    """
+
+    starting: asyncio.Task[Any] | None = None
+
+
+async def _started(running: Server, stop: _Stop) -> bool:
+    """Start it; False if a signal came first: a store may be held, and a lifespan may wait, for long."""
+    stop.starting = task = asyncio.current_task()
+    try:
+        await running.start()
+    except asyncio.CancelledError:
+        if task is None or not stop.is_set():
+            raise
+        task.uncancel()
+        return False
+    finally:
+        stop.starting = None
+    return True
+
+
+def _stop_at_signal() -> _Stop:
     """An event that the first SIGTERM or SIGINT sets; a second one ends the process there and then."""
-    stop = asyncio.Event()
+    stop = _Stop()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
@@ -244,6 +284,8 @@ def _stop_at_signal() -> asyncio.Event:
             os._exit(128 + number)
         logger.info("signal received; draining")
         stop.set()
+        if stop.starting is not None:
+            stop.starting.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
@@ -255,8 +297,11 @@ def _stop_at_signal() -> asyncio.Event:
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run `main` to its end on uvloop, where there is one, and leave without waiting for what does not end."""
+    before = set(threading.enumerate())
     loop = _loop_factory()()
     asyncio.set_event_loop(loop)
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")  # what `asyncio.to_thread` uses; ours, to be ended
+    loop.set_default_executor(executor)
     try:
         loop.run_until_complete(main)
         left = [task for task in asyncio.all_tasks(loop) if not task.done()]
@@ -266,13 +311,33 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
             _, left_over = loop.run_until_complete(asyncio.wait(left, timeout=0.2))
             if left_over:
                 logger.error("exiting although tasks do not end count=%d", len(left_over))
-                logging.shutdown()
-                sys.stderr.flush()
-                os._exit(0)
+                _exit()
         loop.run_until_complete(loop.shutdown_asyncgens())
+        executor.shutdown(wait=False, cancel_futures=True)
+        if stuck := _stuck_threads(before, 0.2):
+            logger.warning("exiting although threads do not end names=%s", ",".join(stuck)[:1000])
+            _exit()
     finally:
+        executor.shutdown(wait=False, cancel_futures=True)
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _stuck_threads(before: set[threading.Thread], seconds: float) -> list[str]:
+    """Threads begun meanwhile for which Python's own exit would wait, after `seconds` in which they may end."""
+    deadline = time.monotonic() + seconds
+    threads = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in threads if thread.is_alive()]
+
+
+def _exit() -> NoReturn:
+    """Leave without waiting for anybody."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -224,6 +224,9 @@ class _Connection(Sink):
             transport.abort()
 
 
+_BLANK = b" \t"  # around a value it is no part of it (RFC 9110, 5.5); uvicorn on httptools leaves it at the end
+
+
 class AsgiExchange(Exchange):
     """A request as ASGI brings it; its reply is noted here and sent by the connection's own coroutine."""
 
@@ -248,12 +251,12 @@ class AsgiExchange(Exchange):
         """The first value of a header."""
         for key, value in self._headers:
             if key == name:
-                return value.decode("latin-1")
+                return value.strip(_BLANK).decode("latin-1")
         return None
 
     def header_values(self, name: bytes) -> list[str]:
         """All values of a header."""
-        return [value.decode("latin-1") for key, value in self._headers if key == name]
+        return [value.strip(_BLANK).decode("latin-1") for key, value in self._headers if key == name]
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Reply whole."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -214,10 +213,11 @@ def decode_params(method: str, raw: bytes, *, any_era: bool = False) -> Any:
 
 
 def _modern_params(raw: bytes) -> Params | None:
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    try:
         params = _any_params(raw or b"{}")
-        return params if params.meta.protocol_version is not UNSET else None
-    return None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return params if params.meta.protocol_version is not UNSET else None
 
 
 # --- what goes out ------------------------------------------------------------------------------

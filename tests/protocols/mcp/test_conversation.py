@@ -137,6 +137,13 @@ async def test_modern_requests_are_checked_without_headers() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("method", ["initialize", "logging/setLevel", "ping"])
+async def test_a_method_that_the_modern_era_removed_is_unknown_to_a_modern_request(method: str) -> None:
+    async with conversing() as (pipes, _):
+        assert (await pipes.ask(modern_request("m", method)))["error"]["code"] == METHOD_NOT_FOUND
+
+
+@virtual
 async def test_initialize_twice_is_refused() -> None:
     async with conversing() as (pipes, _):
         await pipes.initialize()

@@ -139,6 +139,14 @@ async def test_methods_that_are_unknown_or_were_removed_are_404_with_the_id(meth
         assert (answer["id"], answer["error"]["code"]) == (7, METHOD_NOT_FOUND)
 
 
+@pytest.mark.parametrize("method", ["logging/setLevel", "initialize"])
+async def test_a_removed_method_is_404_also_without_the_parameters_it_had(method: str) -> None:
+    async with serving(Workshop().service) as server:
+        post = post_modern(server, modern_request(7, method))
+        assert await post.status_code() == 404
+        assert (await post.json())["error"]["code"] == METHOD_NOT_FOUND
+
+
 async def test_an_unknown_tool_is_a_bad_parameter() -> None:
     async with serving(Workshop().service) as server:
         post = post_modern(server, call_tool("nothing", {}))

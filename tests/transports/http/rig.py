@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -97,10 +97,6 @@ class Served:
         async with self.peer() as peer:
             await peer.send(data)
             return await peer.reply()
-
-    async def tick(self) -> None:
-        """Let the loop look once at what was sent."""
-        await asyncio.sleep(0)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something of the server has become true."""
@@ -214,6 +210,63 @@ class Peer:
 
     def abort(self) -> None:
         self.writer.transport.abort()
+
+
+class Wire(asyncio.Transport):
+    """A transport that is a list of bytes: what is fed in one piece arrives in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 80)})
+        self.sent = bytearray()
+        self.closing = False
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        assert not self.closing
+        self.sent += data
+
+    def write_eof(self) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+
+async def converse(pieces: Iterable[bytes], rig: Rig | None = None) -> tuple[Rig, bytes]:
+    """Feed pieces to a connection, each only once all that the one before caused has happened; returns the replies."""
+    rig = rig or Rig(Settings())
+    connection = Listener(rig, []).protocol()
+    wire = Wire()
+    connection.connection_made(wire)
+    for piece in pieces:
+        connection.data_received(piece)
+        handed_over = -1
+        while handed_over != len(rig.exchanges):  # pipelined ones follow one another
+            handed_over = len(rig.exchanges)
+            await asyncio.sleep(0)
+        if wire.closing:
+            break
+    connection.connection_lost(None)
+    return rig, bytes(wire.sent)
 
 
 def request(

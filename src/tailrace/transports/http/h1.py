@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import string
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,7 @@ logger = logging.getLogger("tailrace.http")
 
 _NEVER = float("inf")
 _LINGER = 2.0  # seconds in which a refused client's bytes are read and dropped, so that it can read why
+_FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r" + string.ascii_letters.encode() + string.digits.encode())
 _NO_BODY = frozenset({204, 304})
 
 
@@ -231,7 +233,7 @@ class H1Connection(asyncio.Protocol):
         if end == 3:
             if len(self._input) >= most:
                 return self._refuse(431, f"the head is over {most} bytes")
-            if not (65 <= self._input[0] <= 90 or self._input[0] == 13):  # A to Z; CR of an empty line
+            if not _begins_well(self._input, self._searched):
                 return self._refuse(400, "this is not HTTP/1.1")
             self._searched = max(0, len(self._input) - 3)
             return None
@@ -401,6 +403,12 @@ class H1Connection(asyncio.Protocol):
             if exchange.task is not None:
                 exchange.task.cancel()
             exchange.leave()
+
+
+def _begins_well(data: bytearray, searched: int) -> bool:
+    """Can a head begin like this? Another protocol, or a line end that is none, is not waited for until the end."""
+    bare = data.count(b"\n", searched) != data.count(b"\r\n", max(0, searched - 1))
+    return not bare and data[0] in _FIRST_BYTES
 
 
 class H1Exchange(Exchange):

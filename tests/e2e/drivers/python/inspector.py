@@ -43,9 +43,7 @@ def tools(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def call(options: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
-    return ask(
-        options, "tools/call", "--tool-name", step["name"], "--tool-args-json", json.dumps(step["arguments"])
-    )
+    return ask(options, "tools/call", "--tool-name", step["name"], "--tool-args-json", json.dumps(step["arguments"]))
 
 
 def ask(options: dict[str, Any], method: str, *more: str) -> dict[str, Any]:
@@ -60,9 +58,7 @@ def ask(options: dict[str, Any], method: str, *more: str) -> dict[str, Any]:
         command += ["--transport", kind, "--server-url", options["target"]]
     with tempfile.TemporaryDirectory() as home:  # it writes a catalogue into the home folder
         env = {**os.environ, "HOME": home}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, env=env
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, env=env)
     if done.returncode not in (0, IS_ERROR):
         raise RuntimeError(f"exit code {done.returncode} of {method}: {done.stderr[-1000:]}")
     return json.loads(done.stdout)["result"]

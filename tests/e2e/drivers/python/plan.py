@@ -1,11 +1,12 @@
 """What every Python driver does with its client: the steps of a plan, in order, and one JSON report on stdout.
 
-A driver is `python DRIVER OPTIONS`, with OPTIONS as JSON: `transport` (`streamable`, `sse` or `stdio`), `target` (the URL, or the
-command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`) and `plan`. A plan has any of the steps `structured`,
-`progress`, `error`, `cancel` and `cut`, each `{"name": TOOL, "arguments": {...}}`. The last line on stdout is the report, or
-`{"failed": TEXT}`. Before it come `{"at": "cut"}`, when the first progress of that step has arrived, and `{"at": "leaving"}` when all is
-done but the client still connected: it closes once there is a line on stdin, or its end. What goes wrong then is in the report
-as `closing`. It judges nothing.
+A driver is `python DRIVER OPTIONS`, with OPTIONS as JSON: `transport` (`streamable`, `sse` or `stdio`), `target` (the
+URL, or the command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`) and `plan`. A plan has the steps
+`structured`, `progress`, `error` and `cancel`, or only `cut`, each `{"name": TOOL, "arguments": {...}}`.
+
+The last line on stdout is the report, or `{"failed": TEXT}`. Before it come `{"at": "cut"}` when the first progress of
+that step has arrived, and `{"at": "leaving"}` when all is done and the client still connected: it closes once there is
+a line on stdin, or its end. What goes wrong then is in the report as `closing`. A driver judges nothing.
 
 Only the standard library and anyio are imported here: each driver brings a client library of its own.
 """
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 import anyio
 
 LIMIT = 30.0  # seconds for all of it
-PATIENCE = 6.0  # seconds for the answer of a call whose connection was cut, and for the list after it
+PATIENCE = 5.0  # seconds for the answer of a call whose connection was cut, and for the list after it
 
 OnProgress = Callable[[float, "float | None", "str | None"], Awaitable[None]]
 
@@ -138,7 +139,7 @@ async def cancel(client: Connected, step: Mapping[str, Any]) -> bool:
 
 
 async def cut(client: Connected, step: Mapping[str, Any]) -> dict[str, Any]:
-    """Call, say so at the first progress, and see what becomes of it; then list, to see what the client is still good for."""
+    """Call, say so at the first progress, see what becomes of it; then list: is the client still good for anything?"""
     report: dict[str, Any] = {"seen": [], "text": None, "problem": None, "later": None}
 
     async def on_progress(done: float, total: float | None, message: str | None) -> None:

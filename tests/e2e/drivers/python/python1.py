@@ -26,7 +26,9 @@ class Connected:
         cursor: str | None = None
         while True:
             page = await self.session.list_tools(cursor)
-            tools += [{"name": tool.name, "input": tool.inputSchema, "output": tool.outputSchema} for tool in page.tools]
+            tools += [
+                {"name": tool.name, "input": tool.inputSchema, "output": tool.outputSchema} for tool in page.tools
+            ]
             cursor = page.nextCursor
             if cursor is None:
                 return tools

@@ -17,7 +17,7 @@ import (
 
 const (
 	limit    = 30 * time.Second // for all of it
-	patience = 6 * time.Second  // for the answer of a call whose connection was cut, and for the list after it
+	patience = 5 * time.Second  // for the answer of a call whose connection was cut, and for the list after it
 )
 
 // Options are the driver's one argument.
@@ -157,14 +157,14 @@ func cut(ctx context.Context, client Client, step Step) map[string]any {
 		}
 	})
 	if err != nil {
-		report["problem"] = told(err)
+		report["problem"] = told(inTime, err)
 	} else {
 		report["text"] = answer.Text
 	}
 	inTime, cancel = context.WithTimeout(ctx, patience)
 	defer cancel()
 	if tools, err := client.List(inTime); err != nil {
-		report["later"] = told(err)
+		report["later"] = told(inTime, err)
 	} else {
 		report["later"] = len(tools)
 	}
@@ -206,8 +206,8 @@ func Text(content any) string {
 	return text.String()
 }
 
-func told(err error) string {
-	if errors.Is(err, context.DeadlineExceeded) {
+func told(ctx context.Context, err error) string {
+	if ctx.Err() != nil { // some libraries wrap it, some say something of their own
 		return "no answer"
 	}
 	return err.Error()

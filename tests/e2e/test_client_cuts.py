@@ -1,0 +1,88 @@
+"""What becomes of a call when its stream breaks under each client of `WAYS`: the server keeps it, the client may not ask.
+
+The call reports progress and waits at a gate. The test then arms the proxy, so that the next byte on this connection ends
+it (`closed`: FIN in the middle of the body, `reset`: RST, `ended`: as a server that ends a stream in order), and opens the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.e2e import installing
+from tests.e2e.clients import RESUMES, WAYS, Cut, Way, drive, outcome
+from tests.e2e.plans import CALLS
+from tests.e2e.witness import Witness
+from tests.rigs.proxy import Plan, Proxy, running_proxy
+from tests.rigs.server import ServerProcess, running_async, tailrace_command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to need a part sets it up
+PLANS: dict[Cut, Plan] = {
+    "reset": Plan(fault="rst"),
+    "closed": Plan(fault="fin"),
+    "ended": Plan(fault="fin", parting=b"0\r\n\r\n"),  # the last chunk
+}
+
+
+@pytest.fixture
+async def server(witness: Witness, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    command = tailrace_command(CALLS, "--server", "listener")
+    async with running_async(command, tmp_path / "log", env=witness.env) as process:
+        yield process
+
+
+def arm(proxy: Proxy) -> None:
+    """The connection that carries the call ends before its next byte; all later ones are whole."""
+    carrying = [one for one in proxy.connections if b"step 1" in one.tail and not one.closed.is_set()]
+    assert len(carrying) == 1, f"{len(carrying)} connections carried the progress"
+    carrying[0].cut_after = carrying[0].down
+    proxy.plan = lambda _: Plan()
+
+
+async def cut_once(way: Way, cut: Cut, server: ServerProcess, witness: Witness, folder: Path) -> dict[str, Any]:
+    """One call, one cut; what the client made of it."""
+    folder.mkdir()
+    key = f"{way}-{cut}"
+    async with running_proxy(server.port, lambda _: PLANS[cut]) as proxy:
+
+        async def at_cut() -> None:
+            arm(proxy)
+            witness.open(key)
+
+        step = {"name": "steps", "arguments": {"key": key, "count": 3, "after": 1}}
+        report = await drive(way, proxy.url, {"cut": step}, folder, at={"cut": at_cut})
+    assert "failed" not in report, report["failed"]
+    return report["cut"]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.cut], ids=str)
+async def test_what_a_cut_does(
+    way: Way, server: ServerProcess, witness: Witness, tmp_path: Path, needs: Callable[[str, str], NoReturn]
+) -> None:
+    cuts = list(way.cut)
+    try:
+        reports = await asyncio.gather(*(cut_once(way, cut, server, witness, tmp_path / cut) for cut in cuts))
+    except installing.Missing as missing:
+        needs(*missing.args)
+    assert {cut: outcome(report) for cut, report in zip(cuts, reports, strict=True)} == way.cut, reports
+    for cut, report in zip(cuts, reports, strict=True):
+        if way.cut[cut] == RESUMES:
+            check_whole(report, way)
+        if not way.modern:  # there, a lost connection cancels
+            await witness.sees(f"end {way}-{cut}")
+        assert witness.count(f"start {way}-{cut}") == 1, "the call ran again"
+    assert server.records() == [], f"a client's cut is no error of the server\n{server.stderr_tail()}"
+
+
+def check_whole(report: dict[str, Any], way: Way) -> None:
+    """The answer, and every progress exactly once."""
+    assert report["text"] == "done", report
+    steps = [[number, 3, f"step {number}"] for number in (1, 2, 3)]
+    if way.drops_late_progress:
+        assert report["seen"] == steps[: len(report["seen"])], report
+    else:
+        assert report["seen"] == steps, report
