@@ -329,3 +329,15 @@ async def test_a_call_belongs_to_the_server_where_there_is_no_session() -> None:
     call.accepted().start()
     await ended(call)
     assert (tasks.started, tasks.ended) == (1, 1)
+
+
+async def test_a_handler_that_only_reports_gives_way_and_can_be_cancelled() -> None:
+    async def work(call: Work) -> bytes:
+        while True:
+            await call.context.progress(1)
+
+    call = Work(make_tasks(), work).accepted()
+    call.start()
+    asyncio.get_running_loop().call_later(0.01, call.cancel, CallCancelled("enough"))
+    await asyncio.wait_for(ended(call), 10)
+    assert call.state is CallState.ENDED

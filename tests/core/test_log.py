@@ -569,3 +569,27 @@ def test_whatever_happens_the_books_are_right_and_no_answer_is_lost_unread(seed:
     seen |= {seq for seq, _ in cursor.take(1 << 30)}
     assert set(answers) <= seen
     assert cursor.unread == 0
+
+
+async def test_a_producer_waits_for_a_journal_that_is_behind_also_without_a_reader() -> None:
+    class Slow:
+        def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
+            pass
+
+        def trim(self, log: Log, kind: Kind, upto: int) -> None:
+            raise NotImplementedError
+
+    log = Log(high_water=10, journal=Slow())
+    for _ in range(3):
+        log.append(b"12345", Kind.NOTIFICATION)
+    waiting = asyncio.ensure_future(log.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    log.commit(1)  # ten bytes are left, which is no more than may be
+    await asyncio.wait_for(waiting, 1)
+    log.append(b"12345", Kind.NOTIFICATION)
+    waiting = asyncio.ensure_future(log.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    log.end()
+    await asyncio.wait_for(waiting, 1)

@@ -29,12 +29,13 @@ PATHS = {"streamable": "/mcp", "sse": "/sse"}
 NONE = "-"  # in the table: there is no such thing, or it was not tried
 LIMIT = 60.0  # seconds for one driver; it gives up by itself before
 
-# What became of a call whose stream was cut just before the rest of its progress and its answer.
+# What became of a call whose stream was cut just before the rest of its progress and its answer, and of its client:
+# "goes on" can list tools afterwards, "is dead" cannot. "No answer" is none within the drivers' 5 s.
 RESUMES = "resumes"
-FAILS = "call fails, client goes on"
-DIES = "call fails, client is dead"
-WAITS = "call waits for ever, client goes on"
-STUCK = "call waits for ever, client is dead"
+FAILS = "error; goes on"
+DIES = "error; is dead"
+WAITS = "no answer; goes on"
+STUCK = "no answer; is dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +78,36 @@ _OLD, _NEW = "2025-11-25", "2026-07-28"
 _CLI = ("protocol", "server", "progress", "cancelled")
 WAYS = [
     Way("python2", "streamable", "legacy", _OLD, cut=_same(RESUMES)),
-    Way("python2", "streamable", "auto", _NEW, cut=_same(FAILS, "reset", "closed")),
-    Way("python2", "sse", "auto", _OLD, cut=_same(DIES)),
+    Way("python2", "streamable", "auto", _NEW, cut={"closed": FAILS}),
+    Way("python2", "sse", "auto", _OLD, cut=_same(DIES, "closed", "ended")),
     Way("python2", "stdio", "auto", _NEW),
     Way("python1", "streamable", "legacy", _OLD, cancels="untold", cut=_same(RESUMES)),
-    Way("python1", "sse", "legacy", _OLD, cancels="untold", cut=_same(DIES)),
+    Way("python1", "sse", "legacy", _OLD, cancels="untold", cut=_same(DIES, "closed", "ended")),
     Way("python1", "stdio", "legacy", _OLD, cancels="untold"),
     Way("fastmcp4", "streamable", "legacy", _OLD, cut=_same(RESUMES)),
-    Way("fastmcp4", "streamable", "auto", _NEW, cut=_same(FAILS, "reset", "closed")),
-    Way("fastmcp4", "sse", "auto", _OLD, cut=_same(DIES)),
+    Way("fastmcp4", "streamable", "auto", _NEW, cut={"closed": FAILS}),
+    Way("fastmcp4", "sse", "auto", _OLD, cut=_same(DIES, "closed", "ended")),
     Way("fastmcp4", "stdio", "auto", _NEW),
     Way("typescript2", "streamable", "legacy", _OLD, cut=_same(RESUMES)),
-    Way("typescript2", "streamable", "auto", _NEW, cut=_same(WAITS, "reset", "closed")),
-    Way("typescript2", "sse", "legacy", _OLD, cut=_same(WAITS)),
+    Way("typescript2", "streamable", "auto", _NEW, cut={"closed": WAITS}),
+    Way("typescript2", "sse", "legacy", _OLD, cut=_same(WAITS, "closed", "ended")),
     Way("typescript2", "stdio", "auto", _NEW),
     Way("typescript1", "streamable", "legacy", _OLD, cut=_same(RESUMES)),
-    Way("typescript1", "sse", "legacy", None, cut=_same(WAITS)),
+    Way("typescript1", "sse", "legacy", None, cut=_same(WAITS, "closed", "ended")),
     Way("typescript1", "stdio", "legacy", None),
     Way("mcpgo", "streamable", "legacy", _OLD, cancels="untold", cut={**_same(FAILS), "ended": RESUMES}),
-    Way("mcpgo", "streamable", "auto", _NEW, cut=_same(FAILS, "reset", "closed")),
-    Way("mcpgo", "sse", "auto", _OLD, cancels="untold", cut=_same(STUCK)),
+    Way("mcpgo", "streamable", "auto", _NEW, cut={"closed": FAILS}),
+    Way("mcpgo", "sse", "auto", _OLD, cancels="untold", cut=_same(STUCK, "closed", "ended")),
     Way("mcpgo", "stdio", "auto", _NEW),
     Way("gosdk", "streamable", "legacy", _OLD, cut=_same(RESUMES)),
-    Way("gosdk", "streamable", "auto", _NEW, cut=_same(FAILS, "reset", "closed")),
-    Way("gosdk", "sse", "auto", _OLD, cut=_same(DIES)),
+    Way("gosdk", "streamable", "auto", _NEW, cut={"closed": FAILS}),
+    Way("gosdk", "sse", "auto", _OLD, cut=_same(DIES, "closed", "ended")),
     Way("gosdk", "stdio", "auto", _NEW),
     Way("inspector", "streamable", "legacy", None, cancels=None, lacks=_CLI),
     Way("inspector", "sse", "legacy", None, cancels=None, lacks=_CLI),
     Way("inspector", "stdio", "legacy", None, cancels=None, lacks=_CLI),
     Way("mcp-remote", "streamable", "legacy", None, cut=_same(RESUMES), drops_late_progress=True),
-    Way("mcp-remote", "sse", "legacy", None, cut=_same(FAILS)),
+    Way("mcp-remote", "sse", "legacy", None, cut=_same(FAILS, "closed", "ended")),
 ]
 
 
@@ -282,7 +283,7 @@ def outcome(cut: Mapping[str, Any]) -> str:
 def table() -> Iterable[str]:
     """The rows of the table in `docs/clients.md`."""
     names = {"streamable": "Streamable HTTP", "sse": "HTTP+SSE", "stdio": "stdio"}
-    says = {"told": "yes", "untold": "stops waiting; the server is not told", None: NONE}
+    says = {"told": "yes", "untold": "not told", None: NONE}
     for way in WAYS:
         client = CLIENTS[way.client]
         protocol = way.protocol or ("modern first" if way.era == "auto" else "legacy")

@@ -1,7 +1,8 @@
-"""What becomes of a call when its stream breaks under each client of `WAYS`: the server keeps it, the client may not ask.
+"""What becomes of a call when its stream breaks under each client of `WAYS`: the answer waits, who comes for it?
 
-The call reports progress and waits at a gate. The test then arms the proxy, so that the next byte on this connection ends
-it (`closed`: FIN in the middle of the body, `reset`: RST, `ended`: as a server that ends a stream in order), and opens the gate.
+The call reports progress and waits at a gate. The test then arms the proxy, so that the next byte on this connection
+ends it (`closed`: FIN in the middle of the body, `reset`: RST, `ended`: as a server that ends a stream in order), and
+opens the gate.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ async def cut_once(way: Way, cut: Cut, server: ServerProcess, witness: Witness, 
             arm(proxy)
             witness.open(key)
 
+        async def leaving() -> None:
+            if not way.modern:  # there, a lost connection cancels
+                await witness.sees(f"end {key}")
+
         step = {"name": "steps", "arguments": {"key": key, "count": 3, "after": 1}}
-        report = await drive(way, proxy.url, {"cut": step}, folder, at={"cut": at_cut})
+        report = await drive(way, proxy.url, {"cut": step}, folder, at={"cut": at_cut, "leaving": leaving})
     assert "failed" not in report, report["failed"]
     return report["cut"]
 
@@ -72,8 +77,6 @@ async def test_what_a_cut_does(
     for cut, report in zip(cuts, reports, strict=True):
         if way.cut[cut] == RESUMES:
             check_whole(report, way)
-        if not way.modern:  # there, a lost connection cancels
-            await witness.sees(f"end {way}-{cut}")
         assert witness.count(f"start {way}-{cut}") == 1, "the call ran again"
     assert server.records() == [], f"a client's cut is no error of the server\n{server.stderr_tail()}"
 

@@ -24,6 +24,8 @@ Servers = Callable[[str], ServerProcess]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first to need a part sets it up
 OVER_HTTP = [way for way in WAYS if way.transport != "stdio"]
 OVER_STDIO = [way for way in WAYS if way.transport == "stdio"]
+OVER_UVICORN = [way for way in OVER_HTTP if way.client not in ("python2", "typescript1", "typescript2")]
+ON_REFERENCE = [way for way in OVER_HTTP if way.client in ("python1", "mcpgo") and way.era == "legacy"]
 REFERENCE = [sys.executable, str(ROOT / "tests" / "rigs" / "reference.py")]
 STDIO = [sys.executable, "-m", "tailrace", "run", str(CALLS), "--stdio"]
 
@@ -77,10 +79,20 @@ def check(report: dict[str, Any], way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", OVER_HTTP, ids=str)
-@pytest.mark.parametrize("kind", ["listener", "uvicorn"])
-async def test_client_does_its_plan(
-    way: Way, kind: str, servers: Servers, shared: Witness, tmp_path: Path, needs: Needs
+async def test_client_does_its_plan_over_the_listener(
+    way: Way, servers: Servers, shared: Witness, tmp_path: Path, needs: Needs
 ) -> None:
+    await does_its_plan(way, "listener", servers, shared, tmp_path, needs)
+
+
+@pytest.mark.parametrize("way", OVER_UVICORN, ids=str)  # test_official_python.py and test_typescript.py have the others
+async def test_client_does_its_plan_over_uvicorn(
+    way: Way, servers: Servers, shared: Witness, tmp_path: Path, needs: Needs
+) -> None:
+    await does_its_plan(way, "uvicorn", servers, shared, tmp_path, needs)
+
+
+async def does_its_plan(way: Way, kind: str, servers: Servers, shared: Witness, tmp_path: Path, needs: Needs) -> None:
     server = servers(kind)
     before = len(server.records())
     check(await put_through(way, server.url, f"{way}-{kind}", shared, tmp_path, needs), way)
@@ -107,9 +119,7 @@ async def test_python_1_over_stdio_breaks_when_it_leaves_a_running_call(
     await shared.sees("cancelled left")
 
 
-@pytest.mark.parametrize(
-    "way", [way for way in OVER_HTTP if not way.modern and way.client in ("python1", "mcpgo")], ids=str
-)
+@pytest.mark.parametrize("way", ON_REFERENCE, ids=str)
 async def test_driver_is_right_on_the_reference_server(
     way: Way, servers: Servers, shared: Witness, tmp_path: Path, needs: Needs
 ) -> None:

@@ -24,7 +24,7 @@ MUTANTS = [
                 "        return task\n",
             )
         ],
-        [f"{OVER_SSE}_in_memory[push-answer-silent-running]"],
+        [f"{OVER_SSE}_in_memory[push-answer-running-False]"],
         "the call was cancelled",
     ),
     Mutant(

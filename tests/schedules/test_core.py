@@ -18,6 +18,7 @@ from tests.schedules.conversation import ENDS, meet
 from tests.schedules.exploring import MORE, exhaust
 
 DELAYS = 3 if MORE else 2
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
 Record = Callable[[str, object], None]
 
 
@@ -33,17 +34,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("names", list(combinations(ENDS, 2)), ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_two_ends_meet(names: tuple[str, ...], setting: str, record_property: Record) -> None:
     record_property("schedules", exhaust(partial(meet, names, **SETTINGS[setting]), delays=DELAYS))
 
 
 @pytest.mark.parametrize("names", list(combinations(ENDS, 3)), ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_three_ends_meet(names: tuple[str, ...], record_property: Record) -> None:
     record_property("schedules", exhaust(partial(meet, names, durable=True), delays=2))
 
 
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_all_ends_meet(record_property: Record) -> None:
     record_property("schedules", exhaust(partial(meet, ENDS, durable=True), delays=2 if MORE else 1))

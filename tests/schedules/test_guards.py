@@ -17,6 +17,7 @@ from tests.schedules.exploring import fault
 from tests.schedules.guards import GUARDS, take_out
 from tests.schedules.served import ModernPeer, SsePeer, StreamablePeer
 
+pytestmark = pytest.mark.slow
 # what is found without it
 FAULTS = {
     "closing_is_one_step": "the session ended 2 times|hooks ran as|was closed",

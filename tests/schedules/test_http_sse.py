@@ -15,35 +15,31 @@ import pytest
 from tests.schedules.exploring import MORE, exhaust
 from tests.schedules.served import BEFORE, ENDS, SsePeer, meet
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
 Record = Callable[[str, object], None]
 
 
 @pytest.mark.parametrize("mode", BEFORE)
 @pytest.mark.parametrize("names", list(combinations(ENDS, 2)), ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_two_ends_meet_with_a_durable_store(names: tuple[str, ...], mode: str, record_property: Record) -> None:
     scenario = partial(meet, SsePeer, names, mode=mode, durable=True)
     record_property("schedules", exhaust(scenario, delays=2))
 
 
 @pytest.mark.parametrize("names", list(combinations(("close", "shutdown", "resume"), 2)), ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_two_ends_meet_when_the_session_is_only_stored(names: tuple[str, ...], record_property: Record) -> None:
     record_property("schedules", exhaust(partial(meet, SsePeer, names, mode="stored", durable=True), delays=2))
 
 
 @pytest.mark.parametrize("third", [end for end in ENDS if end not in ("shutdown", "answer")])
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_something_meets_the_end_of_a_drain(third: str, record_property: Record) -> None:
     """The answer lets the drain end at once, so that all sessions end while the third is at it."""
     scenario = partial(meet, SsePeer, ("shutdown", "answer", third), mode="running", durable=True)
     record_property("schedules", exhaust(scenario, delays=2))
 
 
-@pytest.mark.parametrize("mode", BEFORE)
-@pytest.mark.parametrize("raises", [False, True], ids=["silent", "raising"])
+@pytest.mark.parametrize(("mode", "raises"), [*((mode, False) for mode in BEFORE), ("running", True)])
 @pytest.mark.parametrize("names", list(combinations(ENDS, 2)), ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_two_ends_meet_in_memory(names: tuple[str, ...], mode: str, raises: bool, record_property: Record) -> None:
     scenario = partial(meet, SsePeer, names, mode=mode, raises=raises)
     record_property("schedules", exhaust(scenario, delays=2 if MORE else 1))

@@ -14,13 +14,13 @@ from tests.schedules.exploring import MORE, exhaust, in_order
 from tests.schedules.served import BEFORE, House, ModernPeer, meet
 
 ENDS = ("shutdown", "disconnect", "keepalive", "answer")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
 Record = Callable[[str, object], None]
 
 
 @pytest.mark.parametrize("mode", BEFORE)
 @pytest.mark.parametrize("raises", [False, True], ids=["silent", "raising"])
 @pytest.mark.parametrize("names", [*combinations(ENDS, 2), *combinations(ENDS, 3)], ids="-".join)
-@pytest.mark.timeout(1200 if MORE else 120)
 def test_ends_meet(names: tuple[str, ...], mode: str, raises: bool, record_property: Record) -> None:
     scenario = partial(meet, ModernPeer, names, mode=mode, raises=raises, durable=True)
     record_property("schedules", exhaust(scenario, delays=3 if MORE else 2))

@@ -26,6 +26,9 @@ __all__ = ["Call", "CallState", "Reply"]
 logger = logging.getLogger("tailrace.calls")
 
 
+_TURN = 64  # reports of a handler after which it gives way
+
+
 class Reply(Protocol):
     """Where a call's frames go: a session's log, or the exchange that brought the call."""
 
@@ -67,6 +70,7 @@ class Call(ABC):
     __slots__ = (
         "_cancelled",
         "_deadline_timer",
+        "_reports",
         "context",
         "journalled",
         "key",
@@ -94,6 +98,7 @@ class Call(ABC):
         self.task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._reports = 0
 
     @property
     def public_session(self) -> Session | None:
@@ -149,7 +154,13 @@ class Call(ABC):
         self._deadline_timer = loop.call_later(seconds, self.cancel, error, context=contextvars.Context())
 
     async def room(self) -> None:
-        """Wait while the caller's connection is too far behind."""
+        """Wait while the caller's connection is too far behind; now and then let the others have their turn.
+
+        A handler that does nothing but report would else never give way, and could not be cancelled.
+        """
+        self._reports += 1
+        if not self._reports % _TURN:
+            await asyncio.sleep(0)
         if self.state is not CallState.ENDED:
             await self.reply.room()
 

@@ -71,6 +71,7 @@ class Log:
         "ring_bytes",
         "ring_seqs",
         "stream",
+        "uncommitted",
     )
 
     def __init__(
@@ -92,6 +93,7 @@ class Log:
         self.ready = last  # the newest that may be read
         self.origin = last  # the newest of an earlier process life
         self.delivered = 0  # the newest that a connection took
+        self.uncommitted = 0  # bytes that the journal has, and has not committed
         self.ended = False
         self.bytes = 0
         self.ring_bytes = 0
@@ -117,6 +119,7 @@ class Log:
         if self.journal is None:
             self._make_ready(seq)
         else:
+            self.uncommitted += len(payload)
             self.journal.append(self, seq, kind, payload)
         return seq
 
@@ -127,7 +130,10 @@ class Log:
     def commit(self, seq: int) -> None:
         """The journal says that everything up to `seq` is safe to be read."""
         if seq > self.ready:
+            self.uncommitted = sum(len(self._events.get(later, b"")) for later in range(seq + 1, self.last + 1))
             self._make_ready(seq)
+            if self.uncommitted <= self.high_water:
+                self.free_rooms()
 
     def end(self) -> None:
         """No event will follow. Idempotent; the reader still reads what is there, then ends."""
@@ -138,13 +144,13 @@ class Log:
                 self.reader.wake()
 
     async def room(self, limit: int | None = None) -> None:
-        """Wait while a connected reader is behind by more than `limit` bytes (by default `high_water`).
+        """Wait while a connected reader or the journal is behind by more than `limit` bytes (default: `high_water`).
 
-        Returns as soon as it caught up, went away (also by its own stall limit) or the log ended: never
-        raises for a slow reader, never waits for an absent one.
+        Returns as soon as the reader caught up, went away (also by its own stall limit) or the log ended, and
+        the journal has had its say: never raises for a slow reader, never waits for an absent one.
         """
         limit = self.high_water if limit is None else limit
-        while self.reader is not None and self.reader.unread > limit and not self.ended:
+        while not self.ended and (self.uncommitted > limit or (self.reader is not None and self.reader.unread > limit)):
             await self._rooms.wait()
 
     # --- reading ---

@@ -347,8 +347,8 @@ class Sessions:
             age = now - session.touched
             if (age > self.idle or (age > self.infancy and self.unborn(session))) and not session.busy:
                 session.close("the session expired")
-            elif not session.greeted and now - session.created > self.infancy and not session.calls:
-                session.close("the session was never initialized")  # a connected reader alone does not keep it
+            elif now - session.created > self.infancy and not session.greeted and self.unborn(session):
+                session.close("the session was never initialized")  # a connected reader does not keep it
 
     def _make_room(self) -> bool:
         idle = sorted(

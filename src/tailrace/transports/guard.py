@@ -74,11 +74,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _page_host(origin: str) -> str:
-    """The host of an Origin; empty for ``null`` and for what is none."""
+    """The host of an Origin; empty for ``null`` and for what is none: an origin names no user (RFC 6454, 7.1)."""
     try:
-        return _name(urlsplit(origin).netloc)
+        netloc = urlsplit(origin).netloc
     except ValueError:
         return ""
+    return "" if "@" in netloc else _name(netloc)
 
 
 def _name(netloc: str) -> str:

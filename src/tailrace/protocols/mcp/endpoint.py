@@ -98,7 +98,7 @@ class Endpoint:
             limit=settings.max_sessions,
             idle=settings.session_idle,
             infancy=settings.session_infancy,
-            unborn=lambda session: not session.record.initialized,
+            unborn=lambda session: not session.record.initialized and session.record.transport != "stdio",
         )
         server_info: dict[str, Any] = {"name": service.name, "version": service.version}
         if service.title:

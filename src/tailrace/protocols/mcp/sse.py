@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
@@ -80,7 +80,7 @@ class HttpSse:
     def _open(self, exchange: Exchange, session: Session, place: EventId | None = None, last_id: str = "") -> None:
         endpoint = self.endpoint
         framing = endpoint.framing(session, 0)
-        url = f"{exchange.prefix}/messages/?session_id={session.id}"
+        url = f"{quote(exchange.prefix)}/messages/?session_id={session.id}"
         after, missing, id = 0, None, framing.event_id(0)
         if place is not None:
             after, id = endpoint.resume_after(place, session.log), last_id.encode()

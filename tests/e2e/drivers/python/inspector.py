@@ -33,7 +33,7 @@ def follow(options: dict[str, Any]) -> dict[str, Any]:
     report["structured"] = {"isError": bool(structured.get("isError")), "content": content, "text": text(structured)}
     error = call(options, plan["error"])
     report["error"] = {"isError": bool(error.get("isError")), "text": text(error)}
-    report["after"] = tools(options)
+    report["after"] = report["tools"]  # there is no session that could have been lost
     return report
 
 

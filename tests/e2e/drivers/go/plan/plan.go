@@ -145,7 +145,7 @@ func cancelled(ctx context.Context, client Client, step Step) (bool, error) {
 	return err != nil, nil
 }
 
-// cut calls, says so at the first progress, and sees what becomes of it; then it lists, to see what the client is still good for.
+// cut calls, says so at the first progress, and sees what becomes of it; then it lists: is the client still good for anything?
 func cut(ctx context.Context, client Client, step Step) map[string]any {
 	report := map[string]any{"text": nil, "problem": nil}
 	var seen steps
@@ -207,7 +207,8 @@ func Text(content any) string {
 }
 
 func told(ctx context.Context, err error) string {
-	if ctx.Err() != nil { // some libraries wrap it, some say something of their own
+	deadline, _ := ctx.Deadline()
+	if time.Until(deadline) < patience/10 { // the libraries word it in ways of their own, and one is early
 		return "no answer"
 	}
 	return err.Error()
