@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.measure import measure
 from bench.servers import HERE, SERVERS, build_load
 from bench.trials import TRIALS, Trial
-
 from tests.conftest import Needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(180)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.report import BEGIN, END, between_markers, charts, markdown, write
 
 DOCS = Path(__file__).parents[2] / "docs"

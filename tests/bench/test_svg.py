@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
+
 from bench.svg import Bar, bar_chart, figure
 
 _SVG = "{http://www.w3.org/2000/svg}"

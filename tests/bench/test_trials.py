@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from bench.servers import HERE, SERVERS, Missing, prepare
 from bench.trials import HEADLINES, TRIALS, chosen
 

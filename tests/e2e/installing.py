@@ -17,7 +17,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
+P = ParamSpec("P")
 HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
 CACHE = HERE / ".cache"
@@ -30,13 +32,33 @@ class Missing(Exception):
     """A part that cannot be had; args are its name and the reason."""
 
 
-@functools.cache
+def _remembered(get: Callable[P, Path]) -> Callable[P, Path]:
+    """Ask once a test run, also where the part is missing: the next test would only wait as long for the same reason."""
+
+    @functools.cache
+    def once(*args: P.args, **kwargs: P.kwargs) -> Path | Missing:
+        try:
+            return get(*args, **kwargs)
+        except Missing as missing:
+            return missing
+
+    @functools.wraps(get)
+    def known(*args: P.args, **kwargs: P.kwargs) -> Path:
+        found = once(*args, **kwargs)
+        if isinstance(found, Missing):
+            raise Missing(*found.args)
+        return found
+
+    return known
+
+
+@_remembered
 def python_with(name: str) -> Path:
     """A Python with the packages of `drivers/python/NAME.txt`, and nothing else."""
     return _environment(DRIVERS / "python" / f"{name}.txt", name) / "bin" / "python"
 
 
-@functools.cache
+@_remembered
 def node() -> Path:
     """The Node that runs JavaScript clients."""
     if not (BIN / "node").exists():
@@ -44,7 +66,7 @@ def node() -> Path:
     return BIN / "node"
 
 
-@functools.cache
+@_remembered
 def node_tools() -> Path:
     """The `node_modules` with the Inspector and mcp-remote."""
     node()
@@ -61,7 +83,7 @@ def node_tools() -> Path:
     return folder / "node_modules"
 
 
-@functools.cache
+@_remembered
 def go_programs() -> Path:
     """The folder with the built drivers `mcpgo` and `gosdk`."""
     folder = CACHE / "go"

@@ -116,6 +116,7 @@ def test_pages_of_this_machine_may_call(origin: str) -> None:
         "http://[",
         "http://[::1",
         "http://localhost@evil.example",
+        "http://localhost:1@evil.example",
         "http://evil.example\\@localhost",
         "chrome-extension://abcdef",
     ],

@@ -214,6 +214,11 @@ class Session:
             await asyncio.wait([self._opening])
             self._opening = None
 
+    @property
+    def opening(self) -> bool:
+        """The hooks that greet it are running."""
+        return self._opening is not None and not self._opening.done()
+
     def close(self, reason: str = "closed by the server", *, keep: bool = False, grace: float = 5.0) -> Completion:
         """End the session: its calls are cancelled and answered, its streams end, its hooks run.
 

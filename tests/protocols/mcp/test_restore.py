@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tailrace import Context
+from tailrace import Context, Session
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import LegacySession, SseSession, serving, text_of
@@ -384,3 +384,31 @@ async def test_a_stored_session_that_nobody_comes_back_for_is_forgotten(monkeypa
         assert await store.sessions() == []
         assert after.seen == [], "no hook met it in this life"
         assert server.ready
+
+
+@virtual
+async def test_nobody_is_served_in_a_restored_session_before_its_hook_is_through() -> None:
+    store = MemoryStore(durable=True)
+    async with serving(Workshop().service, store) as server:
+        streamable, sse = await LegacySession(server).start(), await SseSession(server).start()
+        seen = sse.stream.last_id
+    shop, restoring = Workshop(), asyncio.Event()
+
+    @shop.service.on_restore_session
+    async def restore(session: Session) -> None:
+        await restoring.wait()
+        session.state["a"] = "from the hook"
+
+    async with serving(shop.service, store) as server:
+        streamable = streamable.on(server)
+        waiting = [streamable.call(id, "recall", {"name": "a"}) for id in (1, 2)]  # both find it in the store
+        await turns()
+        waiting.append(streamable.call(3, "recall", {"name": "a"}))  # finds it in the table
+        sse.server = server
+        streams = [sse.get(seen), sse.get(seen)]
+        await turns()
+        assert not any(exchange.replied for exchange in (*waiting, *streams))
+        restoring.set()
+        for id, exchange in enumerate(waiting, 1):
+            assert text_of(await exchange.answer(id)) == "from the hook"
+        assert await streams[1].event_count(1)

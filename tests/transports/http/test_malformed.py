@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httptools
 import pytest
 
 from tests.transports.http.malformed import ROWS, Row
@@ -54,3 +55,21 @@ async def test_it_does_not_matter_how_the_bytes_are_cut(size: int) -> None:
         assert sent.startswith(b"HTTP/1.1 %d " % row.status), row
         assert sent.count(b"\r\ndate: ") == 1
         assert rig.exchanges == []
+
+
+async def test_what_frames_a_request_is_checked_by_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an httptools that lets everything pass, it is names and values of no meaning that pass with it."""
+    strict = httptools.HttpRequestParser
+
+    def lenient(protocol: object) -> httptools.HttpRequestParser:
+        parser = strict(protocol)
+        parser.set_dangerous_leniencies(*[True] * 10)
+        return parser
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", lenient)
+    passed = [row for row in ROWS if (await converse([row.data]))[0].exchanges]
+    assert passed
+    assert {row.kind for row in passed} <= {"field name", "field value", "folding"}
+    assert [row.data for row in passed if row.kind == "folding"] == [
+        b"GET /echo HTTP/1.1\r\n Host: localhost\r\n\r\n"  # as a field of its own, not as a continuation
+    ]

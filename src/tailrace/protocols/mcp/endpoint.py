@@ -266,9 +266,12 @@ class Endpoint:
         return encode_result(request.id, self.methods.initialize_result(record.version))
 
     def find(self, id: str, principal: str) -> Session | None:
-        """The living session with this id, if it belongs to `principal`."""
+        """The living session with this id, if it belongs to `principal`; `Recovery.restore` waits for one that is
+        being restored."""
         session = self.sessions.by_id.get(id)
         if session is None or session.principal != principal or session.lifecycle is not Lifecycle.OPEN:
+            return None
+        if session.restored and session.opening:
             return None
         session.touched = self.now()
         return session

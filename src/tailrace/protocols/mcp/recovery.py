@@ -76,8 +76,7 @@ class Recovery:
         self._check_ending()
         known = self.sessions.by_id.get(id) if id is not None else self.sessions.by_handle.get(handle or b"")
         if known is not None:  # it is ending: what the store still has of it is the past
-            mine = known.principal == principal and known.lifecycle is Lifecycle.OPEN
-            return known if mine else None
+            return await self._opened(known) if known.principal == principal else None
         self._loading += 1
         try:
             stored = await self.journals.store.load(id, handle=handle)
@@ -93,11 +92,15 @@ class Recovery:
             return None
         living = self.sessions.by_id.get(stored.session)
         if living is not None:  # another request was faster
-            return living if living.lifecycle is Lifecycle.OPEN else None
+            return await self._opened(living)
         try:
             session = self._revive(stored)
         except LimitError as error:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
+        return await self._opened(session)
+
+    async def _opened(self, session: Session) -> Session | None:
+        """The session once the hooks that greet it are through: nobody is served in it before. None if it ended."""
         await session.open()
         self._check_ending()
         return session if session.lifecycle is Lifecycle.OPEN else None

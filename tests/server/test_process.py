@@ -1,0 +1,137 @@
+"""The process around a server: its socket's file, its certificate, the signal that comes too early, its log's lines."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from tailrace import DefinitionError, Service
+from tailrace.server import make_settings, run
+from tailrace.server.logs import _TextFormatter  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.process import _listen, _unlink  # pyright: ignore[reportPrivateUsage]
+from tests.rigs.server import ServerProcess, tailrace_command
+
+STARTS_SLOWLY = """
+import asyncio, sys
+from tailrace import Service
+
+svc = Service("slow")
+
+@svc.lifespan
+async def lifespan(service):
+    print("tailrace ready url=http://not-yet:1 store=- drain=-", file=sys.stderr, flush=True)
+    await asyncio.sleep(3600)
+    yield
+"""
+NEVER_RETURNS = """
+import asyncio, sys, threading, time
+from tailrace import Service
+
+svc = Service("stuck")
+
+@svc.lifespan
+async def lifespan(service):
+    waiting = asyncio.ensure_future(asyncio.to_thread(time.sleep, 3600))
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    yield
+    waiting.cancel()
+"""
+
+
+# --- the Unix socket's file -----------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "data.db"
+    precious.write_text("precious")
+    with pytest.raises(OSError, match="in use"):
+        _listen("", 0, str(precious))
+    assert precious.read_text() == "precious"
+
+
+def test_a_stale_socket_is_replaced_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    _listen("", 0, str(path)).close()
+    with _listen("", 0, str(path)):
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(OSError, match="in use"):
+            _listen("", 0, str(path))
+
+
+def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    first = _listen("", 0, str(path))
+    bound = path.stat()
+    first.close()
+    path.rename(tmp_path / "kept")  # so that its inode is not used again
+    with _listen("", 0, str(path)):
+        _unlink(str(path), bound)
+        assert path.exists()
+        _unlink(str(path), path.stat())
+        assert not path.exists()
+
+
+# --- flags of a program ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [{"tls_cert": "cert.pem"}, {"tls_key": "key.pem"}])
+def test_half_of_tls_is_refused_and_not_served_in_the_clear(half: dict[str, str]) -> None:
+    with pytest.raises(DefinitionError, match="belong together"):
+        run(Service("half"), transport="http", port=0, **half)
+
+
+def test_one_host_is_one_host() -> None:
+    assert make_settings({"allow_host": "a.example"}).allow_hosts == ("a.example",)
+    assert make_settings({"allow_origin": ["https://a.example"]}).allow_origins == ("https://a.example",)
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_a_signal_ends_a_start_that_does_not_end(tmp_path: Path) -> None:
+    target = tmp_path / "target.py"
+    target.write_text(STARTS_SLOWLY)
+    server = ServerProcess(tailrace_command(target, "--drain", "1"), tmp_path / "stderr")
+    try:
+        server.wait_ready()  # it is in its lifespan
+        assert server.stop(10.0) == 0, server.stderr_tail()
+    finally:
+        server.close()
+
+
+@pytest.mark.e2e
+def test_the_exit_waits_for_no_thread(tmp_path: Path) -> None:
+    target = tmp_path / "target.py"
+    target.write_text(NEVER_RETURNS)
+    server = ServerProcess(tailrace_command(target, "--drain", "1"), tmp_path / "stderr")
+    try:
+        server.wait_ready()
+        assert server.stop(15.0) == 0, server.stderr_tail()
+        assert "threads do not end" in server.stderr()
+        assert server.records() == []
+    finally:
+        server.close()
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def test_no_text_of_a_client_begins_a_line_or_reaches_the_terminal_as_a_command() -> None:
+    forged = "one\r\n2026-11-21T00:00:00.000Z ERROR forged\x1b[2J\x9b2J\u2028end"
+    handler = logging.StreamHandler(written := io.StringIO())
+    handler.setFormatter(_TextFormatter())
+    log = logging.Logger("app")
+    log.addHandler(handler)
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        log.exception("got %s", forged)
+    first, *others = written.getvalue().splitlines()
+    assert first.endswith(r"ERROR app got one\r\n2026-11-21T00:00:00.000Z ERROR forged\x1b[2J\x9b2J\u2028end")
+    assert others[0] == "  Traceback (most recent call last):"
+    assert all(line.startswith("  ") for line in others)
+    assert others[-1] == r"  2026-11-21T00:00:00.000Z ERROR forged\x1b[2J\x9b2J\u2028end"
