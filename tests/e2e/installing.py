@@ -33,7 +33,7 @@ class Missing(Exception):
 
 
 def _remembered(get: Callable[P, Path]) -> Callable[P, Path]:
-    """Ask once a test run, also where the part is missing: the next test would only wait as long for the same reason."""
+    """Ask once a test run, also where the part is missing: the next test would wait as long for the same."""
 
     @functools.cache
     def once(*args: P.args, **kwargs: P.kwargs) -> Path | Missing:
@@ -119,7 +119,7 @@ def _environment(requirements: Path, name: str, part: str = "python packages") -
         _run(part, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
         uv = shutil.which("uv") or shutil.which("uv", path=str(BIN))
         base = getattr(sys, "_base_executable", sys.executable)
-        ways = [[uv, "pip", *locked, "--python", str(python)]] if uv else []
+        ways = [[uv, "pip", *locked, "--compile-bytecode", "--python", str(python)]] if uv else []
         ways += [[one, "-m", "pip", "--python", str(python), *locked] for one in (sys.executable, base)]
         for number, way in enumerate(ways, 1):
             try:
