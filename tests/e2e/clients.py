@@ -203,6 +203,7 @@ async def drive(
     *,
     env: Mapping[str, str] | None = None,
     at: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+    patience: float = 5.0,
 ) -> dict[str, Any]:
     """Put a client through a plan.
 
@@ -213,6 +214,7 @@ async def drive(
         folder: What the client may write to.
         env: Of a stdio server.
         at: Awaited when the driver says that it is there: `cut`, `leaving`.
+        patience: Seconds for the answer of a call whose stream was cut, and for the list after it.
 
     Returns:
         The report, or `{"failed": text}`.
@@ -223,7 +225,8 @@ async def drive(
     client = CLIENTS[way.client]
     if isinstance(target, str):
         target += PATHS[way.transport]
-    options = {"transport": way.transport, "target": target, "era": way.era, "env": dict(env or {}), "plan": plan}
+    options: dict[str, Any] = {"transport": way.transport, "target": target, "era": way.era, "env": dict(env or {})}
+    options |= {"plan": plan, "patience": patience}
     if way.client == "mcp-remote":
         kind = {"streamable": "http-only", "sse": "sse-only"}[way.transport]
         bridge = installing.node_tools() / "mcp-remote" / "dist" / "proxy.js"

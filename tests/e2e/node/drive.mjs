@@ -9,7 +9,7 @@ import { once } from 'node:events';
 
 const options = JSON.parse(process.argv[2]);
 const LIMIT = 30_000; // ms for all of it
-const PATIENCE = 5_000; // ms for the answer of a call whose connection was cut, and for the list after it
+const PATIENCE = (options.patience ?? 5) * 1000; // ms for the answer of a call whose connection was cut, and for the list after it
 const say = (what) => console.log(JSON.stringify(what));
 
 async function load() {

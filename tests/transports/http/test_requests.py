@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from tailrace.core.exchange import Exchange, Sink
-from tests.transports.http.rig import PLAIN, request, serving
+from tests.transports.http.rig import PLAIN, converse, request, serving
 
 
 async def test_a_connection_serves_one_request_after_another() -> None:
@@ -52,6 +52,15 @@ async def test_a_request_may_come_in_any_pieces() -> None:
                     await asyncio.sleep(0)
                 assert (await peer.reply()).body == b"sized"
                 assert (await peer.reply()).body == b"chunks"
+
+
+async def test_a_short_head_may_follow_a_long_one_in_pieces() -> None:
+    long = request("POST", "/echo", b"long", "X: " + "y" * 500)
+    short = request("POST", "/echo", b"short")
+    pieces = [long[:400], long[400:], short[:20], short[20:]]
+    rig, sent = await converse(pieces)
+    assert [exchange.body for exchange in rig.exchanges] == [b"long", b"short"]
+    assert sent.count(b"200 OK") == 2
 
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -227,6 +236,19 @@ async def test_every_reply_has_the_date() -> None:
         assert date.endswith(" GMT")
 
 
+async def test_the_date_is_made_anew_with_each_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    dates = iter(["one", "two", "three"])
+    monkeypatch.setattr("tailrace.transports.http.listener.formatdate", lambda usegmt: next(dates))
+    async with serving(sweep=3600) as served, served.peer() as peer:
+        seen: list[str | None] = []
+        for number in range(4):
+            if number == 2:
+                served.listener.sweep(0)
+            await peer.send(request(body=b""))
+            seen.append((await peer.reply())["date"])
+        assert seen == ["one", "one", "two", "two"]
+
+
 @pytest.mark.parametrize(
     ("target", "path", "query"),
     [
@@ -297,6 +319,12 @@ async def test_no_100_is_sent_where_the_body_is_there_or_there_is_none() -> None
         assert (await peer.reply()).body == b"12345"
         await peer.send(request("POST", "/echo", b"", "Expect: 100-continue"))
         assert (await peer.reply()).status == 200
+
+
+async def test_no_100_is_sent_to_a_client_that_has_begun_with_the_body() -> None:
+    head = request("POST", "/echo", None, "Expect: 100-continue", "Content-Length: 5")
+    _, sent = await converse([head + b"12", b"345"])
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_http_1_0_gets_no_100() -> None:

@@ -97,6 +97,8 @@ class Recovery:
             session = self._revive(stored)
         except LimitError as error:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
+        except msgspec.MsgspecError:
+            raise ProtocolError(INTERNAL_ERROR, "the stored session cannot be read") from None
         return await self._opened(session)
 
     async def _opened(self, session: Session) -> Session | None:
@@ -120,6 +122,8 @@ class Recovery:
                         await self._revive(stored).open()
                     except LimitError as error:  # its calls are answered when somebody asks for it
                         logger.warning("a stored session has to wait: %s", error)
+                    except msgspec.MsgspecError as error:  # one bad record must not keep the others waiting
+                        logger.error("a stored session cannot be read: %s", error)
 
     def ended(self, id: str) -> None:
         """A session has ended: what is being read of it from the store must not bring it back."""
@@ -142,7 +146,9 @@ class Recovery:
                 self.journals.write([DropSession(id)])
 
     def _revive(self, stored: StoredSession) -> Session:
+        """Raises `LimitError`, and `MsgspecError` for a record that cannot be read; then nothing has begun."""
         record = _decode_record(stored.data)
+        calls = [(call, _decode_call(call.data)) for call in stored.calls]
         session = self.endpoint.make_session(
             stored.session, stored.handle, stored.principal, record, last=stored.last.get(0, 0), restored=True
         )
@@ -159,8 +165,8 @@ class Recovery:
             if stream not in unfinished:
                 log.end()
                 session.retire(log)
-        for call in stored.calls:
-            self._settle(session, call.call, call.stream, _decode_call(call.data))
+        for call, data in calls:
+            self._settle(session, call.call, call.stream, data)
         return session
 
     def _settle(self, session: Session, number: int, stream: int, data: StoredCallData) -> None:
@@ -215,9 +221,14 @@ class Recovery:
 
         def committed(error: StoreError | None) -> None:
             if error is None:
-                call.start()
+                self.endpoint.tasks.start(self._start_greeted(session, call), name="tailrace-rerun")
             else:
                 call.cancel(error)
 
         self.journals.write([PutCall(session.id, number, stream, call.stored())], committed)
         return True
+
+    async def _start_greeted(self, session: Session, call: McpCall) -> None:
+        """No code of the user's runs in a session before the hooks that greet it are through."""
+        await session.open()
+        call.start()

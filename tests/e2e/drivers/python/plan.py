@@ -1,8 +1,8 @@
 """What every Python driver does with its client: the steps of a plan, in order, and one JSON report on stdout.
 
 A driver is `python DRIVER OPTIONS`, with OPTIONS as JSON: `transport` (`streamable`, `sse` or `stdio`), `target` (the
-URL, or the command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`) and `plan`. A plan has the steps
-`structured`, `progress`, `error` and `cancel`, or only `cut`, each `{"name": TOOL, "arguments": {...}}`.
+URL, or the command as a list), `env` (of a stdio server), `era` (`legacy` or `auto`), `patience` and `plan`. A plan has
+the steps `structured`, `progress`, `error` and `cancel`, or only `cut`, each `{"name": TOOL, "arguments": {...}}`.
 
 The last line on stdout is the report, or `{"failed": TEXT}`. Before it come `{"at": "cut"}` when the first progress of
 that step has arrived, and `{"at": "leaving"}` when all is done and the client still connected: it closes once there is
@@ -24,7 +24,6 @@ from typing import Any, Protocol
 import anyio
 
 LIMIT = 30.0  # seconds for all of it
-PATIENCE = 5.0  # seconds for the answer of a call whose connection was cut, and for the list after it
 
 OnProgress = Callable[[float, "float | None", "str | None"], Awaitable[None]]
 
@@ -39,6 +38,7 @@ class Options:
     era: str
     plan: Mapping[str, Mapping[str, Any]]
     client: str = ""  # for drivers that have several
+    patience: float = 5.0  # seconds for the answer of a call whose stream was cut, and for the list after it
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def main(connect: Callable[[Options], AbstractAsyncContextManager[Connected]]) -
     async def run() -> None:
         with anyio.fail_after(LIMIT):
             async with connect(options) as client:
-                report.update(await follow(client, options.plan), closing=None)
+                report.update(await follow(client, options.plan, options.patience), closing=None)
                 say({"at": "leaving"})
                 await anyio.to_thread.run_sync(sys.stdin.readline)
 
@@ -93,12 +93,12 @@ def say(what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
-async def follow(client: Connected, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+async def follow(client: Connected, plan: Mapping[str, Mapping[str, Any]], patience: float) -> dict[str, Any]:
     """List, do the steps, list again."""
     report: dict[str, Any] = {"protocol": client.protocol, "server": client.server, "tools": await client.list()}
     for name, step in plan.items():
         if name == "cut":
-            report["cut"] = await cut(client, step)
+            report["cut"] = await cut(client, step, patience)
             return report
         report["cancelled" if name == "cancel" else name] = await STEPS[name](client, step)
     report["after"] = await client.list()
@@ -138,7 +138,7 @@ async def cancel(client: Connected, step: Mapping[str, Any]) -> bool:
     return not answered
 
 
-async def cut(client: Connected, step: Mapping[str, Any]) -> dict[str, Any]:
+async def cut(client: Connected, step: Mapping[str, Any], patience: float) -> dict[str, Any]:
     """Call, say so at the first progress, see what becomes of it; then list: is the client still good for anything?"""
     report: dict[str, Any] = {"seen": [], "text": None, "problem": None, "later": None}
 
@@ -148,12 +148,12 @@ async def cut(client: Connected, step: Mapping[str, Any]) -> dict[str, Any]:
             say({"at": "cut"})
 
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(patience):
             report["text"] = (await client.call(step["name"], step["arguments"], on_progress)).text
     except Exception as error:
         report["problem"] = told(error)
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(patience):
             report["later"] = len(await client.list())
     except Exception as error:
         report["later"] = told(error)

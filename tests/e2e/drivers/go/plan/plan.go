@@ -15,10 +15,7 @@ import (
 	"time"
 )
 
-const (
-	limit    = 30 * time.Second // for all of it
-	patience = 5 * time.Second  // for the answer of a call whose connection was cut, and for the list after it
-)
+const limit = 30 * time.Second // for all of it
 
 // Options are the driver's one argument.
 type Options struct {
@@ -27,6 +24,7 @@ type Options struct {
 	Env       map[string]string `json:"env"`       // of a stdio server
 	Era       string            `json:"era"`       // legacy or auto
 	Plan      map[string]Step   `json:"plan"`
+	Patience  float64           `json:"patience"` // seconds for the answer of a call whose stream was cut, and for the list after it
 }
 
 // URL is the target of an HTTP transport.
@@ -107,7 +105,7 @@ func follow(ctx context.Context, client Client, options Options) (map[string]any
 		return nil, fmt.Errorf("list: %w", err)
 	}
 	if step, asked := options.Plan["cut"]; asked {
-		report["cut"] = cut(ctx, client, step)
+		report["cut"] = cut(ctx, client, step, time.Duration(options.Patience*float64(time.Second)))
 		return report, nil
 	}
 	answer, err := client.Call(ctx, options.Plan["structured"], nil)
@@ -146,7 +144,7 @@ func cancelled(ctx context.Context, client Client, step Step) (bool, error) {
 }
 
 // cut calls, says so at the first progress, and sees what becomes of it; then it lists: is the client still good for anything?
-func cut(ctx context.Context, client Client, step Step) map[string]any {
+func cut(ctx context.Context, client Client, step Step, patience time.Duration) map[string]any {
 	report := map[string]any{"text": nil, "problem": nil}
 	var seen steps
 	inTime, cancel := context.WithTimeout(ctx, patience)
@@ -208,7 +206,7 @@ func Text(content any) string {
 
 func told(ctx context.Context, err error) string {
 	deadline, _ := ctx.Deadline()
-	if time.Until(deadline) < patience/10 { // the libraries word it in ways of their own, and one is early
+	if time.Until(deadline) < 500*time.Millisecond { // the libraries word it in ways of their own, and one is early
 		return "no answer"
 	}
 	return err.Error()
