@@ -73,7 +73,7 @@ clean: ## remove what was built; the environments stay
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 distclean: clean ## remove the environments as well
-	rm -rf .venv .venv-* bench/.venvs bench/.bin tests/*/node/node_modules
+	rm -rf .venv .venv-* bench/.venvs bench/.bin tests/e2e/.cache tests/*/node/node_modules
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
