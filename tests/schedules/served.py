@@ -237,7 +237,8 @@ class Peer:
         self.arguments = {"quiet": True} if quiet else {}
         self.session_id = ""
         self.post: Request | None = None
-        self.closed = False
+        self.closing = False  # its client has asked for its end
+        self.closed = False  # and it was granted
         self.left = False
 
     async def open(self) -> None:
@@ -283,7 +284,7 @@ class Peer:
 
     def check_found(self, status: int) -> None:
         """The client of a session that was not found begins anew, so that must not be said of one that is kept."""
-        assert status != 404 or self.closed or not self.house.durable, "a session that is kept was not found"
+        assert status != 404 or self.closed or self.closing or not self.house.durable, "a session that is kept was not found"
 
     async def restart(self) -> None:
         """Another server takes over when the call is over."""
@@ -409,6 +410,7 @@ class StreamablePeer(Peer):
     async def close(self) -> None:
         """By its client."""
         if self.session is not None:
+            self.closing = True
             self.closed = await self.house.request("DELETE", "/mcp", self._headers()).head() == 200
 
     async def disconnect(self) -> None:

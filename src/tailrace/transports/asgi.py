@@ -220,8 +220,9 @@ class _Connection(Sink):
     def _abort(self) -> None:
         """Cut a stalled connection, where the server lets us reach it; its buffer would keep it open for ever."""
         transport = getattr(getattr(self._send, "__self__", None), "transport", None)
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        abort = getattr(transport, "abort", None)  # uvloop's transports are none by inheritance
+        if abort is not None:
+            abort()
 
 
 _BLANK = b" \t"  # around a value it is no part of it (RFC 9110, 5.5); uvicorn on httptools leaves it at the end

@@ -200,6 +200,19 @@ async def test_a_client_that_never_reads_holds_no_more_than_its_share() -> None:
         assert served.listener.statistics()["expired"] == 1
 
 
+async def test_a_client_that_reads_after_all_gets_every_reply() -> None:
+    async with serving() as served, served.peer() as peer:
+        served.rig.other = lambda exchange: exchange.respond(200, PLAIN, b"x" * 8_000_000)
+        peer.writer.transport.pause_reading()
+        await peer.send(request("GET", "/other") * 3)
+        await served.until(lambda: served.rig.exchanges)
+        await stands_still(lambda: len(served.rig.exchanges))
+        assert len(served.rig.exchanges) == 1
+        peer.writer.transport.resume_reading()
+        for _ in range(3):
+            assert len((await peer.reply()).body) == 8_000_000
+
+
 # --- stalled readers -----------------------------------------------------------------------------------
 
 

@@ -131,6 +131,13 @@ async def test_handshakes_count_as_connections(tls: Contexts) -> None:
         assert (await served.ask(request(body=b"a"))).body == b"a"
 
 
+async def test_a_connection_counts_once_when_its_handshake_is_over(tls: Contexts) -> None:
+    async with serving(tls=tls, max_connections=1) as served, served.peer() as peer:
+        await peer.send(request(body=b"a"))
+        assert (await peer.reply()).body == b"a"
+        assert served.listener.statistics()["accepted"] == 1
+
+
 async def test_closing_cuts_handshakes_and_ends_idle_connections(tls: Contexts) -> None:
     async with serving(tls=tls) as served, served.peer() as peer:
         await peer.send(request(body=b"a"))
