@@ -198,7 +198,7 @@ class Line(Sink):
         asyncio.get_running_loop().call_soon(self._arrive_end)
 
     def _arrive_end(self) -> None:
-        self.done = True
+        self.done = not (self.broken or self.left)
 
     def cut(self) -> None:
         self.broken = True
@@ -317,6 +317,7 @@ class Conversation:
         assert self.line is not None
         if detangle.flip():
             self.line.received = self.line.received[: -self.line.newest or None]
+            self.line.done = False
         self.collect()
         self.connect(self.at)
 

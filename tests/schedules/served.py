@@ -284,7 +284,8 @@ class Peer:
 
     def check_found(self, status: int) -> None:
         """The client of a session that was not found begins anew, so that must not be said of one that is kept."""
-        assert status != 404 or self.closed or self.closing or not self.house.durable, "a session that is kept was not found"
+        kept = self.house.durable and not (self.closing or self.closed)
+        assert status != 404 or not kept, "a session that is kept was not found"
 
     async def restart(self) -> None:
         """Another server takes over when the call is over."""
@@ -385,7 +386,7 @@ class StreamablePeer(Peer):
         self.listener = Reader(self.house, self.session_id)  # of the session
         self.listen(self.listener)
         assert self.listener.request is not None
-        assert await self.listener.request.contains(b": open")
+        assert await self.listener.request.until(lambda: self.listener.last_id is not None)
 
     def _headers(self) -> list[tuple[str, str]]:
         headers = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")]

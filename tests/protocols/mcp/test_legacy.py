@@ -273,7 +273,7 @@ async def test_an_idle_stream_is_kept_alive() -> None:
         session = await LegacySession(server).start()
         stream = session.get()
         await asyncio.sleep(33)
-        assert stream.sink.written.startswith(b"retry: 2000\n")
+        assert stream.sink.written.startswith(b"id: %b\nretry: 2000\n" % stream.last_id.encode())
         assert stream.sink.written.count(b": keep-alive\n\n") == 2
 
 

@@ -15,7 +15,7 @@ from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
-from tailrace.wire import mcp
+from tailrace.wire import mcp, sse
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -186,8 +186,7 @@ class Streamable:
             body = endpoint.inline(request, params, session, endpoint.legacy)
             if body is not None:
                 return exchange.respond(200, JSON, body)
-            primed = session is not None and session.record.version >= "2025-11-25"
-            reply = ExchangeReply(endpoint, exchange, session, 1, primed=primed)
+            reply = ExchangeReply(endpoint, exchange, session, 1, primed=_primed(session))
             call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True)
         except ProtocolError as error:
             return refuse(exchange, status_of(error), error, request.id)
@@ -268,7 +267,11 @@ class Streamable:
             after = endpoint.resume_after(place, log)
             missing = log.missing(after)
         framing = endpoint.framing(session, log.stream)
-        head = b"retry: %d\n: open\n\n" % endpoint.settings.retry
+        retry = endpoint.settings.retry
+        if last_id is None and _primed(session):  # else what is lost on the way of the first event stays lost
+            head = sse.event(b"", id=framing.event_id(after), retry=retry)
+        else:
+            head = b"retry: %d\n: open\n\n" % retry
         writer = endpoint.writer(log.attach(after), framing, head)
         exchange.on_gone = partial(endpoint.left, session, writer.cursor)
         return exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
@@ -310,3 +313,8 @@ class Streamable:
         if exchange.gone:
             return None
         return then(session)
+
+
+def _primed(session: Session | None) -> bool:
+    """Its client knows events without data, which only carry an id to resume from (2025-11-25)."""
+    return session is not None and session.record.version >= "2025-11-25"
