@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_settings, make_store
 from tailrace.server.logs import set_up_logging
+from tailrace.transports.guard import is_loopback
 
 if TYPE_CHECKING:
     from tailrace.core.ports import Store
@@ -87,7 +88,7 @@ def run_process(
 
         _run_loop(_serve_stdio(running, pipes or guard()))
     elif transport == "http":
-        if not (uds or insecure or _is_loopback(host)):
+        if not (uds or insecure or is_loopback(host)):
             raise DefinitionError(
                 f"{host} can be reached by others and there is no authentication; "
                 "listen on 127.0.0.1, or say --insecure if something in front of it authenticates"
@@ -239,10 +240,6 @@ def _url(listening: socket.socket, host: str, uds: str | None, tls: bool) -> str
         return f"unix:{uds}"
     name = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{name}:{listening.getsockname()[1]}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 # --- signals and the loop -----------------------------------------------------------------------

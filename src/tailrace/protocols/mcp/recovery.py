@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from tailrace.core.log import Log
 from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
 from tailrace.errors import LimitError, ProtocolError, StoreError
@@ -24,6 +23,7 @@ from tailrace.wire.content import Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
 
 if TYPE_CHECKING:
+    from tailrace.core.log import Log
     from tailrace.core.ports import StoredSession
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
@@ -173,9 +173,7 @@ class Recovery:
         """A call that a crash interrupted: answer that its outcome is unknown, or run it again."""
         log = session.streams.get(stream) if stream else session.log
         if log is None:  # nothing of its stream was written before the crash
-            log = session.streams[stream] = Log(
-                stream, ring=self.endpoint.settings.ring, journal=self.endpoint.journal_of(session)
-            )
+            log = session.streams[stream] = self.endpoint.retention.restored_log(session, stream, 0)
         tool = self.endpoint.service.tools.get(data.tool)
         if tool is not None and self._rerun(session, number, log, tool, data):
             return

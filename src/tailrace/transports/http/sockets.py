@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from tailrace.transports import guard
 
 if sys.platform == "linux":
     import fcntl
@@ -20,13 +21,8 @@ __all__ = ["is_loopback", "unsent", "watch_for_vanished"]
 
 
 def is_loopback(address: Any) -> bool:
-    """Does a socket with this name take connections of this machine only?"""
-    if not isinstance(address, tuple):
-        return True  # a Unix socket
-    with contextlib.suppress(ValueError):
-        ip = ipaddress.ip_address(address[0].partition("%")[0])  # type: ignore[reportUnknownMemberType]
-        return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
-    return False
+    """Does a socket with this name take connections of this machine only? A Unix socket's is no tuple."""
+    return not isinstance(address, tuple) or guard.is_loopback(str(cast("Any", address)[0]).partition("%")[0])
 
 
 def unsent(transport: asyncio.Transport) -> int:
