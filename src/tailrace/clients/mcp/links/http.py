@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import pyqwest
 
+from tailrace.clients.exit import settle_at_exit
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
 from tailrace.wire import jsonrpc, sse
 
@@ -142,6 +143,7 @@ class Http:
             follow_redirects=False,  # followed below, within the origin: headers may be secrets
         )
         self._client = pyqwest.Client(self._transport)
+        settle_at_exit()
 
     @contextlib.asynccontextmanager
     async def stream(
