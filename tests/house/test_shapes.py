@@ -67,6 +67,7 @@ WRITERS: dict[str, Matches] = {
     "transports/http/h1.py": calls_write,
 }
 SILENT = {
+    "transports/bearer.py",
     "transports/embedded.py",
     "transports/guard.py",
     "transports/http/body.py",

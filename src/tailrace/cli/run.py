@@ -15,15 +15,17 @@ from tailrace.cli.target import Target, default_store, load
 
 __all__ = ["run_command"]
 
-_HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "insecure", "tls_cert", "tls_key",
-              "keep_alive", "session_idle", "max_sessions", "max_body", "shutdown_delay", "stateless")  # fmt: skip
+_HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "auth_token", "insecure", "tls_cert",
+              "tls_key", "keep_alive", "session_idle", "max_sessions", "max_body", "shutdown_delay",
+              "stateless")  # fmt: skip
 _SECONDS = click.FloatRange(min=0)
 
 
 def _option(name: str, help: str, **settings: Any) -> Any:
     """An option with its variable in the environment: `--keep-alive` is TAILRACE_KEEP_ALIVE."""
     variable = "TAILRACE_" + name.lstrip("-").replace("-", "_").upper()
-    return click.option(name, help=help, envvar=variable, show_envvar=True, show_default=True, **settings)
+    settings = {"envvar": variable, "show_envvar": True, "show_default": True, **settings}
+    return click.option(name, help=help, **settings)
 
 
 def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -54,6 +56,8 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
 @_option("--allow-host", "Serve requests for this Host as well (repeatable).", multiple=True, metavar="HOST")
 @_option("--allow-origin", "Serve browser pages from this Origin as well (repeatable).", multiple=True,
          metavar="ORIGIN")  # fmt: skip
+@_option("--auth-token", "Bearer token that a client has to show (repeatable; several in the environment are "
+         "separated by spaces).", multiple=True, metavar="TOKEN", show_default=False)  # fmt: skip
 @_option("--insecure", "Allow an address that others can reach, without authentication.", is_flag=True)
 @_option("--tls-cert", "Certificate chain (PEM).", type=click.Path(exists=True, dir_okay=False))
 @_option("--tls-key", "Private key (PEM).", type=click.Path(exists=True, dir_okay=False))

@@ -24,6 +24,7 @@ class Settings:
     tls_time: float = 10.0  # for a TLS handshake
     idle_time: float = 75.0  # of a connection between two requests, and before its first
     hook_time: float = 5.0  # for a hook
+    auth_time: float = 5.0  # for the verifier of a bearer token
     grace: float = 5.0  # for a cancelled call to end
     session_idle: float = 1800.0
     session_infancy: float = 60.0  # of a session that was never initialized

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
 from tailrace.protocols.mcp.endpoint import Endpoint
 from tailrace.protocols.mcp.framing import Seals
 from tailrace.protocols.mcp.hooks import Hooks
-from tailrace.protocols.mcp.http import refuse
+from tailrace.protocols.mcp.http import answer_later, refuse
 from tailrace.protocols.mcp.journal import Journals
 from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.stdio import Conversation
@@ -29,6 +30,7 @@ from tailrace.protocols.mcp.streamable import Streamable
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 from tailrace.transports.asgi import AsgiApp
+from tailrace.transports.bearer import Bearer, Refusal, make_bearer
 from tailrace.transports.guard import Guard
 from tailrace.wire.jsonrpc import INVALID_REQUEST
 
@@ -38,10 +40,11 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.service import Service
 
-__all__ = ["Server", "asgi", "connect", "make_settings", "make_store", "run"]
+__all__ = ["Server", "asgi", "connect", "make_server", "make_settings", "make_store", "run"]
 
 logger = logging.getLogger("tailrace.server")
 
+_OPEN = frozenset({"/healthz", "/readyz"})  # asked by those who have no token: load balancers, supervisors
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
@@ -52,17 +55,19 @@ class Server:
         service: What is served.
         settings: Limits and times.
         store: Where sessions, streams and calls are kept.
+        bearer: Tells who asks over HTTP; None: everybody may, and is nobody.
 
     Raises:
         DefinitionError: The service relies on something that is not served yet.
     """
 
-    def __init__(self, service: Service, settings: Settings, store: Store) -> None:
+    def __init__(self, service: Service, settings: Settings, store: Store, bearer: Bearer | None = None) -> None:
         _check_served(service)
         self.service = service
         self.settings = settings
         self.store = store
         self.guard = Guard(settings.allow_hosts, settings.allow_origins)
+        self.bearer = bearer
         self.ready = False
         self.endpoint: Endpoint
         self._tasks: Tasks | None = None
@@ -232,6 +237,26 @@ class Server:
         verdict = self.guard.check(exchange)
         if verdict is not None:
             return self.refuse(exchange, *verdict)
+        if self.bearer is None or exchange.path in _OPEN:
+            return self._route(exchange)
+        refusal = self.bearer.check(exchange)
+        if inspect.isawaitable(refusal):
+            answer_later(self.tasks, exchange, self._verify(exchange, refusal), "tailrace-verify")
+            return None
+        return self._admit(exchange, refusal)
+
+    async def _verify(self, exchange: Exchange, refusal: Awaitable[Refusal | None]) -> None:
+        self._admit(exchange, await refusal)
+
+    def _admit(self, exchange: Exchange, refusal: Refusal | None) -> None:
+        if exchange.gone:  # while the token was verified
+            return None
+        if refusal is None:
+            return self._route(exchange)
+        error = ProtocolError(INVALID_REQUEST, refusal[1])
+        return refuse(exchange, refusal[0], error, headers=Bearer.challenge(refusal))
+
+    def _route(self, exchange: Exchange) -> None:
         handler = self._routes.get(exchange.path)
         if handler is None:
             return self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
@@ -363,15 +388,42 @@ def make_store(text: str | Store | None) -> Store:
     raise DefinitionError(f"no such store: {text!r}; give memory or sqlite:PATH")
 
 
-def asgi(service: Service, *, store: str | Store | None = None, **options: Any) -> AsgiApp:
+def make_server(
+    service: Service,
+    options: dict[str, Any],
+    *,
+    store: str | Store | None = None,
+    auth: object = None,
+    auth_token: str | Sequence[str] | None = None,
+) -> Server:
+    """A server of `service`; see `Service.asgi` for what it may be told.
+
+    Raises:
+        DefinitionError: An option cannot work.
+    """
+    settings = make_settings(options)
+    bearer = make_bearer(auth, auth_token, seconds=settings.auth_time, limit=settings.max_calls)
+    return Server(service, settings, make_store(store), bearer)
+
+
+def asgi(
+    service: Service,
+    *,
+    store: str | Store | None = None,
+    auth: object = None,
+    auth_token: str | Sequence[str] | None = None,
+    **options: Any,
+) -> AsgiApp:
     """An ASGI application of `service` (see `Service.asgi`).
 
     Args:
         service: What is served.
         store: ``memory`` (default, not durable), ``sqlite:PATH`` or a store.
+        auth: ``async (token) -> principal or None``: whose a bearer token is.
+        auth_token: The tokens that are valid, instead of `auth`.
         options: Any field of `Settings`; flags' names work, too.
     """
-    return AsgiApp(Server(service, make_settings(options), make_store(store)))
+    return AsgiApp(make_server(service, options, store=store, auth=auth, auth_token=auth_token))
 
 
 def run(service: Service, *, transport: str = "stdio", **flags: Any) -> None:

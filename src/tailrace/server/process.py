@@ -17,12 +17,12 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tailrace.errors import DefinitionError
-from tailrace.server import Server, make_settings, make_store
+from tailrace.server import Server, make_server
 from tailrace.server.logs import set_up_logging
 from tailrace.transports.guard import is_loopback
 
@@ -47,6 +47,8 @@ def run_process(
     store: str | Store | None = None,
     server: str = "listener",
     insecure: bool = False,
+    auth: object = None,
+    auth_token: str | Sequence[str] | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
     log_level: str = "info",
@@ -60,12 +62,14 @@ def run_process(
         service: What is served.
         transport: ``stdio`` or ``http``.
         target: Where the service came from, for the log.
-        host: Address to listen on. Others than loopback need `insecure`, as there is no authentication yet.
+        host: Address to listen on. Others than loopback need `auth`, `auth_token` or `insecure`.
         port: Port to listen on; 0 picks a free one.
         uds: Path of a Unix socket to listen on instead.
         store: ``memory``, ``sqlite:PATH`` or a store.
         server: ``listener`` (ours) or ``uvicorn``.
-        insecure: Allow an address that others can reach.
+        insecure: Allow an address that others can reach, without authentication.
+        auth: ``async (token) -> principal or None``: whose a bearer token is. Over stdio nobody is asked.
+        auth_token: The bearer tokens that are valid, instead of `auth`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
         log_level: debug, info, warning or error.
@@ -81,17 +85,16 @@ def run_process(
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format)
-    settings = make_settings(options)
-    running = Server(service, settings, make_store(store))
+    running = make_server(service, options, store=store, auth=auth, auth_token=auth_token)
     if transport == "stdio":
         from tailrace.transports.stdio import guard
 
         _run_loop(_serve_stdio(running, pipes or guard()))
     elif transport == "http":
-        if not (uds or insecure or is_loopback(host)):
+        if not (uds or insecure or running.bearer or is_loopback(host)):
             raise DefinitionError(
-                f"{host} can be reached by others and there is no authentication; "
-                "listen on 127.0.0.1, or say --insecure if something in front of it authenticates"
+                f"{host} can be reached by others and there is no authentication; listen on 127.0.0.1, "
+                "give --auth-token, or say --insecure if something in front of it authenticates"
             )
         if server not in ("listener", "uvicorn"):
             raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")

@@ -244,14 +244,21 @@ class Service:
 
         Args:
             transport: ``stdio`` or ``http``.
-            flags: As on the command line, with underscores: ``host=``, ``port=``, ``store=``, ``drain=``…
+            flags: As on the command line, with underscores: ``host=``, ``port=``, ``store=``, ``drain=``…; and
+                ``auth=`` as in `asgi`.
         """
         from tailrace import server
 
         server.run(self, transport=transport, **flags)
 
     def asgi(self, **options: Any) -> Any:
-        """An ASGI application that serves this service, to be mounted or run by any ASGI server."""
+        """An ASGI application that serves this service, to be mounted or run by any ASGI server.
+
+        Args:
+            options: As in `run`. ``auth=`` is ``async (token: str) -> str | None`` and gives the principal (1 to 255
+                characters) that a bearer token belongs to, None for one that is not valid; it gets 5 seconds.
+                ``auth_token=`` is a token, or several, that are valid, instead.
+        """
         from tailrace import server
 
         return server.asgi(self, **options)

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
 
-    from tailrace.core.exchange import Exchange
+    from tailrace.core.exchange import Exchange, Headers
     from tailrace.core.tasks import Tasks
 
 __all__ = ["accepts", "answer_later", "not_allowed", "parse_body", "refuse"]
 
 
-def refuse(exchange: Exchange, status: int, error: ProtocolError, id: RequestId | None = None) -> None:
+def refuse(
+    exchange: Exchange, status: int, error: ProtocolError, id: RequestId | None = None, *, headers: Headers = ()
+) -> None:
     """Reply with an HTTP error that carries a JSON-RPC error, so that every kind of client learns why."""
-    headers = [*JSON]
+    headers = [*JSON, *headers]
     if status == 503:
         headers.append((b"retry-after", b"1"))
     exchange.respond(status, headers, encode_failure(id, error))
