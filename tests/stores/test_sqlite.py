@@ -20,11 +20,14 @@ import pytest
 
 from tailrace.core.ports import (
     AppendEvent,
+    DropEntry,
     DropSession,
     DropStream,
     EndCall,
     PutCall,
+    PutEntry,
     PutSession,
+    StoredEntry,
     StoredEvent,
     TrimStream,
 )
@@ -246,13 +249,33 @@ async def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pyte
     store = SqliteStore(path)
     await store.open()
     assert len(await seqs(store)) == 200
-    assert path.read_bytes()[60:64] == (2).to_bytes(4, "big")  # in the file itself, not in the log beside it
+    assert path.read_bytes()[60:64] == len(sqlite_tables.MIGRATIONS).to_bytes(
+        4, "big"
+    )  # in the file itself, not in the log beside it
     await store.close()
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT a FROM more").fetchall() == [(42,)]
     connection.close()
     monkeypatch.undo()
     with pytest.raises(StoreTooNew):
+        await SqliteStore(path).open()
+
+
+async def test_a_file_of_the_first_version_gets_its_table_of_entries(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_tables, "MIGRATIONS", sqlite_tables.MIGRATIONS[:1])
+    await filled(path)
+    assert path.read_bytes()[60:64] == (1).to_bytes(4, "big")
+    monkeypatch.undo()
+    store = SqliteStore(path)
+    await store.open()
+    store.write([PutEntry("once", "k", b"data", 4e9)])
+    assert await store.entry("once", "k") == StoredEntry("k", b"data", 4e9)
+    assert len(await seqs(store)) == 200
+    await store.close()
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", sqlite_tables.MIGRATIONS[:1])
+    with pytest.raises(StoreTooNew):  # as the older version would
         await SqliteStore(path).open()
 
 
@@ -463,17 +486,111 @@ async def test_the_statements_of_a_commit_find_their_rows_by_key(path: Path) -> 
             return self.cursor()
 
     armed: list[int] = []
-    store = SqliteStore(path, factory=Explained)
+    store = SqliteStore(path, factory=Explained, expiry_interval=0.02)
     await store.open()
     armed.append(1)
     for number in range(40):
         store.write([SESSION, event(number), PutCall("s1", number, 1, b""), TrimStream("s1", 1, 0, number)])
         store.write([EndCall("s1", number), DropStream("s1", 2), DropSession("s2")])
+        store.write([PutEntry("once", f"{number}", b"", number), DropEntry("once", f"{number - 1}")])
     await store.flush()
+    await store.entry("once", "7")
+    await store.entries("once", after="7", limit=2)
+    while not any("entries_by_expiry" in plan for plan in plans):  # ends by the test's time-out
+        await asyncio.sleep(0.001)
     await store.load("s1")
     await store.load(handle=b"h1")
     assert any("SEARCH calls" in plan for plan in plans)
     assert [plan for plan in plans if "SCAN" in plan and "CONSTANT ROW" not in plan and plan != "SCAN ended"] == []
+    await store.close()
+
+
+class Failing(sqlite3.Connection):
+    """Raises when it executes what `fails` names, and forgets it after `times`."""
+
+    fails = ""
+    times = 0
+
+    def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        if type(self).times and sql.startswith(type(self).fails):
+            type(self).times -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *rest)
+
+
+@pytest.fixture
+def failing() -> Iterator[type[Failing]]:
+    yield Failing
+    Failing.times = 0
+
+
+# --- entries that expire --------------------------------------------------------------------------
+
+
+def rows(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
+    connection.close()
+    return count
+
+
+async def test_expired_entries_are_deleted_a_few_hundred_at_a_time(path: Path) -> None:
+    now = 1_000.0
+    deleted: list[int] = []
+
+    class Counting(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            cursor = super().execute(sql, parameters)
+            if sql.startswith("DELETE FROM entries WHERE rowid"):
+                deleted.append(cursor.rowcount)
+            return cursor
+
+    store = SqliteStore(path, factory=Counting, expiry_interval=0.005, clock=lambda: now)
+    await store.open()
+    store.write([PutEntry("once", f"{number}", b"", 1_500.0) for number in range(1_000)])
+    store.write([PutEntry("once", "late", b"", 2_500.0), PutEntry("once", "0", b"", 2_500.0)])
+    await store.flush()
+    assert not any(deleted)
+    now = 2_000.0
+    while sum(deleted) < 999:  # ends by the test's time-out
+        await asyncio.sleep(0.001)
+    assert [entry.key for entry in await store.entries("once")] == ["0", "late"]
+    await store.close()
+    assert sum(deleted) == 999
+    assert max(deleted) <= 256
+    assert rows(path) == 2
+
+
+async def test_what_expired_while_nobody_held_the_file_is_deleted_when_it_is_held_again(path: Path) -> None:
+    store = SqliteStore(path, clock=lambda: 1_000.0)
+    await store.open()
+    store.write([PutEntry("once", "k", b"", 1_500.0), PutEntry("once", "l", b"", 2_500.0)])
+    await store.close()
+    assert rows(path) == 2
+    again = SqliteStore(path, expiry_interval=0, clock=lambda: 2_000.0)
+    await again.open()
+    await again.next_epoch()
+    await again.close()
+    assert rows(path) == 1
+
+
+async def test_a_disk_that_fails_while_expired_entries_are_deleted_stops_nobody(
+    path: Path, failing: type[Failing]
+) -> None:
+    now = 1_000.0
+    store = SqliteStore(path, factory=failing, expiry_interval=0.005, clock=lambda: now)
+    await store.open()
+    store.write([SESSION, PutEntry("once", "k", b"", 1_500.0)])
+    await store.flush()
+    failing.fails, failing.times = "DELETE FROM entries", 3
+    now = 2_000.0
+    while failing.times:  # ends by the test's time-out
+        await asyncio.sleep(0.001)
+    store.write([event(1)])
+    await store.flush()
+    assert store.failure is None
+    await asyncio.sleep(0)
+    assert await seqs(store) == [1]
     await store.close()
 
 
@@ -496,14 +613,14 @@ async def test_a_full_disk_fails_its_batch_whole_and_the_next_may_succeed(path: 
     connections[0].execute(f"PRAGMA max_page_count = {pages + 2}")
     heard: list[StoreError | None] = []
     for seq in range(2, 102):
-        store.when(store.write([event(seq, b"x" * 1000), PutCall("s1", seq, 1, b"")]), heard.append)
+        store.when(store.write([event(seq, b"x" * 1000), PutEntry("once", f"{seq}", b"", 4e9)]), heard.append)
     with pytest.raises(StoreError, match=r"s\.db: the disk is full \(SQLITE_FULL"):
         await store.flush()
     assert len(heard) == 100
     assert all(isinstance(error, StoreError) for error in heard)
     assert "the disk is full" in str(store.failure)
     assert await seqs(store) == [1]
-    assert await store.unfinished() == []
+    assert await store.entries("once") == []
     connections[0].execute("PRAGMA max_page_count = 1000000")
     store.write([event(102)])
     await store.flush()
@@ -553,25 +670,6 @@ async def test_a_log_that_cannot_grow_loses_nothing_that_was_promised(path: Path
     assert len(kept) == int(out) >= 60
     assert kept[-10:] == list(range(1000, 1010))
     await store.close()
-
-
-class Failing(sqlite3.Connection):
-    """Raises when it executes what `fails` names, and forgets it after `times`."""
-
-    fails = ""
-    times = 0
-
-    def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-        if type(self).times and sql.startswith(type(self).fails):
-            type(self).times -= 1
-            raise sqlite3.OperationalError("disk I/O error")
-        return super().execute(sql, *rest)
-
-
-@pytest.fixture
-def failing() -> Iterator[type[Failing]]:
-    yield Failing
-    Failing.times = 0
 
 
 @pytest.mark.parametrize("where", ["BEGIN", "INSERT", "COMMIT"])
@@ -650,6 +748,8 @@ async def test_a_record_that_cannot_be_stored_fails_alone(path: Path) -> None:
         ("first", SESSION),
         ("no text", PutSession("s2", b"h2", "\ud800", b"", 1.0)),
         ("too large", event(2**63)),
+        ("no key", PutEntry("once", "\ud800", b"", 4e9)),
+        ("no time", PutEntry("once", "k", b"", float("nan"))),
         ("no number", PutSession("s3", b"h3", "", b"", float("nan"))),
         ("half", event(-(2**63) - 1)),
         ("last", event(7)),
@@ -661,7 +761,8 @@ async def test_a_record_that_cannot_be_stored_fails_alone(path: Path) -> None:
     assert [name for name, error in heard if error is None] == ["first", "last"]
     assert "a record cannot be stored" in str(heard[1][1])
     assert store.failure is None  # the disk is well
-    assert store.statistics()["failed"] == 4
+    assert store.statistics()["failed"] == 6
+    assert await store.entries("once") == []
     assert await store.sessions() == [("s1", 100.0)]
     assert 7 in await seqs(store)
     await store.close()
@@ -869,9 +970,10 @@ KILLED = """
             room.release()
             assert error is None
             os.write(1, b"%d\\n" % seq)
-        records = [event(seq - 1), event(seq), PutCall("s1", seq, 1, b"call")]
+        records = [event(seq - 1), event(seq), PutCall("s1", seq, 1, b"call"), PutEntry("once", f"{seq:09}", b"", 4e9)]
         if seq > 40:
             records += [EndCall("s1", seq - 40), TrimStream("s1", 1, 0, seq - 40)]
+            records += [DropEntry("once", f"{seq - 40:09}")]
         store.when(store.write(records), heard)
 """
 
@@ -899,5 +1001,6 @@ async def test_twelve_kills_lose_nothing_that_was_promised_and_halve_no_write(pa
         first = max(1, last - 39)
         assert found.events == [StoredEvent(1, seq, 0, b"") for seq in range(first, last + 1)]
         assert [call.call for call in found.calls] == list(range(first + 1, last + 1, 2))
+        assert [int(entry.key) for entry in await store.entries("once")] == [call.call for call in found.calls]
         await store.close()
         before = last

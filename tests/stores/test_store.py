@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 
 from tailrace.core.ports import (
     AppendEvent,
+    DropEntry,
     DropSession,
     DropStream,
     EndCall,
     Kind,
     PutCall,
+    PutEntry,
     PutSession,
     Record,
     StoredCall,
+    StoredEntry,
     StoredEvent,
     StoredSession,
     TrimStream,
@@ -540,6 +543,101 @@ async def test_secrets_are_made_once_and_epochs_counted(bench: Bench) -> None:
     await again.close()
 
 
+# --- entries, which belong to no session -----------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def put(key: str, data: bytes = b"data", *, kind: str = "once", expires: float = 2_000.0) -> PutEntry:
+    return PutEntry(kind, key, data, expires)
+
+
+async def keys(store: AnyStore, kind: str = "once", **page: Any) -> list[str]:
+    return [entry.key for entry in await store.entries(kind, **page)]
+
+
+async def test_an_entry_is_read_by_kind_and_key_replaced_and_dropped(bench: Bench) -> None:
+    store = bench.make(clock=Clock())
+    await store.open()
+    assert await store.entry("once", "k") is None
+    store.write([put("k"), put("k", b"task", kind="task")])
+    assert await store.entry("once", "k") == StoredEntry("k", b"data", 2_000.0)  # also without a flush
+    store.write([put("k", b"new", expires=3_000.0), DropEntry("once", "never")])
+    assert await store.entry("once", "k") == StoredEntry("k", b"new", 3_000.0)
+    store.write([put("l"), DropEntry("once", "l"), DropEntry("once", "k"), put("m"), DropEntry("once", "m"), put("m")])
+    assert await store.entry("once", "k") is None
+    assert await keys(store) == ["m"]
+    assert await store.entry("task", "k") == StoredEntry("k", b"task", 2_000.0)
+    await store.close()
+
+
+async def test_entries_outlive_sessions_and_the_store_that_wrote_them(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([SESSION, put("k", expires=4e9), PutCall("s1", 1, 1, b"")])
+    store.write([EndCall("s1", 1), put("l", expires=4e9), DropSession("s1")])
+    await store.close()
+    again = bench.make()
+    await again.open()
+    assert await keys(again) == ["k", "l"]
+    assert await again.load("s1") is None
+    await again.close()
+
+
+async def test_entries_come_in_the_order_of_their_keys_page_by_page(bench: Bench) -> None:
+    store = bench.make(clock=Clock())
+    await store.open()
+    names = ["", "Z", "a", "a\0b", "ab", "\u00e4", "\uff5e", "\U0001f600"]  # by code points, not UTF-16, not locale
+    assert names == sorted(names)
+    store.write([put(name) for name in reversed(names)])
+    store.write([put("other", kind="task")])
+    assert await keys(store) == names[1:]  # after "" is not "" itself
+    pages = [await keys(store, after=after, limit=3) for after in ("", "a\0b", "\uff5e", "\U0001f600")]
+    assert pages == [names[1:4], names[4:7], names[7:], []]
+    store.write([DropEntry("once", "Z"), put("b")])
+    assert await keys(store, limit=4) == ["a", "a\0b", "ab", "b"]
+    assert await keys(store, limit=0) == []
+    await store.close()
+
+
+async def test_what_has_expired_is_not_read_though_nobody_dropped_it(bench: Bench) -> None:
+    clock = Clock()
+    store = bench.make(clock=clock)
+    await store.open()
+    store.write([put("early", expires=1_500.0), put("late"), put("longer", expires=1_500.0)])
+    store.write([put("longer", expires=2_500.0)])
+    clock.now = 1_500.0
+    assert await store.entry("once", "early") is None
+    assert await keys(store) == ["late", "longer"]
+    clock.now = 2_400.0
+    assert await keys(store) == ["longer"]
+    store.write([put("early", b"again", expires=3_000.0)])
+    assert await store.entry("once", "early") == StoredEntry("early", b"again", 3_000.0)
+    await store.close()
+
+
+async def test_entries_of_a_commit_that_failed_are_not_there(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([put("k", b"old", expires=4e9)])
+    await store.flush()
+    bench.break_disk()
+    store.write([put("k", b"new", expires=4e9), put("l", expires=4e9), event(1)])
+    with pytest.raises(StoreError):
+        await store.flush()
+    bench.repair_disk()
+    store.write([put("m", expires=4e9)])
+    assert await store.entry("once", "k") == StoredEntry("k", b"old", 4e9)
+    assert await keys(store) == ["k", "m"]
+    await store.close()
+
+
 # --- any records, in any grouping -----------------------------------------------------------------
 
 SESSIONS = st.sampled_from(["a", "b"])
@@ -552,6 +650,8 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(DropStream, SESSIONS, SMALL),
     st.builds(PutCall, SESSIONS, SMALL, SMALL, st.binary(max_size=2)),
     st.builds(EndCall, SESSIONS, SMALL),
+    st.builds(PutEntry, SESSIONS, SESSIONS, st.binary(max_size=2), st.floats(3e9, 4e9)),
+    st.builds(DropEntry, SESSIONS, SESSIONS),
 )
 
 
@@ -567,6 +667,7 @@ def test_sqlite_keeps_what_memory_keeps_however_the_writes_are_grouped(writes: l
             store.write([PutSession(name, name.encode(), "", b"", 1.0) for name in ("a", "b")])  # shows all there is
         for name in ("a", "b"):
             assert await sqlite.load(name) == await memory.load(name)
+            assert await sqlite.entries(name) == await memory.entries(name)
         assert await sqlite.unfinished() == await memory.unfinished()
         for store in (memory, sqlite):
             await store.close()
@@ -597,6 +698,76 @@ async def test_a_crash_loses_what_was_not_committed_and_tells_nobody() -> None:
     await store.open()
     assert (await loaded(store)).events == []
     assert heard == []
+    await store.close()
+
+
+async def test_a_full_memory_store_refuses_entries_and_never_evicts_what_has_not_expired() -> None:
+    clock = Clock()
+    store = MemoryStore(max_entries=10_000, clock=clock)
+    await store.open()
+    store.write([put("short", expires=1_500.0), *(put(f"{number}", b"x" * 1_000) for number in range(5))])
+    taken = 0
+    with suppress(StoreError):
+        while taken < 100:
+            store.write([put(f"more{taken}", b"x" * 1_000)])
+            taken += 1
+    assert 1 <= taken <= 4
+    await store.flush()
+    before = await keys(store)
+    with pytest.raises(StoreError, match="10000 bytes of entries"):
+        store.write([event(1), put("much", b"x" * 3_000)])
+    assert await store.load("s1") is None
+    store.write([put("0", b"y" * 1_000)])  # as much as what it replaces
+    store.write([EndCall("s1", 1), SESSION])  # what is no entry needs no room here
+    assert await keys(store) == before
+    assert (await loaded(store)).events == []
+    clock.now = 1_600.0
+    store.write([put("short again", b"", expires=1_700.0)])
+    assert len(await keys(store)) == len(before)
+    store.write([DropEntry("once", "1"), DropEntry("once", "2")])
+    await store.flush()
+    store.write([put("much", b"x" * 1_500)])
+    await store.flush()
+    clock.now = 2_000.0
+    store.write([put("all", b"x" * 9_000, expires=3_000.0)])
+    assert await keys(store) == ["all"]
+    assert store.statistics()["entries"] == 1
+    await store.close()
+
+
+async def test_entries_that_are_not_committed_take_room_until_they_fail_or_are_lost() -> None:
+    store = MemoryStore(durable=True, max_entries=5_000, clock=Clock())
+    await store.open()
+    for lose in (lambda: None, store.crash, lambda: store.fail_commits(StoreError("full"))):
+        store.write([put("k", b"x" * 3_000)])
+        with pytest.raises(StoreError, match="full"):
+            store.write([put("l", b"x" * 3_000)])
+        store.write([DropEntry("once", "k")])
+        lose()
+        if lose == store.crash:
+            await store.open()
+        with suppress(StoreError):
+            await store.flush()
+    store.fail_commits(None)
+    store.write([put("k", b"x" * 4_000)])
+    assert await keys(store) == ["k"]
+    await store.close()
+
+
+async def test_a_memory_store_does_not_grow_with_entries_that_expire_or_are_replaced() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    await store.open()
+    for turn in range(2_000):
+        clock.now += 1
+        store.write([put(f"{turn}", expires=clock.now + 10), put("same", b"%d" % turn, expires=clock.now + 50)])
+        if turn % 7 == 0:
+            await store.flush()
+    await store.flush()
+    statistics = store.statistics()
+    assert int(statistics["entries"]) < 30
+    assert int(statistics["entry_bytes"]) < 30 * 300
+    assert len(store._entries._expiries) < 300
     await store.close()
 
 

@@ -1,9 +1,10 @@
 """What the core asks of the outside: the protocol a store fulfils, and the records that go into it.
 
-A store keeps sessions, the events of their streams, and the calls that were accepted. It knows
-nothing of protocols: everything but keys and numbers is opaque bytes. Writing is one-way: `write`
-hands over records and returns at once; `when` tells when they are safe. Reading happens only when
-a session is restored.
+A store keeps sessions, the events of their streams, and the calls that were accepted; and, by kind and
+key, entries that outlive sessions and expire (the ledger of `once`, tasks). It knows nothing of
+protocols: everything but keys and numbers is opaque bytes. Writing is one-way: `write` hands over
+records and returns at once; `when` tells when they are safe. Reading happens only when a session is
+restored, or an entry is looked up.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from tailrace.errors import StoreError
 __all__ = [
     "AppendEvent",
     "Committed",
+    "DropEntry",
     "DropSession",
     "DropStream",
     "EndCall",
     "Kind",
     "PutCall",
+    "PutEntry",
     "PutSession",
     "Record",
     "Store",
     "StoredCall",
+    "StoredEntry",
     "StoredEvent",
     "StoredSession",
     "TrimStream",
@@ -100,7 +104,25 @@ class EndCall(msgspec.Struct, frozen=True, gc=False):
     call: int
 
 
-Record: TypeAlias = PutSession | DropSession | AppendEvent | TrimStream | DropStream | PutCall | EndCall
+class PutEntry(msgspec.Struct, frozen=True, gc=False):
+    """Create or replace an entry; it belongs to no session, and goes by itself once it has expired."""
+
+    kind: str  # whose table it is: "once", "task"
+    key: str  # unique within its kind
+    data: bytes
+    expires: float  # wall clock, seconds
+
+
+class DropEntry(msgspec.Struct, frozen=True, gc=False):
+    """Forget an entry before it expires."""
+
+    kind: str
+    key: str
+
+
+Record: TypeAlias = (
+    PutSession | DropSession | AppendEvent | TrimStream | DropStream | PutCall | EndCall | PutEntry | DropEntry
+)
 Committed: TypeAlias = Callable[[StoreError | None], None]
 
 
@@ -138,11 +160,19 @@ class StoredSession(msgspec.Struct, frozen=True):
     calls: list[StoredCall]
 
 
+class StoredEntry(msgspec.Struct, frozen=True, gc=False):
+    """One entry as it was read back."""
+
+    key: str
+    data: bytes
+    expires: float  # wall clock, seconds
+
+
 class Store(Protocol):
-    """Keeps sessions, streams and calls. One event loop at a time uses it, from one thread.
+    """Keeps sessions, streams, calls and entries. One event loop at a time uses it, from one thread.
 
     `durable` says whether a write outlives the process. Where it is False the server does not
-    journal at all, and says "not durable".
+    journal at all, and says "not durable"; entries are written all the same.
     """
 
     durable: bool
@@ -181,8 +211,8 @@ class Store(Protocol):
             A ticket, larger than every one before it.
 
         Raises:
-            StoreError: The queue of uncommitted bytes is over its limit, or the store is closed. Nothing
-                of `records` was taken.
+            StoreError: The queue of uncommitted bytes is over its limit, there is no room for more entries,
+                or the store is closed. Nothing of `records` was taken.
         """
         ...
 
@@ -212,6 +242,20 @@ class Store(Protocol):
 
     async def unfinished(self) -> list[str]:
         """The ids of the sessions that hold calls which were accepted and have not ended."""
+        ...
+
+    async def entry(self, kind: str, key: str) -> StoredEntry | None:
+        """One entry, as all that was written before left it; None where there is none, or it has expired."""
+        ...
+
+    async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
+        """The entries of a kind that have not expired, in the order of their keys (by code points), a page at a time.
+
+        Args:
+            kind: As in `PutEntry`.
+            after: Only keys greater than this: the last one of the page before.
+            limit: Most entries of one page.
+        """
         ...
 
     async def secrets(self) -> list[bytes]:

@@ -9,28 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import (
     AppendEvent,
+    DropEntry,
     DropSession,
     DropStream,
     EndCall,
     PutCall,
+    PutEntry,
     PutSession,
     Record,
     Store,
     StoredCall,
+    StoredEntry,
     StoredEvent,
     StoredSession,
     TrimStream,
 )
 from tailrace.errors import StoreBusy, StoreError
+from tailrace.stores.memory_entries import Entries
 from tailrace.stores.tickets import Tickets
 from tailrace.stores.weight import write_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tailrace.core.ports import Committed
 
@@ -38,15 +43,26 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore(Store):
-    """Keeps sessions, streams and calls in memory; what it holds is limited by what is written and dropped.
+    """Keeps sessions, streams, calls and entries in memory, for as long as this object lives.
+
+    What it holds of sessions is limited by what is written and dropped, as their own limits say.
 
     Args:
         durable: Say that writes outlive the process, so that the server journals. They outlive the
             *server*, as long as this object lives: meant for tests.
         max_queued: Bytes that may be uncommitted; over it `write` raises.
+        max_entries: Bytes of the entries that have not expired, with some overhead each; over it `write` raises.
+        clock: Tells the wall-clock time in seconds, by which entries expire.
     """
 
-    def __init__(self, *, durable: bool = False, max_queued: int = 67_108_864) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        max_queued: int = 67_108_864,
+        max_entries: int = 67_108_864,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.durable = durable
         self._max_queued = max_queued
         self._loop: asyncio.AbstractEventLoop | None = None  # set while open
@@ -54,6 +70,8 @@ class MemoryStore(Store):
         self._pending: list[tuple[Sequence[Record], int]] = []
         self._queued = 0
         self._kept: dict[str, _Kept] = {}
+        self._entries = Entries(max_entries)
+        self._clock = clock
         self._secrets: list[bytes] = []
         self._epoch = 0
         self._failing: StoreError | None = None
@@ -100,6 +118,7 @@ class MemoryStore(Store):
         weight = write_weight(records)
         if self._queued + weight > self._max_queued:
             raise StoreError(f"more than {self._max_queued} bytes are waiting to be committed")
+        self._entries.reserve(records, self._clock())
         if not self._pending:
             self._loop.call_soon(self._commit)
         self._queued += weight
@@ -133,6 +152,16 @@ class MemoryStore(Store):
         await self._reading()
         return sorted(name for name, kept in self._kept.items() if kept.calls and kept.record is not None)
 
+    async def entry(self, kind: str, key: str) -> StoredEntry | None:
+        """As `Store.entry`."""
+        await self._reading()
+        return self._entries.get(kind, key, self._clock())
+
+    async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
+        """As `Store.entries`."""
+        await self._reading()
+        return self._entries.page(kind, after, limit, self._clock())
+
     async def secrets(self) -> list[bytes]:
         """As `Store.secrets`."""
         await self._reading()
@@ -147,13 +176,15 @@ class MemoryStore(Store):
         return self._epoch
 
     def statistics(self) -> dict[str, int | float | str]:
-        """As `Store.statistics`; also `sessions`."""
+        """As `Store.statistics`; also `sessions`, `entries` and `entry_bytes`."""
         return {
             "queued_bytes": self._queued,
             "commits": self._commits,
             "records": self._records,
             "failed": self._failed,
             "sessions": len(self._kept),
+            "entries": len(self._entries),
+            "entry_bytes": self._entries.bytes,
         }
 
     # --- for tests -----------------------------------------------------------------------------
@@ -162,6 +193,7 @@ class MemoryStore(Store):
         """Let go as a killed process does: the uncommitted is lost, nobody is told, it can be opened again."""
         self._pending.clear()
         self._queued = 0
+        self._entries.settle()
         self._failing = self._failure = None
         self._loop = None
 
@@ -177,6 +209,7 @@ class MemoryStore(Store):
         if not self._pending:
             return
         writes, self._pending, self._queued = self._pending, [], 0
+        self._entries.settle()
         first, upto = self._tickets.settled + 1, self._tickets.settled + len(writes)
         self._failure = self._failing
         if self._failing is not None:
@@ -210,6 +243,10 @@ class MemoryStore(Store):
                 kept = self._kept.get(record.session)
                 if kept is not None:
                     kept.forget(record)
+            case PutEntry():
+                self._entries.put(record)
+            case DropEntry():
+                self._entries.drop(record.kind, record.key)
 
     def _of(self, session: str) -> _Kept:
         return self._kept.setdefault(session, _Kept())

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.ports import Record, Store, StoredSession
+from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
 from tailrace.errors import StoreBusy, StoreError
 from tailrace.stores import sqlite_tables as tables
 from tailrace.stores.sqlite_writer import Job, Listener, Write, Writer
@@ -33,7 +34,7 @@ __all__ = ["SqliteStore"]
 
 
 class SqliteStore(Store):
-    """Keeps sessions, streams and calls in one SQLite file (WAL, ``synchronous=FULL``), private to the user.
+    """Keeps sessions, streams, calls and entries in one SQLite file (WAL, ``synchronous=FULL``), private to the user.
 
     Args:
         path: The file; it and its folder are made where they are missing (0600 and 0700). Beside it stand
@@ -43,6 +44,9 @@ class SqliteStore(Store):
         open_timeout: Seconds for opening, beside the wait for another holder (migration, recovery of the log).
         close_timeout: Seconds for committing what is queued when it is closed; what is left then fails.
         probe_interval: Seconds between two tries whether writing works again, after a failed commit.
+        expiry_interval: Seconds between two looks for entries that have expired; they are deleted a few hundred
+            at a time, in commits of their own.
+        clock: Tells the wall-clock time in seconds, by which entries expire; called in the thread as well.
         factory: The class of the connection; tests make one that fails.
     """
 
@@ -55,6 +59,8 @@ class SqliteStore(Store):
         open_timeout: float = 60.0,
         close_timeout: float = 10.0,
         probe_interval: float = 1.0,
+        expiry_interval: float = 30.0,
+        clock: Callable[[], float] = time.time,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
         self.durable = True
@@ -65,8 +71,11 @@ class SqliteStore(Store):
         self._writer_options: dict[str, Any] = {
             "batch_writes": batch_writes,
             "probe_interval": probe_interval,
+            "expiry_interval": expiry_interval,
+            "clock": clock,
             "factory": factory,
         }
+        self._clock = clock
         self._tickets = Tickets()
         self._writer: Writer | None = None  # from the start of `open` to the end of `close`
         self._is_open = False
@@ -170,6 +179,14 @@ class SqliteStore(Store):
     async def unfinished(self) -> list[str]:
         """As `Store.unfinished`."""
         return await self._ask(tables.unfinished)
+
+    async def entry(self, kind: str, key: str) -> StoredEntry | None:
+        """As `Store.entry`."""
+        return await self._ask(partial(tables.entry, kind=kind, key=key, now=self._clock()))
+
+    async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
+        """As `Store.entries`."""
+        return await self._ask(partial(tables.entries, kind=kind, after=after, limit=limit, now=self._clock()))
 
     async def secrets(self) -> list[bytes]:
         """As `Store.secrets`."""

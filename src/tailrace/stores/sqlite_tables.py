@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tailrace.core.ports import (
     AppendEvent,
+    DropEntry,
     DropStream,
     EndCall,
     PutCall,
+    PutEntry,
     PutSession,
     Record,
     StoredCall,
+    StoredEntry,
     StoredEvent,
     StoredSession,
     TrimStream,
@@ -31,6 +34,9 @@ __all__ = [
     "APPLICATION_ID",
     "MIGRATIONS",
     "Batch",
+    "entries",
+    "entry",
+    "expire",
     "load",
     "migrate",
     "next_epoch",
@@ -63,6 +69,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE calls (session TEXT NOT NULL, call INTEGER NOT NULL, stream INTEGER NOT NULL,"
         " data BLOB NOT NULL, PRIMARY KEY (session, call))",
     ),
+    (
+        "CREATE TABLE entries (kind TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL, expires REAL NOT NULL,"
+        " PRIMARY KEY (kind, key))",
+        "CREATE INDEX entries_by_expiry ON entries (expires)",
+    ),
 )
 
 # Every event has its stream, so that of the large table only what goes is read.
@@ -94,6 +105,8 @@ _PUT_SESSION = "INSERT OR REPLACE INTO sessions (session, handle, principal, dat
 _APPEND = "INSERT OR IGNORE INTO events (session, stream, kind, seq, payload) VALUES "
 _LAST = "INSERT INTO streams (session, stream, last) VALUES "
 _LAST_RAISED = " ON CONFLICT (session, stream) DO UPDATE SET last = max(last, excluded.last)"
+_PUT_ENTRY = "INSERT OR REPLACE INTO entries (kind, key, data, expires) VALUES "
+_DROP_ENTRY = "DELETE FROM entries WHERE kind = ? AND key = ?"
 _PUT_CALL = "INSERT OR REPLACE INTO calls (session, call, stream, data) VALUES "
 _END_CALL = "WITH ended (session, call) AS (VALUES "
 _ENDED = (  # CROSS JOIN: one look into the index for each, never through all calls
@@ -132,9 +145,16 @@ class Batch:
         self._trims: dict[tuple[str, int, int], int] = {}
         self._dropped_streams: dict[_StreamKey, None] = {}
         self._dropped: dict[str, None] = {}
+        self._entries: dict[tuple[str, str], _Row | None] = {}
 
     def add(self, record: Record) -> None:
         """Take one record in; may run statements."""
+        if isinstance(record, PutEntry):  # entries have no order towards what belongs to a session
+            self._entries[record.kind, record.key] = (record.kind, record.key, record.data, record.expires)
+            return
+        if isinstance(record, DropEntry):
+            self._entries[record.kind, record.key] = None
+            return
         session = record.session
         if self._dropped and session in self._dropped:
             self.flush()
@@ -176,6 +196,8 @@ class Batch:
         self._run((_TRIM,), [(*key, upto) for key, upto in self._trims.items()])
         self._run(_DROP_STREAM, list(self._dropped_streams))
         self._run(_DROP_SESSION, [(session,) for session in self._dropped])
+        self._insert(_PUT_ENTRY, [row for row in self._entries.values() if row is not None], 4)
+        self._run((_DROP_ENTRY,), [key for key, row in self._entries.items() if row is None])
         self._clear()
 
     def _insert(self, head: str, given: Iterable[_Row], width: int, tail: str = "") -> None:
@@ -192,6 +214,14 @@ class Batch:
         if rows:
             for sql in statements:
                 self._connection.executemany(sql, rows)
+
+
+def expire(connection: sqlite3.Connection, now: float, most: int) -> int:
+    """Delete at most `most` entries that have expired; how many it were."""
+    return connection.execute(
+        "DELETE FROM entries WHERE rowid IN (SELECT rowid FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?)",
+        (now, most),
+    ).rowcount
 
 
 def probe(connection: sqlite3.Connection) -> None:
@@ -235,6 +265,23 @@ def unfinished(connection: sqlite3.Connection) -> list[str]:
         "SELECT session FROM sessions WHERE session IN (SELECT session FROM calls) ORDER BY session"
     )
     return [session for (session,) in rows]
+
+
+def entry(connection: sqlite3.Connection, kind: str, key: str, now: float) -> StoredEntry | None:
+    """One entry that has not expired."""
+    found = connection.execute(
+        "SELECT key, data, expires FROM entries WHERE kind = ? AND key = ? AND expires > ?", (kind, key, now)
+    ).fetchone()
+    return None if found is None else StoredEntry(*found)
+
+
+def entries(connection: sqlite3.Connection, kind: str, after: str, limit: int, now: float) -> list[StoredEntry]:
+    """The next entries of a kind by their keys, without the expired."""
+    rows = connection.execute(
+        "SELECT key, data, expires FROM entries WHERE kind = ? AND key > ? AND expires > ? ORDER BY key LIMIT ?",
+        (kind, after, now, limit),
+    )
+    return [StoredEntry(*row) for row in rows]
 
 
 def sealing_secrets(connection: sqlite3.Connection) -> list[bytes]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Listener", "Write", "Writer"]
 
+_EXPIRED_AT_ONCE = 256  # entries deleted in one commit, at most
+
 Write: TypeAlias = tuple[int, "Sequence[Record]", int]  # ticket, records, weight in bytes
 
 _PRAGMAS = (
@@ -82,6 +84,8 @@ class Writer:
         wait: Seconds to wait for another holder of the file.
         batch_writes: Most writes in one commit.
         probe_interval: Seconds between two tries whether writing works again, after a failed commit.
+        expiry_interval: Seconds between two looks for entries that have expired.
+        clock: Tells the wall-clock time in seconds; called in the thread.
         factory: The class of the connection.
     """
 
@@ -94,6 +98,8 @@ class Writer:
         wait: float,
         batch_writes: int,
         probe_interval: float,
+        expiry_interval: float,
+        clock: Callable[[], float],
         factory: type[sqlite3.Connection],
     ) -> None:
         self.loop = loop  # may be replaced when it was closed
@@ -102,6 +108,9 @@ class Writer:
         self._wait = wait
         self._batch_writes = batch_writes
         self._probe_interval = probe_interval
+        self._expiry_interval = expiry_interval
+        self._expire_at = time.monotonic() + expiry_interval
+        self._clock = clock
         self._factory = factory
         self._lock = FileLock(path)
         self._queue: SimpleQueue[Write | Job | None] = SimpleQueue()
@@ -197,8 +206,11 @@ class Writer:
         while not self._stopped.is_set():
             if self._failing and time.monotonic() >= self._probe_at:
                 self._probe(connection)
+            if not self._failing and time.monotonic() >= self._expire_at:
+                self._expire(connection)
+            pause = self._probe_interval if self._failing else max(0.0, self._expire_at - time.monotonic())
             try:
-                item = self._queue.get(timeout=self._probe_interval if self._failing else None)
+                item = self._queue.get(timeout=pause)
             except Empty:
                 continue
             writes, after = self._drain(item)
@@ -266,6 +278,14 @@ class Writer:
             _transaction(connection, lambda: tables.probe(connection))
             self._failing = False
             self._tell(self._listener.recovered)
+
+    def _expire(self, connection: sqlite3.Connection) -> None:
+        """Delete some expired entries; where more may be left, the next ones go after the next batch of writes."""
+        self._expire_at = time.monotonic() + self._expiry_interval
+        with contextlib.suppress(sqlite3.Error):  # nobody waits for it, and a later one makes up for it
+            expired = _transaction(connection, lambda: tables.expire(connection, self._clock(), _EXPIRED_AT_ONCE))
+            if expired == _EXPIRED_AT_ONCE:
+                self._expire_at = 0.0
 
     def _explain(self, error: Exception) -> StoreError:
         """What SQLite says, for people; without the traceback, which would hold the records in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailrace.core.ports import AppendEvent, PutCall, PutSession
+from tailrace.core.ports import AppendEvent, PutCall, PutEntry, PutSession
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,6 @@ def write_weight(records: Sequence[Record]) -> int:
     for record in records:
         if isinstance(record, AppendEvent):
             weight += len(record.payload)
-        elif isinstance(record, PutCall | PutSession):
+        elif isinstance(record, PutCall | PutSession | PutEntry):
             weight += len(record.data)
     return weight
