@@ -376,15 +376,20 @@ def modern_headers(message: Json) -> dict[str, str]:
         "mcp-protocol-version": MODERN,
         "mcp-method": message["method"],
     }
-    if message["method"] == "tools/call":
-        headers["mcp-name"] = message["params"]["name"]
+    name = message.get("params", {}).get("name") or message.get("params", {}).get("taskId")
+    if name is not None:
+        headers["mcp-name"] = name
     return headers
 
 
 def post_modern(
-    server: Server, message: Json, changed: Mapping[str, str | None] | None = None, *more: tuple[str, str]
+    server: Server,
+    message: Json,
+    changed: Mapping[str, str | None] | None = None,
+    *more: tuple[str, str],
+    principal: str = "",
 ) -> FakeExchange:
     """POST a modern request; headers are replaced or (None) left out by `changed`, and added by `more`."""
     headers = {**modern_headers(message), **(changed or {})}
     given = [(name, value) for name, value in headers.items() if value is not None]
-    return send(server, FakeExchange("POST", "/mcp", message, [*given, *more]))
+    return send(server, FakeExchange("POST", "/mcp", message, [*given, *more], principal=principal))

@@ -45,6 +45,9 @@ class Settings:
     max_detached: int = 1000
     max_threads: int = 64
     max_batch: int = 100
+    max_listens: int = 1000  # streams of `subscriptions/listen`, over all clients
+    max_connection_listens: int = 16  # the same, of one conversation over stdio
+    max_watched: int = 100  # tasks and resources that one such stream names
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream

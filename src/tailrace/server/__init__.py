@@ -14,7 +14,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.ports import Kind
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Sweeper, Tasks
 from tailrace.core.threads import Threads
@@ -206,6 +205,7 @@ class Server:
             return
         endpoint = self.endpoint
         endpoint.ending = True
+        endpoint.listens.close("the server is shutting down")
         for call in list(self.tasks.calls):
             if call.session is None:
                 call.cancel(CallCancelled("the server is shutting down"))
@@ -287,12 +287,12 @@ class Server:
     # --- for the service ---
 
     async def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every session that was initialized."""
-        payload = self.endpoint.notification(method, params)
-        now = self.endpoint.now()
-        for session in list(self.endpoint.sessions.by_id.values()):
-            if session.record.version:
-                session.log.append(payload, Kind.NOTIFICATION, now)
+        """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
+        self.endpoint.broadcast(method, params)
+
+    def changed(self, kind: str) -> None:
+        """A list of what the service offers has changed, in whatever thread."""
+        self.tasks.on_loop(self.endpoint.changed, kind)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
         """Numbers for people."""
@@ -306,6 +306,7 @@ class Server:
                     (session.log.reader is not None) + sum(log.reader is not None for log in session.streams.values())
                     for session in living
                 )
+                + len(self.endpoint.listens)
             },
             "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
             "log_bytes": {"held": sum(session.log_bytes for session in living)},

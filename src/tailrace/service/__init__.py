@@ -48,7 +48,11 @@ class RunningServer(Protocol):
     """What a `Service` asks of a server that serves it."""
 
     async def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every session."""
+        """Send a notification to every session, and to the streams that asked for its kind."""
+        ...
+
+    def changed(self, kind: str) -> None:
+        """A list (``tools``) of what the service offers has changed; called in any thread."""
         ...
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -125,6 +129,8 @@ class Service:
     def tool(self, fn: Any = None, /, **options: Any) -> Any:
         """Offer a function as a tool; works bare and called, and gives the function back.
 
+        A tool that is added while a server runs is announced to its clients (``tools/list_changed``).
+
         Args:
             fn: The function: async, plain (run in a thread), or an asynchronous generator.
             options: See `ToolOptions`.
@@ -137,6 +143,8 @@ class Service:
             for name in options.keys() - ToolOptions.__optional_keys__:
                 raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @tool")
             _add(self._tools, "tool", make_tool(function, **options))
+            for running in tuple(self._servers):
+                running.changed("tools")
 
         return _decorate(fn, define)
 
@@ -265,6 +273,9 @@ class Service:
 
     async def broadcast(self, method: str, params: Any = None) -> None:
         """Send a notification to every session of every server of this service; without a server, to nobody.
+
+        Clients of 2026-07-28, which have no session, hear what they asked for by ``subscriptions/listen``:
+        ``notifications/…/list_changed`` and ``notifications/resources/updated``.
 
         Args:
             method: E.g. ``notifications/tools/list_changed``.

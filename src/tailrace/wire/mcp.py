@@ -32,9 +32,11 @@ __all__ = [
     "CancelledParams",
     "Implementation",
     "InitializeParams",
+    "ListenParams",
     "Meta",
     "Params",
     "SetLevelParams",
+    "SubscriptionFilter",
     "ToolResult",
     "check_modern_headers",
     "check_modern_meta",
@@ -135,6 +137,23 @@ class TaskParams(Struct, frozen=True, rename="camel"):
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
 
 
+class SubscriptionFilter(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The kinds of notifications that `subscriptions/listen` asks for, or that are granted to it."""
+
+    tools_list_changed: bool = False
+    prompts_list_changed: bool = False
+    resources_list_changed: bool = False
+    resource_subscriptions: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
+
+
+class ListenParams(Struct, frozen=True):
+    """Parameters of `subscriptions/listen`."""
+
+    notifications: SubscriptionFilter
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+
+
 class CallParams(Struct, frozen=True):
     """Parameters of `tools/call`; the arguments stay raw until the tool's own decoder reads them."""
 
@@ -183,6 +202,7 @@ _PARAMS: dict[str, Callable[[bytes], Any]] = {
         "tasks/get": TaskParams,
         "tasks/update": TaskParams,
         "tasks/cancel": TaskParams,
+        "subscriptions/listen": ListenParams,
         "initialize": InitializeParams,
         "logging/setLevel": SetLevelParams,
         "notifications/cancelled": CancelledParams,

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tailrace.core.log import Cursor, Log
-from tailrace.core.ports import DropSession, PutSession
+from tailrace.core.ports import DropSession, Kind, PutSession
 from tailrace.core.session import Lifecycle, Session, Sessions
 from tailrace.core.tasks import DelayLine, Sweeper, Tasks
 from tailrace.core.writer import Writer
@@ -27,6 +27,7 @@ from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled
 from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
+from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.recovery import Record, Recovery
 from tailrace.protocols.mcp.reply import SSE
@@ -114,6 +115,8 @@ class Endpoint:
         self.numbers = itertools.count((seals.epoch << _EPOCH) + 1)  # of calls and of their streams
         self.retention = Retention(self)
         self.recovery = Recovery(self)
+        self.listens = Listens(self)
+        self._changed: set[str] = set()  # lists of which clients are to be told
         self._next_expiry = 0.0
         sweeper.add(self)
 
@@ -218,11 +221,25 @@ class Endpoint:
             except ProtocolError:
                 return
             found = [call for call in session.calls.values() if call.request_id == params.request_id]
+            self.listens.cancelled(session, params.request_id)
             if len(found) == 1:  # an ambiguous one cancels none
                 found[0].cancel(PeerCancelled((params.reason or "cancelled by the client")[:1000]))
         elif message.method == "notifications/initialized" and not session.record.initialized:
             session.record.initialized = True
             self.save(session)
+
+    def broadcast(self, method: str, params: Any) -> None:
+        """Send a notification to every initialized session, and to the modern streams that asked for its kind."""
+        payload = self.notification(method, params)
+        now = self.now()
+        for session in list(self.sessions.by_id.values()):
+            if session.record.version:
+                session.log.append(payload, Kind.NOTIFICATION, now)
+        self.listens.broadcast(method, params)
+
+    def changed(self, kind: str) -> None:
+        """The list of `kind` (``tools``) has changed; clients are told soon, once for all changes of a moment."""
+        self._changed.add(kind)
 
     # --- sessions ---
 
@@ -362,6 +379,8 @@ class Endpoint:
         for reply, since in list(self.waiting.items()):
             if now - since >= self._patience:
                 reply.due()
+        while self._changed:
+            self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
         if now < self._next_expiry:
             return
         self._next_expiry = now + 5.0

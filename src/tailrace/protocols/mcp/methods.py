@@ -55,7 +55,7 @@ class Methods:
         """The result of `initialize` (legacy lifecycle)."""
         result: dict[str, Any] = {
             "protocolVersion": version,
-            "capabilities": {"logging": {}, "tools": {"listChanged": False}},
+            "capabilities": {"logging": {}, "tools": {"listChanged": True}},
             "serverInfo": self.server_info,
         }
         if self.service.instructions:
@@ -65,7 +65,7 @@ class Methods:
     def _discover(self) -> bytes:
         result: dict[str, Any] = {
             "supportedVersions": list(mcp.MODERN_VERSIONS),
-            "capabilities": {"logging": {}, "tools": {"listChanged": False}},
+            "capabilities": {"logging": {}, "tools": {"listChanged": True}},
         }
         if self.service.instructions:
             result["instructions"] = self.service.instructions

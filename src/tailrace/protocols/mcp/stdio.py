@@ -68,6 +68,7 @@ class Conversation:
             if not writing.done():
                 await self._finish_calls(settings.eof_drain)
         finally:
+            self.endpoint.listens.left(self.session)
             await self.session.close("the conversation is over", grace=settings.eof_drain)
             await tasks.settle((writing,), settings.eof_drain)
             for task in (reading, writing, closing):
@@ -122,6 +123,10 @@ class Conversation:
         if params.meta.protocol_version is not UNSET or request.method == "server/discover":
             mcp.check_modern_version(mcp.check_modern_meta(params.meta))
             dialect = endpoint.modern
+        if endpoint.listens.has(self.session, request.id):
+            raise DuplicateId(request.id)
+        if dialect.modern and request.method == "subscriptions/listen":
+            return endpoint.listens.open_session(self.session, request, params)
         body = endpoint.inline(request, params, self.session, dialect)
         if body is not None:
             return self._send(body)

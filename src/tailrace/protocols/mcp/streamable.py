@@ -108,6 +108,8 @@ class Streamable:
             mcp.check_modern_version(version)
             if request.method == "tools/call":
                 self._check_param_headers(exchange, params)
+            elif request.method == "subscriptions/listen":
+                return endpoint.listens.open_exchange(exchange, request, params)
             body = endpoint.inline(request, params, None, endpoint.modern)
             if body is not None:
                 return exchange.respond(200, JSON, body)
