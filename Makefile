@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit check bench bench-quick conformance docs lock clean distclean help
+.PHONY: demo test unit soak check bench bench-quick conformance docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -39,6 +39,10 @@ endif
 
 unit: $(VENV)/.installed-test ## the quick tests only: no server processes, no coverage
 	$(PY) -m pytest $(TESTS) -n $(WORKERS) --dist loadfile -m "not e2e and not slow"
+
+# More of it: make soak SOAK='kills --rounds 50 --keep', or SOAK=--help.
+soak: $(VENV)/.installed-test ## the long proofs, with counts: cut streams, kill -9, storms of sessions (minutes)
+	$(PY) -m tests.soak $(SOAK)
 
 check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 	$(PY) -m ruff check

@@ -21,7 +21,7 @@ from tests.rigs.rawmcp import STREAMABLE_VERSIONS, HttpSse, Reply, Streamable, c
 from tests.rigs.server import ROOT, ServerProcess, running, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-ROUNDS = 100
+ROUNDS = 50  # of each; tests/soak runs more of them
 PER_SESSION = 10  # rounds on one session, then a new one
 
 

@@ -1,0 +1,134 @@
+"""The service under proof: its tools and hooks write down what they do, a line each, in the file of this process life.
+
+A line is one `write` to a file opened with O_APPEND: what was written survives `kill -9`. Environment:
+`TAILRACE_SOAK_LIFE` is the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+
+from tailrace import Context, Service, Session
+
+LIFE = os.environ["TAILRACE_SOAK_LIFE"]
+SETTLING = 2.0  # seconds that threads get to come to rest before they count as left behind
+svc = Service("soak", version="1.0.0")
+
+
+def note(*fields: object) -> None:
+    """Append one line."""
+    file = os.open(LIFE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, json.dumps(fields).encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def descriptors() -> dict[str, str]:
+    """What is open, by number; nothing where the system does not tell."""
+    found: dict[str, str] = {}
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for number in numbers:
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # the one that listed the folder
+    return found
+
+
+@svc.lifespan
+async def life(_: Service) -> AsyncIterator[None]:
+    """Note at the end what was not there at the beginning. The sessions have ended then, and nobody is served."""
+    tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), set(descriptors().values())
+    note("begin", os.getpid())
+    try:
+        yield
+    finally:
+        own = asyncio.current_task()
+        limit = time.monotonic() + SETTLING
+        while True:
+            left = {
+                "tasks": sorted(task.get_name() for task in asyncio.all_tasks() - tasks if task is not own),
+                "threads": sorted(thread.name for thread in threading.enumerate() if thread not in threads),
+                "descriptors": sorted(name for name in descriptors().values() if name not in files),
+            }
+            if not any(left.values()) or time.monotonic() > limit:
+                break
+            await asyncio.sleep(0.01)
+        note("finish", left)
+
+
+@svc.on_register_session
+async def registered(session: Session) -> None:
+    note("register", session.id)
+
+
+@svc.on_restore_session
+async def restored(session: Session) -> None:
+    note("restore", session.id)
+
+
+@svc.on_unregister_session
+def unregistered(session: Session) -> None:
+    note("unregister", session.id)
+
+
+@svc.tool
+async def work(ctx: Context, key: str, ms: float = 0.0) -> str:
+    """Take a while, with a notification before and after."""
+    note("start", key)
+    try:
+        if ms:
+            await ctx.progress(0, 1)
+            await asyncio.sleep(ms / 1000)
+    except asyncio.CancelledError:
+        note("cancelled", key)
+        raise
+    note("end", key)
+    return f"done {key}"
+
+
+@svc.tool
+def work_in_thread(key: str, ms: float = 0.0) -> str:
+    """The same in a thread."""
+    note("start", key)
+    time.sleep(ms / 1000)
+    note("end", key)
+    return f"done {key}"
+
+
+@svc.tool(read_only=True)
+async def look(key: str, ms: float = 0.0) -> str:
+    """Only reads, so it may run again after a crash, once."""
+    note("start", key)
+    await asyncio.sleep(ms / 1000)
+    note("end", key)
+    return f"done {key}"
+
+
+@svc.tool
+async def burst(ctx: Context, key: str, count: int = 90, size: int = 64, every: float = 0.0) -> int:
+    """Send numbered log notifications."""
+    note("start", key)
+    for number in range(count):
+        await ctx.log("info", {"n": number, "pad": "x" * size})
+        if every:
+            await asyncio.sleep(every)
+    note("end", key)
+    return count
+
+
+@svc.tool
+async def leave(ctx: Context) -> str:
+    """The service ends the session."""
+    assert ctx.session is not None
+    ctx.session.close("the service has had enough")
+    return "left"
