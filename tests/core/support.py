@@ -71,6 +71,9 @@ class Heard(Reply):
         if self.behind is not None:
             await self.behind.wait()
 
+    async def room_for(self, size: int) -> bool:
+        return True
+
 
 class Work(Call):
     """A call that runs `work(call)` and answers with what that returns."""

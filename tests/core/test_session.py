@@ -108,14 +108,6 @@ async def test_a_session_with_a_connected_reader_is_busy() -> None:
     assert session.busy
 
 
-async def test_what_all_its_streams_hold_is_counted() -> None:
-    session = Room().session
-    session.streams[7] = Log(7)
-    session.log.append(b"123", Kind.ANSWER)
-    session.streams[7].append(b"4567", Kind.ANSWER)
-    assert session.log_bytes == 7
-
-
 @virtual
 async def test_a_stream_that_has_ended_is_listed_with_its_time_and_what_it_takes() -> None:
     session = Room().session

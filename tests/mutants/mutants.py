@@ -99,8 +99,8 @@ MUTANTS = [
         "protocols/mcp/sse.py",
         [
             (
-                "            reply = SessionReply(session, endpoint.journal_of(session))\n",
-                f"    {SAY_202}            reply = SessionReply(session, endpoint.journal_of(session))\n",
+                "            reply = SessionReply(endpoint.",
+                f"    {SAY_202}            reply = SessionReply(endpoint.",
             ),
             (
                 "                return refuse(exchange, 503, error, request.id)\n            return self",

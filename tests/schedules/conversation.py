@@ -100,7 +100,7 @@ class OneReply(SessionReply):
     """Answers once."""
 
     def __init__(self, session: Session, journal: SessionJournal | None) -> None:
-        super().__init__(session, journal)
+        super().__init__(None, session, journal)  # type: ignore[arg-type] - it gives no large answers
         self.answered = asyncio.Event()
 
     def answer(self, call: Call, payload: bytes | None) -> None:

@@ -44,6 +44,11 @@ class Reply(Protocol):
         """Wait while the connected reader is too far behind."""
         ...
 
+    async def room_for(self, size: int) -> bool:
+        """May an answer of `size` bytes be kept? Waits for a reader that makes room, within a limit. Asked for large
+        answers only, right before they are given."""
+        ...
+
 
 class CallState(Enum):
     """`ACCEPTED` (owned, no user code has run) -> `RUNNING` -> `ENDED`."""

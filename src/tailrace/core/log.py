@@ -11,14 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from tailrace.core.budget import EVENT_BYTES
 from tailrace.core.ports import Kind
 from tailrace.core.waiters import Waiters
+
+if TYPE_CHECKING:
+    from tailrace.core.budget import Budget
 
 __all__ = ["Cursor", "Journal", "Log"]
 
 _TRIM_EVERY = 64  # evictions that are told to the journal together
+_LAST_NOTE = 4096  # bytes of the one notification that a ring keeps where there is no room at all
 
 
 class Journal(Protocol):
@@ -46,6 +51,7 @@ class Log:
         high_water: Unread bytes at which `room` begins to wait for a connected reader.
         journal: Where events become durable, or None.
         last: The number of the last event of an earlier process life.
+        budget: Where what it holds is counted; over it, the ring keeps hardly anything.
     """
 
     __slots__ = (
@@ -56,9 +62,11 @@ class Log:
         "_evicted",
         "_rooms",
         "answer_bytes",
+        "budget",
         "bytes",
         "delivered",
         "delivered_bytes",
+        "discarded",
         "ended",
         "high_water",
         "journal",
@@ -83,18 +91,21 @@ class Log:
         high_water: int = 256 * 1024,
         journal: Journal | None = None,
         last: int = 0,
+        budget: Budget | None = None,
     ) -> None:
         self.stream = stream
         self.ring = ring
         self.kept = kept
         self.high_water = high_water
         self.journal = journal
+        self.budget = budget
         self.last = last  # the newest event's number
         self.ready = last  # the newest that may be read
         self.origin = last  # the newest of an earlier process life
         self.delivered = 0  # the newest that a connection took
         self.uncommitted = 0  # bytes that the journal has, and has not committed
         self.ended = False
+        self.discarded = False  # nobody will read it again, but for who does now
         self.bytes = 0
         self.ring_bytes = 0
         self.answer_bytes = 0
@@ -211,59 +222,98 @@ class Log:
             self._drop(self._answers.popleft()[0])
         self._tell_dropped()
 
+    def forget_delivered(self) -> None:
+        """Everything goes that a connection took, the answers as well as the notifications."""
+        self._set_delivered_aside()
+        while self._delivered:
+            self._drop_delivered()
+        self._tell_dropped()
+        seqs = self.ring_seqs
+        while seqs and seqs[0] <= self.delivered:
+            self.ring_bytes -= self._remove(seqs.popleft())
+            self._evicted += 1
+
+    def discard(self) -> None:
+        """Nobody will attach any more: hold nothing, as soon as its present reader has gone. Idempotent."""
+        self.discarded = True
+        self.end()
+        if self.reader is None:
+            self.free()
+
+    def free(self) -> None:
+        """(The reader's.) Hold nothing any more."""
+        if self.budget is not None:
+            self.budget.add(-self.bytes - EVENT_BYTES * len(self._events))
+        for container in (self._events, self.ring_seqs, self._answers, self._delivered):
+            container.clear()
+        self.bytes = self.ring_bytes = self.answer_bytes = self.delivered_bytes = 0
+
     def _keep(self, seq: int, payload: bytes, kind: Kind, now: float) -> None:
         size = len(payload)
         self._events[seq] = payload
         self.bytes += size
+        budget = self.budget
+        if budget is not None:
+            budget.add(size + EVENT_BYTES)
         if self.reader is not None:
             self.reader.unread += size
         if kind is Kind.NOTIFICATION:
             self.ring_seqs.append(seq)
             self.ring_bytes += size
             if self.ring_bytes > self.ring:
-                self._turn_ring()
+                self._turn_ring(self.ring, 1)  # the newest stays, however large
+            if budget is not None and budget.full:
+                self._turn_ring(_LAST_NOTE, 0)
         else:
             self._answers.append((seq, now))
             self.answer_bytes += size
 
-    def _turn_ring(self) -> None:
-        seqs, events = self.ring_seqs, self._events
-        while self.ring_bytes > self.ring and len(seqs) > 1:  # the newest stays, however large
-            seq = seqs.popleft()
-            size = len(events.pop(seq))
-            self.ring_bytes -= size
-            self.bytes -= size
-            if self.reader is not None and seq > self.reader.seq:
-                self.reader.unread -= size
+    def _turn_ring(self, limit: int, least: int) -> None:
+        """Let the oldest notifications go until `limit` bytes, or `least` of them, are left."""
+        seqs = self.ring_seqs
+        while self.ring_bytes > limit and len(seqs) > least:
+            self.ring_bytes -= self._remove(seqs.popleft())
             self._evicted += 1
         if self._evicted >= _TRIM_EVERY and self.journal is not None:
             self._evicted = 0
-            self.journal.trim(self, Kind.NOTIFICATION, seqs[0] - 1)
+            self.journal.trim(self, Kind.NOTIFICATION, seqs[0] - 1 if seqs else self.last)
 
     def mark_delivered(self, seq: int) -> None:
         """(The reader's.) A connection took everything up to `seq`: delivered answers over the cap go, oldest first."""
         self.delivered = max(self.delivered, seq)
+        if not self.kept:
+            return self.forget_delivered()  # nobody can resume
         if self.answer_bytes <= self.kept:
-            return
+            return None
+        self._set_delivered_aside()
+        while self.delivered_bytes > self.kept and len(self._delivered) > 1:
+            self._drop_delivered()
+        if self._dropped >= _TRIM_EVERY:
+            self._tell_dropped()
+        return None
+
+    def _set_delivered_aside(self) -> None:
         while self._answers and self._answers[0][0] <= self.delivered:
             answer = self._answers.popleft()
             self._delivered.append(answer)
             self.delivered_bytes += len(self._events[answer[0]])
-        while self.delivered_bytes > self.kept and len(self._delivered) > bool(self.kept):
-            self._drop_delivered()
-        if self._dropped >= _TRIM_EVERY:
-            self._tell_dropped()
 
     def _drop_delivered(self) -> None:
         self.delivered_bytes -= self._drop(self._delivered.popleft()[0])
 
     def _drop(self, seq: int) -> int:
-        size = len(self._events.pop(seq))
+        size = self._remove(seq)
         self.answer_bytes -= size
+        self._dropped += 1
+        return size
+
+    def _remove(self, seq: int) -> int:
+        size = len(self._events.pop(seq))
         self.bytes -= size
+        if self.budget is not None:
+            self.budget.add(-size - EVENT_BYTES)
         if self.reader is not None and seq > self.reader.seq:
             self.reader.unread -= size
-        self._dropped += 1
         return size
 
     def _tell_dropped(self) -> None:
@@ -340,6 +390,11 @@ class Cursor:
         """Give the stream back: no event is taken any more, and nobody waits for this reader. Idempotent."""
         if not self.stopped:
             self.stopped = True
-            self.log.reader = None  # which is this one: its successor would have stopped it
-            self.log.free_rooms()
+            log = self.log
+            log.reader = None  # which is this one: its successor would have stopped it
+            if log.discarded:
+                log.free()
+            log.free_rooms()
+            if log.budget is not None and log.budget.waiting:  # for this reader, perhaps
+                log.budget.wake()
             self.wake()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from tailrace.core.budget import Budget
 from tailrace.core.ports import Kind
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.tasks import Tasks
 
-__all__ = ["STREAM_BYTES", "Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
+__all__ = ["ANSWER_ROOM", "STREAM_BYTES", "Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
 
 logger = logging.getLogger("tailrace.session")
 
 STREAM_BYTES = 3072  # what an ended stream takes besides its events: with small answers, nearly all of it
+ANSWER_ROOM = 16 * 1024  # bytes that each call in flight has for its answer, whatever the others leave
 
 
 class Lifecycle(Enum):
@@ -82,6 +85,7 @@ class Session:
         state: The application's own JSON-able values; kept with the session.
         record: The protocol's own record: version, capabilities, log level.
         log: Its own stream, for all that belongs to no call.
+        budget: What all its streams hold.
         streams: Its calls' streams, by number.
         finished: Those that have ended, oldest first; they are kept for a resume.
         finished_bytes: What they take, events and all.
@@ -94,6 +98,7 @@ class Session:
         "_home",
         "_opening",
         "_waiters",
+        "budget",
         "calls",
         "created",
         "finished",
@@ -125,6 +130,7 @@ class Session:
         home: Home,
         log: Log,
         record: Any,
+        budget: Budget | None = None,
         max_calls: int = 100,
         restored: bool = False,
     ) -> None:
@@ -133,6 +139,7 @@ class Session:
         self.principal = principal
         self.tasks = tasks
         self.log = log
+        self.budget = budget or Budget(sys.maxsize)
         self.record = record
         self.max_calls = max_calls
         self.restored = restored
@@ -188,20 +195,18 @@ class Session:
     @property
     def busy(self) -> bool:
         """It has calls in flight or a connected reader."""
-        if self.calls or self.log.reader is not None:
-            return True
-        return any(log.reader is not None for log in self.streams.values())
+        return bool(self.calls) or self.read
+
+    @property
+    def read(self) -> bool:
+        """One of its streams has a connected reader."""
+        return self.log.reader is not None or any(log.reader is not None for log in self.streams.values())
 
     def retire(self, log: Log) -> None:
         """A call's stream has ended; it stays for a resume until it expires or room is needed."""
         size = log.bytes + STREAM_BYTES
         self.finished.append(Finished(log, self.tasks.loop.time(), size))
         self.finished_bytes += size
-
-    @property
-    def log_bytes(self) -> int:
-        """Bytes held by all of its streams."""
-        return self.log.bytes + sum(log.bytes for log in self.streams.values())
 
     # --- its beginning and its end ---
 

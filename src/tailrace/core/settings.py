@@ -51,7 +51,7 @@ class Settings:
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream
-    session_log: int = 16 * _MIB  # all streams of one session
+    session_log: int = 16 * _MIB  # all streams of one session; an answer that does not fit is replaced by an error
     finished: int = 2000  # ended streams that a session keeps for a resume
     server_log: int = 512 * _MIB  # all streams of all sessions
     unwritten: int = 4 * _MIB  # stdio: answers that nobody reads yet

@@ -309,7 +309,7 @@ class Server:
                 + len(self.endpoint.listens)
             },
             "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
-            "log_bytes": {"held": sum(session.log_bytes for session in living)},
+            "log_bytes": {"held": self.endpoint.retention.budget.held},
             "store": {"name": self.store.name, **self.store.statistics()},
             "outbox": {"waiting": 0},
         }

@@ -187,7 +187,7 @@ async def test_a_chatty_call_waits_for_a_slow_reader_and_never_for_an_absent_one
         await session.call(1, "chatter", {"count": 200}, progress="t").status_code()
         await asyncio.sleep(5)
         assert "said all" not in shop.seen
-        assert server.endpoint.sessions.by_id[session.id].log_bytes < 1_000_000
+        assert server.endpoint.sessions.by_id[session.id].budget.held < 1_000_000
         session.stream.disconnect()
         await turns(300)
         assert "said all" in shop.seen

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Raw, Struct
 
 from tailrace.core.call import Call, Reply
+from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError, ProtocolError, StoreError, ToolError
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
@@ -127,7 +128,11 @@ class McpCall(Call):
     async def run(self) -> bytes | None:
         """Run the tool. Whatever it does, there is an answer; only a cancellation of the call comes out."""
         try:
-            return encode_result(self.request_id, await self._result())
+            answer = encode_result(self.request_id, await self._result())
+            if len(answer) > ANSWER_ROOM and not await self.reply.room_for(len(answer)):
+                text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
+                raise LimitError("log", text)
+            return answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self.context.error is not None or (task is not None and task.cancelling()):

@@ -189,8 +189,8 @@ class Endpoint:
         try:
             if self.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
+            self.retention.check(session)
             if session is not None:
-                self.retention.check(session)
                 session.accept(call)
             else:
                 self.tasks.admit(call)
@@ -351,6 +351,7 @@ class Endpoint:
     def forget(self, session: Session, *, keep: bool) -> None:
         """Out of the table and, unless `keep`, out of the store."""
         self.sessions.remove(session)
+        self.retention.forget(session)
         self.recovery.ended(session.id)
         journal = self.journal_of(session)
         if journal is not None and not keep:
@@ -398,7 +399,8 @@ class Endpoint:
     ) -> Session:
         """A session with its own stream; it is in no table, and nothing of it is stored."""
         journal = SessionJournal(id, self.journals) if self.journals.durable and record.transport != "stdio" else None
-        log = Log(ring=self.settings.ring, kept=self.settings.kept, journal=journal, last=last)
+        budget = self.retention.session_budget()
+        log = Log(ring=self.settings.ring, kept=self.settings.kept, journal=journal, last=last, budget=budget)
         session = Session(
             id,
             handle,
@@ -407,6 +409,7 @@ class Endpoint:
             home=self,
             log=log,
             record=record,
+            budget=budget,
             max_calls=self.settings.max_session_calls,
             restored=restored,
         )

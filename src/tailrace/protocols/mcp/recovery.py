@@ -156,7 +156,7 @@ class Recovery:
         now = self.endpoint.now()
         for stream, last in stored.last.items():
             if stream:
-                session.streams[stream] = self.endpoint.retention.restored_log(session, stream, last)
+                self.endpoint.retention.restored_log(session, stream, last)
         for event in stored.events:
             log = session.streams[event.stream] if event.stream else session.log
             log.restore(event.seq, event.payload, Kind(event.kind), now)
@@ -173,7 +173,7 @@ class Recovery:
         """A call that a crash interrupted: answer that its outcome is unknown, or run it again."""
         log = session.streams.get(stream) if stream else session.log
         if log is None:  # nothing of its stream was written before the crash
-            log = session.streams[stream] = self.endpoint.retention.restored_log(session, stream, 0)
+            log = self.endpoint.retention.restored_log(session, stream, 0)
         tool = self.endpoint.service.tools.get(data.tool)
         if tool is not None and self._rerun(session, number, log, tool, data):
             return
@@ -203,7 +203,7 @@ class Recovery:
             data.request_id,
             session,
             self.endpoint.tasks,
-            SessionReply(session, journal, log, then=self.endpoint.retention.retire if stream else None),
+            SessionReply(self.endpoint.retention, session, journal, log, retire=bool(stream)),
             tool=tool,
             params=mcp.CallParams(data.tool, data.arguments, meta),
             dialect=self.endpoint.legacy,

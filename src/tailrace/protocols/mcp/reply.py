@@ -7,7 +7,6 @@ session's stream is journalled first, so that it can be resumed from its first b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.journal import SessionJournal
+    from tailrace.protocols.mcp.retention import Retention
 
 __all__ = ["JSON", "SSE", "ExchangeReply", "SessionReply"]
 
@@ -40,26 +40,29 @@ class SessionReply:
     """A stream of the session carries everything (HTTP+SSE, stdio, calls that run again after a crash).
 
     Args:
+        retention: Knows how much room there is.
         session: Whose stream it is.
         journal: Where the ends of calls are recorded, or None.
         log: Another stream than the session's own.
-        then: Called when the answer is in; the stream was made for one call, and ends with it.
+        retire: The stream was made for one call, and ends with it.
     """
 
-    __slots__ = ("_log", "_now", "_session", "_then", "journal")
+    __slots__ = ("_log", "_now", "_retention", "_retire", "_session", "journal")
 
     def __init__(
         self,
+        retention: Retention,
         session: Session,
         journal: SessionJournal | None,
         log: Log | None = None,
         *,
-        then: Callable[[Session, Log], None] | None = None,
+        retire: bool = False,
     ) -> None:
         self.journal = journal
+        self._retention = retention
         self._session = session
         self._log = log or session.log
-        self._then = then
+        self._retire = retire
         self._now = session.tasks.loop.time
 
     def notify(self, call: Call, payload: bytes) -> None:
@@ -69,13 +72,17 @@ class SessionReply:
     def answer(self, call: Call, payload: bytes | None) -> None:
         """Into the log, together with the record that the call has ended."""
         end_call(self.journal, call, self._log, payload, self._now())
-        if self._then is not None:
+        if self._retire:
             self._log.end()
-            self._then(self._session, self._log)
+            self._retention.retire(self._session, self._log)
 
     async def room(self) -> None:
         """Wait while the session's reader is too far behind."""
         await self._log.room()
+
+    async def room_for(self, size: int) -> bool:
+        """As the session has it."""
+        return await self._retention.room_for(self._session, size)
 
 
 def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float) -> None:
@@ -192,6 +199,12 @@ class ExchangeReply:
         """Wait while the POST's reader is too far behind."""
         if self.log is not None:
             await self.log.room()
+
+    async def room_for(self, size: int) -> bool:
+        """An answer that goes out as JSON is kept by nobody."""
+        if self.log is None and not self.exchange.gone:
+            return True
+        return await self.endpoint.retention.room_for(self.session, size)
 
     # --- from the clock and the transport ---
 

@@ -147,7 +147,7 @@ class HttpSse:
                 return self._answer(exchange, session, body)
             if not session.record.version:
                 raise ProtocolError(INVALID_REQUEST, "initialize first")
-            reply = SessionReply(session, endpoint.journal_of(session))
+            reply = SessionReply(endpoint.retention, session, endpoint.journal_of(session))
             call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True)
         except DuplicateId as error:
             return refuse(exchange, 400, error)

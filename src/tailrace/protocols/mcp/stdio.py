@@ -43,7 +43,7 @@ class Conversation:
         self.endpoint = endpoint
         self.session = endpoint.new_session("stdio", "")
         self.session.log.kept = 0  # nobody can resume a pipe
-        self._reply = SessionReply(self.session, None)
+        self._reply = SessionReply(endpoint.retention, self.session, None)
         self._greeting: asyncio.Task[None] | None = None
 
     async def run(self, lines: AsyncIterator[bytes | Any], sink: Sink) -> None:
