@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,13 +162,15 @@ async def test_streamable_drop_before_the_first_byte_cancels_nothing(server: Ser
 async def test_streamable_calls_with_one_id_get_their_own_answers(server: ServerProcess, witness: Witness) -> None:
     """A well-known hosted client sends every request as `id: 1` on one pooled session."""
     client = await Streamable(server.url).open()
-    slow = await client.post(call(1, "gate", {"key": "slow"}))
+    keys = [f"key-{number}" for number in range(12)]
+    slow = await asyncio.gather(*(client.post(call(1, "gate", {"key": key})) for key in keys))
     quick = await client.post(call(1, "add", {"terms": [40, 2]}))
     assert (await quick.answer(1))["result"]["structuredContent"]["total"] == 42
-    witness.open("slow")
-    assert text_of(await slow.answer(1)) == "slow"
-    quick.close()
-    slow.close()
+    for key in reversed(keys):
+        witness.open(key)
+    assert [text_of(await reply.answer(1)) for reply in slow] == keys
+    for reply in (quick, *slow):
+        reply.close()
 
 
 async def test_streamable_cancel_is_a_notification(server: ServerProcess, witness: Witness) -> None:

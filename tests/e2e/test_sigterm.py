@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.plans import CALLS
 from tests.e2e.witness import Witness
-from tests.rigs.rawhttp import LIMIT, Cut
+from tests.rigs.rawhttp import LIMIT, Cut, RawConnection
 from tests.rigs.rawmcp import (
     HttpSse,
     Reply,
@@ -22,13 +22,15 @@ from tests.rigs.rawmcp import (
     exchange,
     initialize,
     is_answer,
+    modern_call,
+    modern_send,
     notification,
     text_of,
 )
 from tests.rigs.server import ServerProcess, running, running_async, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True)]
-CALLS_EACH = 20
+CALLS_EACH = 100  # all that one session may have in flight
 GRACE = 2.0  # seconds beyond --drain within which the process must be gone
 
 
@@ -66,17 +68,23 @@ async def drains(server: ServerProcess, number: int = signal.SIGTERM) -> None:
 
 
 class InFlight:
-    """Twenty calls over HTTP+SSE in one session and twenty over Streamable HTTP in another, all waiting at one gate."""
+    """A hundred calls over HTTP+SSE in one session, as many over Streamable HTTP in another, and as many of the
+    modern era, which has none; all wait at one gate."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.sse = HttpSse(server.url)
         self.streamable = Streamable(server.url)
         self.sse_keys = [f"sse-{number}" for number in range(CALLS_EACH)]
         self.http_keys = [f"http-{number}" for number in range(CALLS_EACH)]
+        self.modern_keys = [f"modern-{number}" for number in range(CALLS_EACH)]
+        self.url = server.url
         self.replies: dict[str, Reply] = {}
+        self.connections: dict[str, RawConnection] = {}
         self.first_ids: dict[str, str] = {}
         self.sse_start: str | None = None
-        self.answers: dict[str, list[dict[str, Any]]] = {key: [] for key in self.sse_keys + self.http_keys}
+        self.answers: dict[str, list[dict[str, Any]]] = {
+            key: [] for key in self.sse_keys + self.http_keys + self.modern_keys
+        }
 
     async def begin(self, witness: Witness) -> None:
         await self.sse.open()
@@ -93,11 +101,15 @@ class InFlight:
             self.first_ids[key] = event.id
 
         await asyncio.gather(*(post(key) for key in self.http_keys))
+        for key in self.modern_keys:
+            self.connections[key] = await modern_send(self.url, modern_call(key, "gate", {"key": key}))
         await witness.sees(*(f"start {key}" for key in self.answers))
 
     async def read_to_the_end(self) -> None:
         """Take whatever still comes until every stream has ended, in order or not."""
-        await asyncio.gather(self._read_sse(), *(self._read_http(key) for key in self.http_keys))
+        await asyncio.gather(
+            self._read_sse(), *map(self._read_http, self.http_keys), *map(self._read_modern, self.modern_keys)
+        )
 
     async def resume_missing(self) -> None:
         """Ask a new process, on the same port, for the answers that did not come."""
@@ -123,6 +135,8 @@ class InFlight:
         self.sse.close()
         for reply in self.replies.values():
             reply.close()
+        for connection in self.connections.values():
+            connection.close()
 
     async def _read_sse(self) -> None:
         while (message := await self.sse.next()) is not None:
@@ -131,6 +145,10 @@ class InFlight:
     async def _read_http(self, key: str) -> None:
         async for message in self.replies[key].stream.messages():
             self._take(message)
+
+    async def _read_modern(self, key: str) -> None:
+        reply = Reply(self.connections[key], await self.connections[key].read_head(LIMIT))
+        self._take(await reply.answer(key))
 
     def _take(self, message: dict[str, Any]) -> None:
         if is_answer(message, message.get("id", "")):
@@ -239,6 +257,31 @@ async def test_threads_that_never_return_do_not_hold_the_exit_up(witness: Witnes
         await end_of(server, 2)
         for reply in replies:
             reply.close()
+        witness.check_hooks_paired()
+        check_quiet(server)
+
+
+async def test_neither_holds_up_the_answers_of_the_others(witness: Witness, tmp_path: Path) -> None:
+    """A client that never reads, a thread that never returns, and three hundred calls that end in the drain."""
+    async with start(tmp_path, witness, "--drain", "4") as server:
+        flight = InFlight(server)
+        await flight.begin(witness)
+        other = await Streamable(server.url).open()
+        unread = await other.post(call("big", "burst", {"key": "big", "count": 2000, "size": 65_536}))
+        unread.connection.stop_reading()
+        stuck = await other.post(call("stuck", "stuck", {"key": "stuck"}))
+        listening = await other.get()
+        await witness.sees("start big", "start stuck")
+        server.signal(signal.SIGTERM)
+        witness.open("all")
+        await flight.read_to_the_end()
+        flight.check_each_answered_once()
+        assert {key: text_of(found[0]) for key, found in flight.answers.items()} == {key: key for key in flight.answers}
+        await end_of(server, 4)
+        flight.close()
+        unread.abort()
+        stuck.abort()
+        listening.close()
         witness.check_hooks_paired()
         check_quiet(server)
 

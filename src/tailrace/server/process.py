@@ -146,7 +146,7 @@ def _transport(running: Server, listening: socket.socket, tls: tuple[str, str] |
         from tailrace.transports.asgi import AsgiApp
         from tailrace.transports.embedded import Embedded
 
-        return Embedded(AsgiApp(running), listening, tls, running.tasks, keep_alive=int(running.settings.idle_time))
+        return Embedded(AsgiApp(running), listening, tls, running.tasks, running.settings)
     from tailrace.transports.http import Listener
 
     return Listener(running, [listening], tls=_tls_context(*tls) if tls else None)

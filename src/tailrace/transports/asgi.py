@@ -213,6 +213,7 @@ class _Connection(Sink):
                 await self._send(message)
         except TimeoutError:
             self._abort()
+            await asyncio.sleep(0)  # the server learns it one turn later, and logs no unfinished reply as our error
             raise TransportError(f"the peer took nothing for {self.server.settings.stall:g} s") from None
         except OSError as error:
             raise TransportError(f"the connection broke: {error}") from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 if TYPE_CHECKING:
+    from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
 
 __all__ = ["Embedded"]
@@ -24,11 +25,12 @@ class Embedded:
         listening: Where to accept.
         tls: Certificate and key files, or None.
         tasks: Where its task runs.
-        keep_alive: Seconds that an idle connection lives.
+        settings: Of its limits uvicorn knows the idle time, the number of connections (to one more it answers 503)
+            and, where it parses with h11, the size of a request's head.
     """
 
     def __init__(
-        self, app: Any, listening: socket.socket, tls: tuple[str, str] | None, tasks: Tasks, *, keep_alive: int
+        self, app: Any, listening: socket.socket, tls: tuple[str, str] | None, tasks: Tasks, settings: Settings
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -39,7 +41,9 @@ class Embedded:
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=keep_alive,
+            timeout_keep_alive=int(settings.idle_time),
+            limit_concurrency=settings.max_connections,
+            h11_max_incomplete_event_size=settings.max_headers,
             backlog=2048,
             ssl_certfile=tls[0] if tls else None,
             ssl_keyfile=tls[1] if tls else None,
