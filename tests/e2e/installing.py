@@ -77,7 +77,7 @@ def node_tools() -> Path:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(DRIVERS / "tools" / name, folder)
         command = [str(BIN / "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-        _run("node", command, cwd=folder, env={"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"})
+        run_step("node", command, cwd=folder, env={"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"})
 
     _once(folder, [lock], install)
     return folder / "node_modules"
@@ -93,7 +93,7 @@ def go_programs() -> Path:
         go = _go()
         path = f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         env = {"PATH": path, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
-        _run("go", [go, "build", "-trimpath", "-o", f"{folder}/", "./mcpgo", "./gosdk"], cwd=source, env=env)
+        run_step("go", [go, "build", "-trimpath", "-o", f"{folder}/", "./mcpgo", "./gosdk"], cwd=source, env=env)
 
     _once(folder, sorted([*source.rglob("*.go"), *source.glob("go.*")]), build)
     return folder
@@ -116,14 +116,15 @@ def _environment(requirements: Path, name: str, part: str = "python packages") -
 
     def install() -> None:
         # Without pip: Debian's Python cannot put it there; the uv or pip that is here installs into it.
-        _run(part, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        run_step(part, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
         uv = shutil.which("uv") or shutil.which("uv", path=str(BIN))
         base = getattr(sys, "_base_executable", sys.executable)
         ways = [[uv, "pip", *locked, "--compile-bytecode", "--python", str(python)]] if uv else []
         ways += [[one, "-m", "pip", "--python", str(python), *locked] for one in (sys.executable, base)]
         for number, way in enumerate(ways, 1):
             try:
-                return _run(part, way)
+                run_step(part, way)
+                return
             except Missing:
                 if number == len(ways):
                     raise
@@ -156,7 +157,19 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-def _run(part: str, command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+def once_into(name: str, version: str, fetch: Callable[[Path], None]) -> Path:
+    """A folder of the cache that `fetch` filled, once for each `version`."""
+    folder = CACHE / name
+    _once(folder, [], lambda: fetch(folder), extra=f"{folder} {version}")
+    return folder
+
+
+def run_step(part: str, command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run one step of a set-up; what it printed.
+
+    Raises:
+        Missing: It failed, or took too long.
+    """
     shown = " ".join(command[:4])
     try:
         done = subprocess.run(
@@ -168,3 +181,4 @@ def _run(part: str, command: Sequence[str], cwd: Path | None = None, env: Mappin
         raise Missing(part, f"`{shown} …`: {error}") from None
     if done.returncode:
         raise Missing(part, f"`{shown} …` failed: {(done.stderr or done.stdout).strip()[-400:]}")
+    return done.stdout

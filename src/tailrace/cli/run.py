@@ -44,6 +44,7 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
 @_option("--uds", "Listen on this Unix socket instead.", type=click.Path(dir_okay=False), metavar="PATH")
 @_option("--store", "Where sessions and accepted calls are kept: sqlite, sqlite:PATH or memory. "
          "Default: sqlite in your state folder; with --stdio: memory.", callback=_store)  # fmt: skip
+@_option("--publish", "Where what calls publish goes: kafka://HOST:PORT, log: or memory:.", metavar="URL")
 @_option("--store-wait", "Seconds to wait for a process that holds the store.", type=_SECONDS, default=30.0)
 @_option("--server", "What moves the bytes.", type=click.Choice(["listener", "uvicorn"]), default="listener")
 @_option("--drain", "Seconds that running calls get at shutdown.", type=_SECONDS, default=25.0)

@@ -15,9 +15,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
+from tailrace.core.outgoing import Collected
 from tailrace.errors import CallCancelled
 
 if TYPE_CHECKING:
+    from tailrace.core.outgoing import Message, Outbox
+    from tailrace.core.ports import Record
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
 
@@ -49,6 +52,15 @@ class Reply(Protocol):
         answers only, right before they are given."""
         ...
 
+    @property
+    def gone(self) -> bool:
+        """Nobody is connected who would read the answer now."""
+        ...
+
+    def record(self, call: Any) -> Record | None:
+        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
+        ...
+
 
 class CallState(Enum):
     """`ACCEPTED` (owned, no user code has run) -> `RUNNING` -> `ENDED`."""
@@ -70,13 +82,17 @@ class Call(ABC):
         tasks: Where it runs and is counted.
         reply: Where its frames go.
         context: What its handler is given.
+        collected: What it wants published, if anything.
+        decided: Its outcome is being committed: a cancellation comes too late now.
     """
 
     __slots__ = (
         "_cancelled",
         "_deadline_timer",
         "_reports",
+        "collected",
         "context",
+        "decided",
         "journalled",
         "key",
         "number",
@@ -104,6 +120,8 @@ class Call(ABC):
         self._cancelled = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._reports = 0
+        self.collected: Collected | None = None
+        self.decided = False
 
     @property
     def public_session(self) -> Session | None:
@@ -142,7 +160,7 @@ class Call(ABC):
 
     def cancel(self, error: Exception) -> None:
         """End it early: its context ends with `error`, its task is cancelled. Only the first time counts."""
-        if self.state is CallState.ENDED or self._cancelled:
+        if self.state is CallState.ENDED or self._cancelled or self.decided:
             return
         self._cancelled = True  # not read from the context, which its handler can end by itself
         self.context.cancel(error)
@@ -186,6 +204,21 @@ class Call(ABC):
     ) -> None:
         """Start detached work with `context`'s values (see `Context.spawn`)."""
         self.tasks.spawn(context.detach(), fn, args, name=name, timeout=timeout, on_error=on_error)
+
+    @property
+    def over(self) -> bool:
+        """Its outcome is decided: nothing can be added to it."""
+        return self.decided or self.state is CallState.ENDED
+
+    def collect(self, outbox: Outbox, message: Message, *, skip_if_gone: bool) -> None:
+        """Keep a message until the call has succeeded (see `Context.publish`).
+
+        Raises:
+            LimitError: It has published too much already.
+        """
+        if self.collected is None:
+            self.collected = Collected(outbox)
+        self.collected.add(message, skip_if_gone=skip_if_gone)
 
     async def _run(self) -> None:
         if self.context.error is not None:  # cancelled between `start` and its first step

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
+from tailrace.core.outgoing import OUTBOX
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
+    from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.session import Session
 
 __all__ = ["Context", "current"]
@@ -225,6 +227,78 @@ class Context:
         if self.call is None:
             raise RuntimeError("spawn() needs a running call; outside of one, start the work yourself")
         self.call.spawn(self, fn, args, name=name, timeout=timeout, on_error=on_error)
+
+    async def publish(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        if_gone: Literal["publish", "skip"] = "publish",
+    ) -> None:
+        """Put a message into the durable outbox, from which it goes to the broker (`--publish`); never waits for that.
+
+        In a call it is committed with the call's success, and not at all if the call fails. In detached work it is
+        committed at once, and this returns when it is safe. It arrives at least once, with the same `message-id`
+        each time, and with the request's `correlation-id` and trace in its headers.
+
+        Args:
+            topic: Letters, digits and ``. _ -``, at most 249.
+            value: bytes as they are, str as UTF-8, anything else as JSON; at most 1 MiB.
+            key: Messages of one topic and key keep their order; at most 1 KiB.
+            headers: More headers, at most 16 KiB.
+            if_gone: ``skip`` drops it if the client has gone away when the call ends.
+
+        Raises:
+            RuntimeError: The server publishes to nowhere.
+            LimitError: Too many messages wait for the broker, or the call has published 1,000 or 4 MiB.
+            ValueError: It cannot be encoded, or is too large.
+            StoreError: It is not safe (in detached work; a call whose messages cannot be committed fails).
+        """
+        message = self._collect(topic, value, key, headers, if_gone)
+        if message is not None:
+            outbox: Outbox = self.value(OUTBOX)
+            await outbox.write([message])
+
+    def publish_nowait(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        if_gone: Literal["publish", "skip"] = "publish",
+    ) -> None:
+        """`publish` without waiting, for plain functions; of a running call only.
+
+        Raises:
+            RuntimeError: The server publishes to nowhere; or there is no call that is still running.
+            LimitError: As `publish`.
+            ValueError: As `publish`.
+        """
+        if self._collect(topic, value, key, headers, if_gone) is not None:
+            raise RuntimeError("publish_nowait() needs a running call; in detached work await publish()")
+
+    def _collect(
+        self,
+        topic: str,
+        value: Any,
+        key: str | bytes | None,
+        headers: Mapping[str, str | bytes] | None,
+        if_gone: str,
+    ) -> Message | None:
+        """Leave a message with the running call; gives it back where there is none."""
+        outbox: Outbox | None = self.value(OUTBOX)
+        if outbox is None:
+            raise RuntimeError("publish() has nowhere to go: start the server with --publish kafka://HOST:PORT or log:")
+        if if_gone not in ("publish", "skip"):
+            raise ValueError(f"if_gone is publish or skip, not {if_gone!r}")
+        message = outbox.message(self, topic, value, key, headers or {})
+        if self.call is None or self.call.over:
+            return message
+        self.call.collect(outbox, message, skip_if_gone=if_gone == "skip")
+        return None
 
     # --- the call's owner ---
 

@@ -107,7 +107,7 @@ class EndCall(msgspec.Struct, frozen=True, gc=False):
 class PutEntry(msgspec.Struct, frozen=True, gc=False):
     """Create or replace an entry; it belongs to no session, and goes by itself once it has expired."""
 
-    kind: str  # whose table it is: "once", "task"
+    kind: str  # whose table it is: "once", "task", "outbox"
     key: str  # unique within its kind
     data: bytes
     expires: float  # wall clock, seconds
@@ -246,6 +246,10 @@ class Store(Protocol):
 
     async def entry(self, kind: str, key: str) -> StoredEntry | None:
         """One entry, as all that was written before left it; None where there is none, or it has expired."""
+        ...
+
+    async def count(self, kind: str) -> int:
+        """How many entries of a kind have not expired."""
         ...
 
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:

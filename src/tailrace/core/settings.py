@@ -43,6 +43,7 @@ class Settings:
     max_session_calls: int = 100
     max_sessions: int = 10_000
     max_detached: int = 1000
+    max_outbox: int = 100_000  # messages that wait for the broker
     max_threads: int = 64
     max_batch: int = 100
     max_listens: int = 1000  # streams of `subscriptions/listen`, over all clients

@@ -26,6 +26,8 @@ from tailrace.protocols.mcp.journal import Journals
 from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.protocols.mcp.streamable import Streamable
+from tailrace.publish.outbox import StoreOutbox
+from tailrace.publish.publishers import make_publisher
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 from tailrace.transports.asgi import AsgiApp
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from tailrace.clients.mcp.links import MemoryLink
     from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Store
+    from tailrace.publish import Publisher
     from tailrace.service import Service
 
 __all__ = ["Server", "asgi", "connect", "make_server", "make_settings", "make_store", "run"]
@@ -55,23 +58,34 @@ class Server:
         settings: Limits and times.
         store: Where sessions, streams and calls are kept.
         bearer: Tells who asks over HTTP; None: everybody may, and is nobody.
+        publisher: Where what is published goes; None: `publish` raises.
 
     Raises:
         DefinitionError: The service relies on something that is not served yet.
     """
 
-    def __init__(self, service: Service, settings: Settings, store: Store, bearer: Bearer | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        store: Store,
+        bearer: Bearer | None = None,
+        publisher: Publisher | None = None,
+    ) -> None:
         _check_served(service)
         self.service = service
         self.settings = settings
         self.store = store
         self.guard = Guard(settings.allow_hosts, settings.allow_origins)
         self.bearer = bearer
+        self.publisher = publisher
+        self.outbox: StoreOutbox | None = None
         self.ready = False
         self.endpoint: Endpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
         self._starting: asyncio.Future[None] | None = None
+        self._drain_began = 0.0  # loop time
         self._draining = _Once(self._drain)
         self._stopping = _Once(self._stop)
         self._exits = AsyncExitStack()
@@ -134,7 +148,8 @@ class Server:
         self._exits.callback(sweeper.close)
         await self.store.open(wait=settings.store_wait)
         self._exits.push_async_callback(self.store.close)
-        seals = Seals(await self.store.secrets(), await self.store.next_epoch())
+        epoch = await self.store.next_epoch()
+        seals = Seals(await self.store.secrets(), epoch)
         hooks = self.service.hooks
         self.endpoint = endpoint = Endpoint(
             self.service,
@@ -146,6 +161,11 @@ class Server:
             seals,
         )
         self._exits.callback(endpoint.close)
+        if self.publisher is not None:
+            self.outbox = outbox = StoreOutbox(self.store, epoch, self.publisher, tasks, limit=settings.max_outbox)
+            self._exits.push_async_callback(outbox.close)
+            await outbox.open()
+            endpoint.outbox = outbox
         lifespan = self.service.enter_lifespan()
         await lifespan.__aenter__()
         self._exits.push_async_callback(self._leave, lifespan)
@@ -193,6 +213,7 @@ class Server:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
         self.endpoint.draining = True
+        self._drain_began = self.tasks.loop.time()
         await self.tasks.drain(self.settings.drain)
 
     async def end_sessions(self, limit: float = 0.8) -> None:
@@ -217,6 +238,12 @@ class Server:
         except TimeoutError:
             logger.error("sessions did not end within %.1fs count=%d", limit, len(endpoint.sessions))
 
+    async def _empty_outbox(self) -> None:
+        """Deliver what waits, for what is left of the drain's time; no more of it comes."""
+        if self.outbox is not None:
+            spent = self.tasks.loop.time() - self._drain_began
+            await self.outbox.drain(max(0.5, self.settings.drain - spent))
+
     async def stop(self) -> None:
         """Drain, end all sessions, flush and close the store. Idempotent; all callers wait for the one end."""
         await self._stopping()
@@ -227,6 +254,7 @@ class Server:
         await self.drain()
         await self.end_sessions()
         if self._tasks is not None:
+            await self._empty_outbox()
             await self._tasks.close(0.4)
         await self._exits.aclose()
 
@@ -311,7 +339,7 @@ class Server:
             "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
             "log_bytes": {"held": self.endpoint.retention.budget.held},
             "store": {"name": self.store.name, **self.store.statistics()},
-            "outbox": {"waiting": 0},
+            "outbox": {"waiting": 0} if self.outbox is None else self.outbox.statistics(),
         }
 
     def converse(self) -> Conversation:
@@ -396,6 +424,7 @@ def make_server(
     store: str | Store | None = None,
     auth: object = None,
     auth_token: str | Sequence[str] | None = None,
+    publish: str | Publisher | None = None,
 ) -> Server:
     """A server of `service`; see `Service.asgi` for what it may be told.
 
@@ -404,7 +433,8 @@ def make_server(
     """
     settings = make_settings(options)
     bearer = make_bearer(auth, auth_token, seconds=settings.auth_time, limit=settings.max_calls)
-    return Server(service, settings, make_store(store), bearer)
+    publisher = None if publish is None else make_publisher(publish)
+    return Server(service, settings, make_store(store), bearer, publisher)
 
 
 def asgi(
@@ -413,6 +443,7 @@ def asgi(
     store: str | Store | None = None,
     auth: object = None,
     auth_token: str | Sequence[str] | None = None,
+    publish: str | Publisher | None = None,
     **options: Any,
 ) -> AsgiApp:
     """An ASGI application of `service` (see `Service.asgi`).
@@ -422,9 +453,10 @@ def asgi(
         store: ``memory`` (default, not durable), ``sqlite:PATH`` or a store.
         auth: ``async (token) -> principal or None``: whose a bearer token is.
         auth_token: The tokens that are valid, instead of `auth`.
+        publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         options: Any field of `Settings`; flags' names work, too.
     """
-    return AsgiApp(make_server(service, options, store=store, auth=auth, auth_token=auth_token))
+    return AsgiApp(make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish))
 
 
 def run(service: Service, *, transport: str = "stdio", **flags: Any) -> None:
@@ -434,8 +466,8 @@ def run(service: Service, *, transport: str = "stdio", **flags: Any) -> None:
     run_process(service, transport=transport, **flags)
 
 
-async def connect(service: Service, **options: Any) -> MemoryLink:
+async def connect(service: Service, *, publish: str | Publisher | None = None, **options: Any) -> MemoryLink:
     """A link to a server of its own for `service`, in this process and loop; closing it stops the server."""
     from tailrace.server.inmemory import open_link
 
-    return await open_link(Server(service, make_settings(options), MemoryStore()))
+    return await open_link(make_server(service, options, publish=publish))

@@ -28,6 +28,7 @@ from tailrace.transports.guard import is_loopback
 
 if TYPE_CHECKING:
     from tailrace.core.ports import Store
+    from tailrace.publish import Publisher
     from tailrace.service import Service
     from tailrace.transports.stdio import Pipes
 
@@ -49,6 +50,7 @@ def run_process(
     insecure: bool = False,
     auth: object = None,
     auth_token: str | Sequence[str] | None = None,
+    publish: str | Publisher | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
     log_level: str = "info",
@@ -70,6 +72,7 @@ def run_process(
         insecure: Allow an address that others can reach, without authentication.
         auth: ``async (token) -> principal or None``: whose a bearer token is. Over stdio nobody is asked.
         auth_token: The bearer tokens that are valid, instead of `auth`.
+        publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
         log_level: debug, info, warning or error.
@@ -85,7 +88,7 @@ def run_process(
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format)
-    running = make_server(service, options, store=store, auth=auth, auth_token=auth_token)
+    running = make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish)
     if transport == "stdio":
         from tailrace.transports.stdio import guard
 

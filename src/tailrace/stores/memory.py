@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import (
@@ -35,8 +36,6 @@ from tailrace.stores.tickets import Tickets
 from tailrace.stores.weight import write_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from tailrace.core.ports import Committed
 
 __all__ = ["MemoryStore"]
@@ -156,6 +155,11 @@ class MemoryStore(Store):
         """As `Store.entry`."""
         await self._reading()
         return self._entries.get(kind, key, self._clock())
+
+    async def count(self, kind: str) -> int:
+        """As `Store.count`."""
+        await self._reading()
+        return self._entries.count(kind, self._clock())
 
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
         """As `Store.entries`."""

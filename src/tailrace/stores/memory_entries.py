@@ -6,15 +6,12 @@ Commits and callbacks are `memory`'s; time is passed in.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
 
 from tailrace.core.ports import PutEntry, Record, StoredEntry
 from tailrace.errors import StoreError
 from tailrace.stores.weight import OVERHEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["Entries"]
 
@@ -82,6 +79,10 @@ class Entries:
         """One that has not expired, or None."""
         entry = self._kinds.get(kind, {}).get(key)
         return None if entry is None or entry.expires <= now else entry
+
+    def count(self, kind: str, now: float) -> int:
+        """How many have not expired."""
+        return sum(entry.expires > now for entry in self._kinds.get(kind, {}).values())
 
     def page(self, kind: str, after: str, limit: int, now: float) -> list[StoredEntry]:
         """At most `limit` that have not expired, by key, those after `after`."""

@@ -184,6 +184,10 @@ class SqliteStore(Store):
         """As `Store.entry`."""
         return await self._ask(partial(tables.entry, kind=kind, key=key, now=self._clock()))
 
+    async def count(self, kind: str) -> int:
+        """As `Store.count`."""
+        return await self._ask(partial(tables.count, kind=kind, now=self._clock()))
+
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
         """As `Store.entries`."""
         return await self._ask(partial(tables.entries, kind=kind, after=after, limit=limit, now=self._clock()))

@@ -7,6 +7,7 @@ Which thread, which file and what happens when a commit fails is left to `sqlite
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,12 +29,12 @@ from tailrace.core.ports import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "APPLICATION_ID",
     "MIGRATIONS",
     "Batch",
+    "count",
     "entries",
     "entry",
     "expire",
@@ -273,6 +274,12 @@ def entry(connection: sqlite3.Connection, kind: str, key: str, now: float) -> St
         "SELECT key, data, expires FROM entries WHERE kind = ? AND key = ? AND expires > ?", (kind, key, now)
     ).fetchone()
     return None if found is None else StoredEntry(*found)
+
+
+def count(connection: sqlite3.Connection, kind: str, now: float) -> int:
+    """How many entries of a kind there are, without the expired."""
+    (found,) = connection.execute("SELECT count(*) FROM entries WHERE kind = ? AND expires > ?", (kind, now)).fetchone()
+    return found
 
 
 def entries(connection: sqlite3.Connection, kind: str, after: str, limit: int, now: float) -> list[StoredEntry]:

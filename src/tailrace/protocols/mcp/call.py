@@ -22,6 +22,7 @@ from tailrace.wire.content import BLOCKS, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
 
 if TYPE_CHECKING:
+    from tailrace.core.outgoing import Collected
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.service import Tool
@@ -44,6 +45,10 @@ class DuplicateId(ProtocolError):
 
     def __init__(self, id: int | str) -> None:
         super().__init__(INVALID_REQUEST, f"a request with the id {str(id)[:64]!r} is in flight")
+
+
+class _NotPublished(StoreError):
+    """What the call publishes could not be committed; not to be taken for an error of the tool's own."""
 
 
 class Dialect:
@@ -70,6 +75,7 @@ class StoredCallData(Struct, frozen=True):
     arguments: Raw
     progress_token: int | str | None = None
     reran: bool = False  # it runs for the second time: a third one is not tried
+    outcome: Raw | None = None  # its result, committed together with what it published: it does not run again
 
 
 class McpCall(Call):
@@ -82,10 +88,11 @@ class McpCall(Call):
         dialect: How its result is written.
         level: The least severe log record the client wants, as a rank; None for all of them, -1 for none.
         reran: It runs again after a crash.
+        outcome: Its result, once that is decided and what it publishes is being committed.
         keep_answer: Answer also when the client cancelled it (its POST waits for some reply).
     """
 
-    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "reran", "tool")
+    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "outcome", "reran", "tool")
 
     def __init__(
         self,
@@ -112,6 +119,7 @@ class McpCall(Call):
         self.max_result = max_result
         self.keep_answer = keep_answer
         self.reran = False
+        self.outcome: Raw | None = None
 
     @property
     def public_session(self) -> Session | None:
@@ -128,10 +136,13 @@ class McpCall(Call):
     async def run(self) -> bytes | None:
         """Run the tool. Whatever it does, there is an answer; only a cancellation of the call comes out."""
         try:
-            answer = encode_result(self.request_id, await self._result())
+            result = await self._result()
+            answer = encode_result(self.request_id, result)
             if len(answer) > ANSWER_ROOM and not await self.reply.room_for(len(answer)):
                 text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
                 raise LimitError("log", text)
+            if self.collected is not None:
+                await self._publish(self.collected, result)
             return answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -142,10 +153,30 @@ class McpCall(Call):
             return self._refusal(error)
         except CallCancelled as error:  # the server ends, and its threads take nothing any more
             return self.aborted(error)
+        except _NotPublished as error:
+            logger.error("messages could not be committed, so the call failed tool=%s error=%s", self.tool.name, error)
+            return encode_error(self.request_id, INTERNAL_ERROR, "what the call publishes could not be stored")
         except LimitError as error:
             return encode_error(self.request_id, mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self._bug("the tool raised an exception")
+
+    async def _publish(self, collected: Collected, result: bytes) -> None:
+        """Commit what it publishes, in one write with its own record: a crash leaves both, or neither.
+
+        From here on it has succeeded, and is not cancelled any more.
+        """
+        messages = collected.take(gone=self.reply.gone)
+        if not messages:
+            return
+        self.decided = True
+        self.outcome = Raw(result)
+        record = self.reply.record(self)
+        try:
+            await collected.outbox.write(messages, () if record is None else (record,))
+        except StoreError as error:
+            self.outcome = None
+            raise _NotPublished(str(error)) from None
 
     async def _result(self) -> bytes:
         tool = self.tool
@@ -210,7 +241,7 @@ class McpCall(Call):
         """The journal's record of it: enough to answer it, or run it again, in another process life."""
         arguments = self.arguments if isinstance(self.arguments, Raw) else Raw(b"{}")
         token = None if self.meta.progress_token is UNSET else self.meta.progress_token
-        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token, self.reran))
+        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token, self.reran, self.outcome))
 
     def aborted(self, error: Exception) -> bytes | None:
         """A timeout is the tool's failure; a cancellation is answered only where something waits for it."""

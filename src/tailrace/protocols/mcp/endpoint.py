@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tailrace.core.log import Cursor, Log
+from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.ports import DropSession, Kind, PutSession
 from tailrace.core.session import Lifecycle, Session, Sessions
 from tailrace.core.tasks import DelayLine, Sweeper, Tasks
@@ -93,6 +94,7 @@ class Endpoint:
         self.journals = journals
         self.hooks = hooks
         self.seals = seals
+        self.outbox: Outbox | None = None  # where calls publish to
         self.now = tasks.loop.time
         self.tools = service.tools  # a live view
         self.sessions = Sessions(
@@ -428,8 +430,13 @@ class Endpoint:
 
     def _set_values(self, call: McpCall) -> None:
         meta = call.meta
+        values: dict[Any, Any] = {}
         if meta.traceparent is not UNSET and (trace := _TRACEPARENT.fullmatch(meta.traceparent)):
-            call.context.set_values({"traceparent": meta.traceparent, "correlation_id": trace[1]})
+            values = {"traceparent": meta.traceparent, "correlation_id": trace[1]}
+        if self.outbox is not None:
+            values[OUTBOX] = self.outbox
+        if values:
+            call.context.set_values(values)
 
 
 def _check_token(token: int | str | UnsetType) -> None:

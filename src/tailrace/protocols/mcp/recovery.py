@@ -174,19 +174,24 @@ class Recovery:
         log = session.streams.get(stream) if stream else session.log
         if log is None:  # nothing of its stream was written before the crash
             log = self.endpoint.retention.restored_log(session, stream, 0)
+        if data.outcome is not None:  # it had succeeded
+            return self._answer(session, number, log, encode_result(data.request_id, bytes(data.outcome)))
         tool = self.endpoint.service.tools.get(data.tool)
         if tool is not None and self._rerun(session, number, log, tool, data):
-            return
+            return None
         result = mcp.ToolResult(
             [Text("The server was stopped while this call was running; whether it took effect is unknown.")],
             is_error=True,
             meta={"io.tailrace/outcome": "unknown"},
         )
+        return self._answer(session, number, log, encode_result(data.request_id, mcp.encode(result)))
+
+    def _answer(self, session: Session, number: int, log: Log, payload: bytes) -> None:
         journal = self.endpoint.journal_of(session)
         if journal is not None:
             journal.along(EndCall(session.id, number))
-        log.append(encode_result(data.request_id, mcp.encode(result)), Kind.ANSWER, self.endpoint.now())
-        if stream:
+        log.append(payload, Kind.ANSWER, self.endpoint.now())
+        if log.stream:
             log.end()
             self.endpoint.retention.retire(session, log)
 

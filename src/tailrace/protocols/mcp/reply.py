@@ -84,6 +84,15 @@ class SessionReply:
         """As the session has it."""
         return await self._retention.room_for(self._session, size)
 
+    @property
+    def gone(self) -> bool:
+        """Nobody reads the session's stream."""
+        return self._log.reader is None
+
+    def record(self, call: McpCall) -> Record | None:
+        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
+        return record_of(self.journal, call, self._log)
+
 
 def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float) -> None:
     """Append a call's answer and, where its acceptance is journalled, its end: both or neither."""
@@ -97,6 +106,13 @@ def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: byte
             journal.along(ended)
     if payload is not None:
         log.append(payload, Kind.ANSWER, now)
+
+
+def record_of(journal: SessionJournal | None, call: McpCall, log: Log | None) -> Record | None:
+    """A journalled call's record as it is now."""
+    if journal is None or log is None or log.ended or not call.journalled:
+        return None
+    return PutCall(journal.session, call.number, log.stream, call.stored())
 
 
 class ExchangeReply:
@@ -205,6 +221,15 @@ class ExchangeReply:
         if self.log is None and not self.exchange.gone:
             return True
         return await self.endpoint.retention.room_for(self.session, size)
+
+    @property
+    def gone(self) -> bool:
+        """The POST's client went away."""
+        return self.exchange.gone
+
+    def record(self, call: McpCall) -> Record | None:
+        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
+        return record_of(self.endpoint.journal_of(self.session), call, self.log)
 
     # --- from the clock and the transport ---
 
