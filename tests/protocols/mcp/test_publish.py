@@ -219,13 +219,11 @@ async def test_without_a_publisher_publishing_is_an_error_that_tells_what_to_do(
     await server.stop()
 
 
-class Failing(MemoryStore):
+class Failing(SqliteStore):
     """Fails to commit whatever holds a message; keeps the writes it was given."""
 
-    durable = True
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.failing = False
         self.writes: list[list[str]] = []
 
@@ -238,8 +236,8 @@ class Failing(MemoryStore):
 
 
 @ERAS
-async def test_a_call_whose_messages_cannot_be_committed_fails(era: str) -> None:
-    shop, store = Shop(), Failing()
+async def test_a_call_whose_messages_cannot_be_committed_fails(era: str, tmp_path: Path) -> None:
+    shop, store = Shop(), Failing(tmp_path / "shop.db")
     async with open_shop(shop, store) as server:
         store.failing = True
         answer = await ask(server, era, "order", {"item": "tea"})
@@ -248,8 +246,8 @@ async def test_a_call_whose_messages_cannot_be_committed_fails(era: str) -> None
         assert shop.published == []
 
 
-async def test_messages_are_written_together_with_the_record_of_the_call() -> None:
-    shop, store = Shop(), Failing()
+async def test_messages_are_written_together_with_the_record_of_the_call(tmp_path: Path) -> None:
+    shop, store = Shop(), Failing(tmp_path / "shop.db")
     async with open_shop(shop, store) as server:
         await ask(server, "sse", "order", {"item": "tea"})
     assert ["PutEntry", "PutCall"] in store.writes

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.call import Call, Reply
 from tailrace.core.session import ANSWER_ROOM
@@ -75,7 +75,7 @@ class StoredCallData(Struct, frozen=True):
     arguments: Raw
     progress_token: int | str | None = None
     reran: bool = False  # it runs for the second time: a third one is not tried
-    outcome: Raw | None = None  # its result, committed together with what it published: it does not run again
+    outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
 
 
 class McpCall(Call):
@@ -119,7 +119,7 @@ class McpCall(Call):
         self.max_result = max_result
         self.keep_answer = keep_answer
         self.reran = False
-        self.outcome: Raw | None = None
+        self.outcome: Raw | UnsetType = UNSET
 
     @property
     def public_session(self) -> Session | None:
@@ -175,7 +175,7 @@ class McpCall(Call):
         try:
             await collected.outbox.write(messages, () if record is None else (record,))
         except StoreError as error:
-            self.outcome = None
+            self.outcome = UNSET
             raise _NotPublished(str(error)) from None
 
     async def _result(self) -> bytes:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
 from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
@@ -174,7 +174,7 @@ class Recovery:
         log = session.streams.get(stream) if stream else session.log
         if log is None:  # nothing of its stream was written before the crash
             log = self.endpoint.retention.restored_log(session, stream, 0)
-        if data.outcome is not None:  # it had succeeded
+        if not isinstance(data.outcome, UnsetType):  # it had succeeded
             return self._answer(session, number, log, encode_result(data.request_id, bytes(data.outcome)))
         tool = self.endpoint.service.tools.get(data.tool)
         if tool is not None and self._rerun(session, number, log, tool, data):
