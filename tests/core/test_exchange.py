@@ -43,3 +43,15 @@ def test_a_peer_may_go_while_nobody_listens() -> None:
     exchange = Bare("GET", "/", b"")
     exchange.leave()
     assert exchange.gone
+
+
+def test_a_header_that_is_given_twice_is_found_among_those_asked_for() -> None:
+    class Doubled(Bare):
+        __slots__ = ()
+
+        def header_values(self, name: bytes) -> list[str]:
+            return {b"host": ["a", "b"], b"origin": ["a"]}.get(name, [])
+
+    exchange = Doubled("GET", "/", b"")
+    assert exchange.doubled(frozenset({b"origin", b"host", b"accept"})) == b"host"
+    assert exchange.doubled(frozenset({b"origin", b"accept"})) is None

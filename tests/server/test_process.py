@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,12 @@ def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
 def test_half_of_tls_is_refused_and_not_served_in_the_clear(half: dict[str, str]) -> None:
     with pytest.raises(DefinitionError, match="belong together"):
         run(Service("half"), transport="http", port=0, **half)
+
+
+def test_replies_do_not_wait_for_a_delayed_ack() -> None:
+    """asyncio sets TCP_NODELAY on accepted sockets whose listening socket names its protocol, and on no other."""
+    with _listen("127.0.0.1", 0, None) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_one_host_is_one_host() -> None:

@@ -116,8 +116,11 @@ def test_capabilities_left_out_are_not_shared_between_clients() -> None:
 
 
 def test_a_cancellation_names_the_request_exactly() -> None:
-    assert params("notifications/cancelled", requestId=10**30, reason="late").request_id == 10**30
-    assert params("notifications/cancelled", requestId="1").request_id == "1"
+    late = mcp.decode_cancelled(b'{"requestId":1%030d,"reason":"late"}' % 0)
+    assert late == mcp.CancelledParams(10**30, "late")
+    assert mcp.decode_cancelled(b'{"requestId":"1"}') == mcp.CancelledParams("1")
+    for bad in (b"", b"{}", b'{"requestId":null}', b'{"requestId":1.0}', b'{"requestId":"\xff"}', b"[" * 100_000):
+        assert mcp.decode_cancelled(bad) is None
 
 
 def test_a_page_is_asked_for_by_its_cursor() -> None:
@@ -169,9 +172,6 @@ def test_a_progress_token_is_kept_exactly(token: int | str) -> None:
         ("initialize", b"", "`protocolVersion`"),
         ("initialize", b'{"protocolVersion":1}', "$.protocolVersion"),
         ("logging/setLevel", b'{"level":"loud"}', "$.level"),
-        ("notifications/cancelled", b"{}", "`requestId`"),
-        ("notifications/cancelled", b'{"requestId":null}', "$.requestId"),
-        ("notifications/cancelled", b'{"requestId":1.0}', "$.requestId"),
         ("x", b"{", "truncated"),
     ],
 )

@@ -76,6 +76,10 @@ class Exchange(ABC):
     def header_values(self, name: bytes) -> list[str]:
         """All values of the header `name` (given in lower case), one for each line that carried it."""
 
+    def doubled(self, names: frozenset[bytes]) -> bytes | None:
+        """Which of the headers `names` (in lower case) was given more than once, if one was."""
+        return next((name for name in names if len(self.header_values(name)) > 1), None)
+
     @abstractmethod
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Reply at once and whole. Quietly does nothing when the peer is gone; a second reply is a bug and raises."""

@@ -21,7 +21,7 @@ from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
 from tailrace.protocols.mcp.endpoint import Endpoint
 from tailrace.protocols.mcp.framing import Seals
 from tailrace.protocols.mcp.hooks import Hooks
-from tailrace.protocols.mcp.http import answer_later, refuse
+from tailrace.protocols.mcp.http import answer_later, not_allowed, refuse
 from tailrace.protocols.mcp.journal import Journals
 from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.stdio import Conversation
@@ -47,6 +47,7 @@ __all__ = ["Server", "asgi", "connect", "make_server", "make_settings", "make_st
 logger = logging.getLogger("tailrace.server")
 
 _OPEN = frozenset({"/healthz", "/readyz"})  # asked by those who have no token: load balancers, supervisors
+_READING = frozenset({"GET", "HEAD"})
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
@@ -291,7 +292,7 @@ class Server:
         try:
             return handler(exchange)
         except Exception:
-            logger.exception("a request could not be handled path=%s", exchange.path)
+            logger.exception("a request could not be handled path=%s", exchange.path[:256])
             if not exchange.replied:
                 self.refuse(exchange, 500, "internal error")
             return None
@@ -301,11 +302,15 @@ class Server:
         refuse(exchange, status, ProtocolError(INVALID_REQUEST, message))
 
     def _healthz(self, exchange: Exchange) -> None:
+        if exchange.method not in _READING:
+            return not_allowed(exchange, b"GET, HEAD")
         exchange.respond(200, _TEXT, b"ok\n")
 
     def _readyz(self, exchange: Exchange) -> None:
         failure = self.store.failure
-        if not self.ready:
+        if exchange.method not in _READING:
+            not_allowed(exchange, b"GET, HEAD")
+        elif not self.ready:
             exchange.respond(503, _TEXT, b"draining\n")
         elif failure is not None:
             exchange.respond(503, _TEXT, b"the store fails\n")

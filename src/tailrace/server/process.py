@@ -198,7 +198,9 @@ def _listen(host: str, port: int, uds: str | None) -> socket.socket:
         address: Any = uds
     else:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # Only of sockets that name their protocol asyncio turns Nagle's algorithm off; with it, each reply that is
+        # written in two pieces (uvicorn's) waits 40 ms for the client's delayed ACK.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         address = (host, port)
     try:

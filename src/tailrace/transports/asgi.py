@@ -260,6 +260,16 @@ class AsgiExchange(Exchange):
         """All values of a header."""
         return [value.strip(_BLANK).decode("latin-1") for key, value in self._headers if key == name]
 
+    def doubled(self, names: frozenset[bytes]) -> bytes | None:
+        """Which of these headers was given more than once."""
+        seen: set[bytes] = set()
+        for key, _ in self._headers:
+            if key in names:
+                if key in seen:
+                    return key
+                seen.add(key)
+        return None
+
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Reply whole."""
         self.reply_body = body

@@ -1,4 +1,4 @@
-"""Host and Origin: a page in somebody's browser must not reach a server that listens on loopback.
+"""Host and Origin, once each: a page in somebody's browser must not reach a server that listens on loopback.
 
 DNS rebinding makes a browser send another site's name to 127.0.0.1, so on loopback only loopback
 names are served, and others that were allowed by name. Elsewhere the Host is checked against the
@@ -20,6 +20,19 @@ __all__ = ["Guard", "is_loopback"]
 _CACHE = 1024  # verdicts
 _CACHED = 512  # characters of what one is about: longer ones are nobody's habit
 
+# What has one value (RFC 9110, 5.3), and says who asks, where from, for what, or how the body is to be read.
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"last-event-id",
+        b"mcp-session-id",
+        b"origin",
+    }
+)
+
 Verdict = tuple[int, str] | None
 
 
@@ -37,7 +50,10 @@ class Guard:
         self._verdicts: dict[tuple[str | None, str | None, bool], Verdict] = {}
 
     def check(self, exchange: Exchange) -> Verdict:
-        """None if the request may pass, else the status (421, 403) and the reason."""
+        """None if the request may pass, else the status (400, 421, 403) and the reason."""
+        doubled = exchange.doubled(_ONCE)
+        if doubled is not None:  # another reader of this request may see the other one
+            return 400, f"the header {doubled.decode('ascii')} is given more than once"
         key = (exchange.header(b"host"), exchange.header(b"origin"), exchange.loopback)
         if key in self._verdicts:
             return self._verdicts[key]

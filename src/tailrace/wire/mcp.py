@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -41,6 +41,7 @@ __all__ = [
     "check_modern_headers",
     "check_modern_meta",
     "check_modern_version",
+    "decode_cancelled",
     "decode_header_value",
     "decode_params",
     "encode",
@@ -65,6 +66,7 @@ HEADER_MISMATCH = -32020
 CAPABILITY_MISSING = -32021
 UNSUPPORTED_VERSION = -32022
 
+LogLevel: TypeAlias = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -98,7 +100,7 @@ class Meta(Struct, frozen=True, gc=False):
         default=UNSET, name="io.modelcontextprotocol/clientCapabilities"
     )
     client_info: dict[str, Any] | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/clientInfo")
-    log_level: str | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/logLevel")
+    log_level: LogLevel | UnsetType = msgspec.field(default=UNSET, name="io.modelcontextprotocol/logLevel")
     progress_token: RequestId | UnsetType = msgspec.field(default=UNSET, name="progressToken")
     idempotency_key: str | UnsetType = msgspec.field(default=UNSET, name="io.tailrace/idempotencyKey")
     traceparent: str | UnsetType = UNSET
@@ -182,7 +184,7 @@ class InitializeParams(Struct, frozen=True, rename="camel"):
 class SetLevelParams(Struct, frozen=True):
     """Parameters of `logging/setLevel`."""
 
-    level: Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+    level: LogLevel
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
 
 
@@ -205,9 +207,9 @@ _PARAMS: dict[str, Callable[[bytes], Any]] = {
         "subscriptions/listen": ListenParams,
         "initialize": InitializeParams,
         "logging/setLevel": SetLevelParams,
-        "notifications/cancelled": CancelledParams,
     }.items()
 }
+_cancelled_params = msgspec.json.Decoder(CancelledParams).decode
 _any_params = msgspec.json.Decoder(Params).decode
 _REMOVED = frozenset({"initialize", "logging/setLevel"})  # those of the above that 2026-07-28 does not have
 
@@ -230,6 +232,14 @@ def decode_params(method: str, raw: bytes, *, any_era: bool = False) -> Any:
         raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: {str(error)[:256]}") from None
     except RecursionError:
         raise ProtocolError(INVALID_PARAMS, f"invalid params of {method[:128]}: nested too deeply") from None
+
+
+def decode_cancelled(raw: bytes) -> CancelledParams | None:
+    """The parameters of `notifications/cancelled`; None for what are none: a notification is not answered."""
+    try:
+        return _cancelled_params(raw or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _modern_params(raw: bytes) -> Params | None:

@@ -218,9 +218,8 @@ class Endpoint:
         if session is None:
             return
         if message.method == "notifications/cancelled":
-            try:
-                params = mcp.decode_params(message.method, bytes(message.params))
-            except ProtocolError:
+            params = mcp.decode_cancelled(bytes(message.params))
+            if params is None:
                 return
             found = [call for call in session.calls.values() if call.request_id == params.request_id]
             self.listens.cancelled(session, params.request_id)

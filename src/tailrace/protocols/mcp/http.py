@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from tailrace.errors import ProtocolError
@@ -67,11 +68,13 @@ def accepts(exchange: Exchange, *kinds: str) -> bool:
     if value in _BOTH:
         return True
     lines = exchange.header_values(b"accept")  # several are one list: RFC 9110, 5.3
-    given = {part.partition(";")[0].strip().lower() for line in lines for part in line.split(",")}
+    parts = [part.partition(";") for line in lines for part in line.split(",")]
+    given = {kind.strip().lower() for kind, _, parameters in parts if not _UNWANTED.search(parameters)}
     return all(kind in given or "*/*" in given or kind.partition("/")[0] + "/*" in given for kind in kinds)
 
 
 _BOTH = frozenset({"application/json, text/event-stream", "text/event-stream, application/json"})
+_UNWANTED = re.compile(r"(?:^|;)\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)", re.IGNORECASE)  # RFC 9110, 12.4.2
 
 
 def parse_body(exchange: Exchange, max_batch: int) -> Message | Batch | None:
@@ -79,6 +82,10 @@ def parse_body(exchange: Exchange, max_batch: int) -> Message | Batch | None:
     kind = exchange.header(b"content-type")
     if kind != "application/json" and (kind or "").partition(";")[0].strip().lower() != "application/json":
         refuse(exchange, 415, ProtocolError(INVALID_REQUEST, "the content-type must be application/json"))
+        return None
+    coding = exchange.header(b"content-encoding")
+    if coding is not None and coding.lower() != "identity":
+        refuse(exchange, 415, ProtocolError(INVALID_REQUEST, "the body must come without a content-encoding"))
         return None
     message = parse(exchange.body, max_batch=max_batch)
     if isinstance(message, Malformed):

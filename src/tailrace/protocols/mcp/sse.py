@@ -96,9 +96,11 @@ class HttpSse:
         """Take one message of a session."""
         if exchange.method != "POST":
             return not_allowed(exchange, b"POST")
-        id = parse_qs(exchange.query.decode("latin-1")).get("session_id", [""])[0]
-        if not id:
-            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "session_id is missing from the query"))
+        ids = parse_qs(exchange.query.decode("latin-1")).get("session_id", [])
+        if len(ids) != 1:
+            problem = "is in the query more than once" if ids else "is missing from the query"
+            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, f"session_id {problem}"))
+        id = ids[0]
         session = self.endpoint.find(id, exchange.principal)
         if session is None or session.record.transport != "sse":
             answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id), "tailrace-restore")

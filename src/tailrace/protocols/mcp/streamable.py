@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Streamable"]
 
 _ALLOW = b"GET, POST, DELETE"
+_VERSION = frozenset({b"mcp-protocol-version"})
+_DOUBLED = ProtocolError(INVALID_REQUEST, "the header MCP-Protocol-Version is given more than once")
 
 
 class Streamable:
@@ -78,8 +80,7 @@ class Streamable:
             try:
                 params = mcp.decode_params(message.method, bytes(message.params), any_era=True)
             except ProtocolError as error:
-                status = 400 if version is None or version in mcp.MODERN_VERSIONS else 200
-                return refuse(exchange, status, error, message.id)
+                return self._bad_params(exchange, message, error, version)
             if version in mcp.MODERN_VERSIONS or params.meta.protocol_version is not UNSET:
                 return self._modern_request(exchange, message, params)
             if version is not None and version not in mcp.LEGACY_VERSIONS:
@@ -94,6 +95,15 @@ class Streamable:
         if version is not None and version not in mcp.LEGACY_VERSIONS:
             return refuse(exchange, 400, mcp.unsupported_version(version))
         return self._in_session(exchange, message, None)
+
+    def _bad_params(self, exchange: Exchange, request: Request, error: ProtocolError, version: str | None) -> None:
+        """Refused by status where there is no session; in one the version and the session are looked at first."""
+        alone = version in mcp.MODERN_VERSIONS or request.method == "initialize" or self.endpoint.settings.stateless
+        if alone or exchange.header(b"mcp-session-id") is None:
+            if version is not None and version not in mcp.ALL_VERSIONS:
+                error = mcp.unsupported_version(version)
+            return refuse(exchange, 400, error, request.id)
+        return self._with_session(exchange, lambda _: refuse(exchange, 200, error, request.id))
 
     # --- POST, modern ---
 
@@ -140,6 +150,8 @@ class Streamable:
 
     def _initialize(self, exchange: Exchange, request: Request, params: mcp.InitializeParams) -> None:
         endpoint = self.endpoint
+        if exchange.doubled(_VERSION):
+            return refuse(exchange, 400, _DOUBLED, request.id)
         if endpoint.settings.stateless:
             version = mcp.negotiate(params.protocol_version)
             return exchange.respond(200, JSON, encode_result(request.id, endpoint.methods.initialize_result(version)))
@@ -295,6 +307,8 @@ class Streamable:
         version = exchange.header(b"mcp-protocol-version")
         if version is not None and version not in mcp.LEGACY_VERSIONS:
             return refuse(exchange, 400, mcp.unsupported_version(version))
+        if exchange.doubled(_VERSION):
+            return refuse(exchange, 400, _DOUBLED)
         id = exchange.header(b"mcp-session-id")
         if id is None:
             return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "Mcp-Session-Id is missing: initialize first"))

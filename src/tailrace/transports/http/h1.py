@@ -441,6 +441,11 @@ class H1Exchange(Exchange):
             return []
         return [first, *(value for key, value in self.head.repeated if key == name)]
 
+    def doubled(self, names: frozenset[bytes]) -> bytes | None:
+        """Which of these headers was given more than once."""
+        repeated = self.head.repeated  # nearly always empty
+        return next((name for name, _ in repeated if name in names), None) if repeated else None
+
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Reply whole."""
         if not self.gone:
