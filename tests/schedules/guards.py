@@ -7,6 +7,7 @@ to its text.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled
 from tailrace.protocols.mcp import reply, sse, streamable
 from tailrace.protocols.mcp.endpoint import Endpoint
-from tailrace.protocols.mcp.journal import SessionJournal
+from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.recovery import Recovery
 from tailrace.protocols.mcp.reply import ExchangeReply
 from tailrace.protocols.mcp.sse import HttpSse
@@ -316,3 +317,49 @@ def work_that_ends_without_a_reply_is_noticed(patch: Patch) -> None:
 def a_stateless_call_ends_with_its_client(patch: Patch) -> None:
     """Nobody tells it."""
     patch.setattr(ExchangeReply, "_gone", lambda self: None)
+
+
+# --- of the journal ---
+
+
+@guard
+def a_session_is_stored_before_it_is_answered(patch: Patch) -> None:
+    """Its id is given out while it is being written."""
+
+    async def commit(self: Journals, records: Any) -> None:
+        self.write(records)
+
+    patch.setattr(Journals, "commit", commit)
+
+
+@guard
+def numbers_go_on_where_they_were(patch: Patch) -> None:
+    """Each process life counts its calls and their streams from one."""
+    made = Endpoint.__init__
+
+    def count_anew(self: Endpoint, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.numbers = itertools.count(1)
+
+    patch.setattr(Endpoint, "__init__", count_anew)
+
+
+@guard
+def a_sessions_own_stream_goes_on_where_it_was(patch: Patch) -> None:
+    """Its events are numbered from one again."""
+    make = Endpoint.make_session
+
+    def from_one(self: Endpoint, *arguments: Any, last: int = 0, **more: Any) -> Session:
+        return make(self, *arguments, **more)
+
+    patch.setattr(Endpoint, "make_session", from_one)
+
+
+@guard
+def an_answer_and_the_end_of_its_call_are_one_write(patch: Patch) -> None:
+    """The call's end is written first, and its answer follows."""
+
+    def along(self: SessionJournal, record: Any) -> None:
+        self.journals.write([record])
+
+    patch.setattr(SessionJournal, "along", along)

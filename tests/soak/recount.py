@@ -20,7 +20,7 @@ class Counts:
         accepted: Calls that were promised to a client.
         executed: Times a tool began.
         delivered: Promised calls whose answer reached the client, interrupted ones among them.
-        withdrawn: Promised calls without an answer whose session their client, or the service, had ended.
+        withdrawn: Promised calls without an answer whose session was ended in the same process life, as was asked for.
         lost: Promised calls without an answer, or interrupted without a kill, and notifications that never came.
         doubled: Run-once tools that began twice, answers that changed, events that came twice.
         interrupted: Calls answered with "nobody knows what became of it".
@@ -102,7 +102,8 @@ def _count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list
     session_of: dict[str, str] = {}
     rerun: set[str] = set()
     accepted: set[str] = set()
-    given_up: set[str] = set()
+    recent: dict[str, set[str]] = defaultdict(set)  # by session: sent in this process life
+    excused: set[str] = set()
     open_calls: set[str] = set()  # sent in this process life, or still owed by one before
     in_flight: set[str] = set()
     answers: dict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -110,6 +111,7 @@ def _count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list
         if what == "sent":
             session_of[fields[0]] = fields[1]
             open_calls.add(fields[0])
+            recent[fields[1]].add(fields[0])
             if fields[2]:
                 rerun.add(fields[0])
         elif what == "accepted":
@@ -123,19 +125,20 @@ def _count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list
             if missing or doubled:
                 _tell(counts, f"events of {key}: {missing} missing, {doubled} doubled")
         elif what == "given up":
-            given_up.add(fields[0])
+            excused |= recent[fields[0]]  # what an earlier life owed had to be there before
         elif what == "round":
             counts.rounds += 1
         elif what == "ended":
             if fields[1] == "kill":
                 counts.rounds += 1
                 in_flight |= {key for key in open_calls if key not in answers}
+            recent.clear()
             open_calls = {key for key in open_calls if key in accepted and key not in answers}
     counts.accepted, counts.in_flight = len(accepted), len(in_flight)
     for key in accepted:
         if key in answers:
             counts.delivered += 1
-        elif session_of[key] in given_up:
+        elif key in excused:
             counts.withdrawn += 1
         else:
             counts.lost += 1

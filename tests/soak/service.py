@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from tailrace import Context, Service, Session
@@ -29,16 +30,16 @@ def note(*fields: object) -> None:
         os.close(file)
 
 
-def descriptors() -> dict[str, str]:
-    """What is open, by number; nothing where the system does not tell."""
-    found: dict[str, str] = {}
+def descriptors() -> Counter[str]:
+    """What is open, and how often; nothing where the system does not tell."""
+    found = Counter[str]()
     try:
         numbers = os.listdir("/proc/self/fd")
     except OSError:
         return found
     for number in numbers:
         try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1
         except OSError:
             continue  # the one that listed the folder
     return found
@@ -47,7 +48,7 @@ def descriptors() -> dict[str, str]:
 @svc.lifespan
 async def life(_: Service) -> AsyncIterator[None]:
     """Note at the end what was not there at the beginning. The sessions have ended then, and nobody is served."""
-    tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), set(descriptors().values())
+    tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), descriptors()
     note("begin", os.getpid())
     try:
         yield
@@ -58,7 +59,7 @@ async def life(_: Service) -> AsyncIterator[None]:
             left = {
                 "tasks": sorted(task.get_name() for task in asyncio.all_tasks() - tasks if task is not own),
                 "threads": sorted(thread.name for thread in threading.enumerate() if thread not in threads),
-                "descriptors": sorted(name for name in descriptors().values() if name not in files),
+                "descriptors": sorted((descriptors() - files).elements()),
             }
             if not any(left.values()) or time.monotonic() > limit:
                 break

@@ -100,6 +100,8 @@ def test_what_a_client_gave_up_is_not_owed(tmp_path: Path) -> None:
     counts = counted(tmp_path, [GREETED, *one_call(answers=()), ["given up", SID], TERM], HOOKS)
     assert counts.faults() == []
     assert (counts.accepted, counts.delivered, counts.withdrawn) == (1, 0, 1)
+    kept = [GREETED, *one_call(answers=()), KILL, ["given up", SID], ["ended", "life-2", "term", 0]]
+    assert counted(tmp_path, kept, HOOKS[:2], [["restore", SID], HOOKS[3], FINISHED]).lost == 1, "a life too late"
 
 
 def test_a_read_only_tool_may_begin_twice(tmp_path: Path) -> None:
