@@ -331,6 +331,23 @@ async def test_a_call_belongs_to_the_server_where_there_is_no_session() -> None:
     assert (tasks.started, tasks.ended) == (1, 1)
 
 
+@virtual
+async def test_a_call_that_outlives_its_session_is_the_servers_and_its_id_is_free() -> None:
+    tasks = make_tasks()
+    session = make_session(tasks, Notes())
+    call = Work(tasks, never, session=session).accepted()
+    call.start()
+    call.outlive()
+    call.outlive()
+    Work(tasks, never, session=session).accepted().start()
+    await session.close(grace=0.1)
+    assert (call.answers, list(tasks.calls)) == ([], [call])
+    call.cancel(CallCancelled("enough"))
+    await ended(call)
+    assert call.answers == [b"aborted: enough"]
+
+
+@virtual
 async def test_a_handler_that_only_reports_gives_way_and_can_be_cancelled() -> None:
     async def work(call: Work) -> bytes:
         while True:

@@ -170,6 +170,12 @@ class Call(ABC):
             self.task.cancel()
         # else: its task has not begun. Cancelling that would skip `_run` as a whole; it looks at the context first.
 
+    def outlive(self) -> None:
+        """The server owns it from now on: its session's end is its end no more."""
+        if self.session is not None:
+            self.session.release(self)
+            self.session = None
+
     def set_timeout(self, seconds: float, error: Exception) -> None:
         """Cancel it with `error` after `seconds`."""
         loop = asyncio.get_running_loop()

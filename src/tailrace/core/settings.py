@@ -28,6 +28,9 @@ class Settings:
     grace: float = 5.0  # for a cancelled call to end
     session_idle: float = 1800.0
     session_infancy: float = 60.0  # of a session that was never initialized
+    task_hold: float = 0.5  # for the answer of a call that becomes a task otherwise (`task="auto"`)
+    task_ttl: float = 3600.0  # how long a task is kept from its end on
+    task_poll: float = 0.5  # between two looks of a client at its task, as clients are told
     answer_time: float = 3600.0  # how long answers are kept for a resume
     eof_drain: float = 1.5  # stdio: for running calls after the end of input
     store_wait: float = 30.0  # for another process that holds the store
@@ -49,6 +52,9 @@ class Settings:
     max_listens: int = 1000  # streams of `subscriptions/listen`, over all clients
     max_connection_listens: int = 16  # the same, of one conversation over stdio
     max_watched: int = 100  # tasks and resources that one such stream names
+    max_tasks: int = 10_000  # kept, working or not
+    max_principal_tasks: int = 5_000  # the same, of one principal
+    task_bytes: int = 512 * _MIB  # arguments and results of all tasks; over it no new one begins
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream

@@ -173,6 +173,7 @@ class Server:
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
         await endpoint.recovery.recover()
+        await endpoint.task_table.recover()
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
         self._routes = {
             "/mcp": streamable.handle,
@@ -333,7 +334,12 @@ class Server:
         living = list(sessions.by_id.values())
         return {
             "sessions": {"open": len(living), "opened": sessions.opened, "closed": sessions.closed},
-            "calls": {"running": len(tasks.calls), "accepted": tasks.started, "ended": tasks.ended},
+            "calls": {
+                "running": len(tasks.calls),
+                "accepted": tasks.started,
+                "ended": tasks.ended,
+                "tasks": len(self.endpoint.task_table.tasks),
+            },
             "streams": {
                 "open": sum(
                     (session.log.reader is not None) + sum(log.reader is not None for log in session.streams.values())
@@ -355,7 +361,6 @@ class Server:
 def _check_served(service: Service) -> None:
     """What can be defined and is not served yet is refused, never passed over in silence."""
     unserved = [f"{tool.place}: once= of tool {tool.name}" for tool in service.tools.values() if tool.once]
-    unserved += [f"{tool.place}: task= of tool {tool.name}" for tool in service.tools.values() if tool.task]
     unserved += [f"{resource.place}: resource {resource.uri}" for resource in service.resources.values()]
     unserved += [f"{prompt.place}: prompt {prompt.name}" for prompt in service.prompts.values()]
     if service.middleware:

@@ -46,7 +46,9 @@ class ToolOptions(TypedDict, total=False):
         timeout: Seconds a call may take, above 0. Default: None, no limit of its own.
         on_crash: ``interrupt`` answers an unfinished call with an error after a crash, ``rerun`` runs it
             again. Default: ``rerun`` where it is read-only, else ``interrupt``.
-        task: It may be run as an MCP task. Default: False.
+        task: It may run as an MCP task, for clients of 2026-07-28 that know tasks. True: always. ``auto``: if it is not
+            through within half a second. ``required``: as True, and other clients of that version are refused.
+            For clients of older versions, whose sessions outlive connections, it is a call. Default: False.
         rpc: It is an RPC method as well. Default: True.
         journal: Its calls survive a crash, given a durable store. Default: True.
     """
@@ -62,7 +64,7 @@ class ToolOptions(TypedDict, total=False):
     open_world: bool | None
     timeout: float | None
     on_crash: Literal["interrupt", "rerun"] | None
-    task: bool
+    task: bool | Literal["auto", "required"]
     rpc: bool
     journal: bool
 
@@ -98,7 +100,7 @@ class Tool:
     timeout: float | None
     once: bool | str
     on_crash: Literal["interrupt", "rerun"]
-    task: bool
+    task: bool | Literal["auto", "required"]
     rpc: bool
     journal: bool
     read_only: bool | None
@@ -169,7 +171,7 @@ def make_tool(
     open_world: bool | None = None,
     timeout: float | None = None,
     on_crash: Literal["interrupt", "rerun"] | None = None,
-    task: bool = False,
+    task: bool | Literal["auto", "required"] = False,
     rpc: bool = True,
     journal: bool = True,
 ) -> Tool:
@@ -264,6 +266,8 @@ def _check_tool(tool: Tool) -> None:
         raise DefinitionError(f"{place}: timeout is in seconds and above 0, got {tool.timeout!r}")
     if tool.on_crash not in ("interrupt", "rerun"):
         raise DefinitionError(f"{place}: on_crash is 'interrupt' or 'rerun', got {tool.on_crash!r}")
+    if tool.task not in (False, True, "auto", "required"):
+        raise DefinitionError(f"{place}: task is True, False, 'auto' or 'required', got {tool.task!r}")
     if tool.read_only and tool.destructive:
         raise DefinitionError(f"{place}: a tool cannot be both read_only and destructive")
     if isinstance(once, str) and not _is_text(tool.arguments.schema.get("properties", {}).get(once, {})):

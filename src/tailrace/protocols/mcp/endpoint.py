@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,6 +33,7 @@ from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.recovery import Record, Recovery
 from tailrace.protocols.mcp.reply import SSE
 from tailrace.protocols.mcp.retention import Retention
+from tailrace.protocols.mcp.tasks import TaskTable
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "Record"]
 
 logger = logging.getLogger("tailrace.mcp")
+
+CallT = TypeVar("CallT", bound=McpCall)
 
 SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,64})?")  # W3C Trace Context
@@ -118,6 +121,7 @@ class Endpoint:
         self.retention = Retention(self)
         self.recovery = Recovery(self)
         self.listens = Listens(self)
+        self.task_table = TaskTable(self)
         self._changed: set[str] = set()  # lists of which clients are to be told
         self._next_expiry = 0.0
         sweeper.add(self)
@@ -148,7 +152,8 @@ class Endpoint:
         *,
         by_id: bool,
         keep_answer: bool = False,
-    ) -> McpCall:
+        kind: type[CallT] = McpCall,
+    ) -> CallT:
         """Make a call of a `tools/call` request and have its owner accept it. It has not started yet.
 
         Args:
@@ -159,6 +164,7 @@ class Endpoint:
             dialect: How its answer is written.
             by_id: The request id is its only address (HTTP+SSE, stdio), so a second one in flight is refused.
             keep_answer: Answer it also when its client cancels it.
+            kind: What it is besides.
 
         Raises:
             DuplicateId: The id is in flight.
@@ -173,7 +179,7 @@ class Endpoint:
             level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
         else:
             level = session.record.level if session is not None else None
-        call = McpCall(
+        call = kind(
             request.id if by_id else number,
             number,
             request.id,
@@ -372,6 +378,7 @@ class Endpoint:
         """Stop its timers."""
         self.sweeper.discard(self)
         self.hold.close()
+        self.task_table.close()
         self.waiting.clear()
 
     # --- the clock ---
@@ -383,6 +390,7 @@ class Endpoint:
                 reply.due()
         while self._changed:
             self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
+        self.task_table.sweep(now)
         if now < self._next_expiry:
             return
         self._next_expiry = now + 5.0

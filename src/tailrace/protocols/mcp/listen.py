@@ -18,8 +18,11 @@ from tailrace.protocols.mcp.call import DuplicateId
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS, encode_notification, encode_result
+from tailrace.wire.tasks import declares_tasks, tasks_missing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tailrace.core.exchange import Exchange, Sink
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
@@ -98,6 +101,7 @@ class Listens:
         self.endpoint = endpoint
         self._open: dict[Listen, None] = {}
         self._of_session: dict[tuple[Session, int | str], Listen] = {}
+        self._watching: dict[str, dict[Listen, None]] = {}  # by the id of a task
 
     def __len__(self) -> int:
         return len(self._open)
@@ -112,7 +116,7 @@ class Listens:
         """
         endpoint = self.endpoint
         log = Log(ring=endpoint.settings.ring, kept=0)
-        listen = self._enter(request, params, log, None)
+        listen = self._enter(request, params, log, None, exchange.principal)
         writer = endpoint.writer(log.attach(0), SseFraming())
 
         def gone() -> None:
@@ -134,13 +138,16 @@ class Listens:
         limit = self.endpoint.settings.max_connection_listens
         if sum(1 for of, _ in self._of_session if of is session) >= limit:
             raise _refusal(LimitError("listens", f"{limit} streams listen on this connection; end one first"))
-        self._of_session[session, request.id] = self._enter(request, params, session.log, session)
+        listen = self._enter(request, params, session.log, session, session.principal)
+        self._of_session[session, request.id] = listen
 
     def has(self, session: Session, id: int | str) -> bool:
         """Whether a stream of this conversation has the id."""
         return (session, id) in self._of_session
 
-    def _enter(self, request: Request, params: mcp.ListenParams, log: Log, session: Session | None) -> Listen:
+    def _enter(
+        self, request: Request, params: mcp.ListenParams, log: Log, session: Session | None, principal: str
+    ) -> Listen:
         settings = self.endpoint.settings
         if self.endpoint.draining:
             raise _refusal(LimitError("draining", "the server is shutting down; try again in a moment"))
@@ -150,20 +157,35 @@ class Listens:
         if len(wanted.task_ids) + len(wanted.resource_subscriptions) > settings.max_watched:
             text = f"one stream can name {settings.max_watched} tasks and resources at most; open another one"
             raise ProtocolError(INVALID_PARAMS, text)
-        listen = Listen(request.id, self._granted(wanted), log, session)
+        if wanted.task_ids and not declares_tasks(params.meta):
+            raise tasks_missing()
+        listen = Listen(request.id, self._granted(wanted, principal), log, session)
         self._open[listen] = None
+        for id in listen.granted.task_ids:
+            self._watching.setdefault(id, {})[listen] = None
         listen.acknowledge(self.endpoint.now())
+        if listen.granted.task_ids:
+            self.endpoint.tasks.start(self._tell_states(listen, principal), name="tailrace-task-states")
         return listen
 
-    def _granted(self, wanted: mcp.SubscriptionFilter) -> mcp.SubscriptionFilter:
-        """What of it this server has."""
-        service = self.endpoint.service
+    def _granted(self, wanted: mcp.SubscriptionFilter, principal: str) -> mcp.SubscriptionFilter:
+        """What of it this server has, and this principal may know."""
+        service, find = self.endpoint.service, self.endpoint.task_table.find
         return mcp.SubscriptionFilter(
             tools_list_changed=wanted.tools_list_changed,
             prompts_list_changed=wanted.prompts_list_changed and bool(service.prompts),
             resources_list_changed=wanted.resources_list_changed and bool(service.resources),
             resource_subscriptions=wanted.resource_subscriptions if service.resources else (),
+            task_ids=tuple(id for id in dict.fromkeys(wanted.task_ids) if find(id, principal) is not None),
         )
+
+    async def _tell_states(self, listen: Listen, principal: str) -> None:
+        """At the beginning: what has happened before somebody listened is not missed."""
+        for id in listen.granted.task_ids:
+            params = await self.endpoint.task_table.notified(id, principal)
+            if params is not None and listen in self._open:
+                listen.send("notifications/tasks", params, self.endpoint.now())
+            await listen.log.room()
 
     # --- what they are told ---
 
@@ -174,6 +196,13 @@ class Listens:
             encoded = mcp.encode({name: value for name, value in dict(params or {}).items() if name != "_meta"})
             for listen in told:
                 listen.send(method, encoded, self.endpoint.now())
+
+    def tell_task(self, id: str, state: Callable[[], bytes]) -> None:
+        """Tell those who named this task how it stands; `state` gives it, and is asked only if there is somebody."""
+        if told := self._watching.get(id):
+            params = state()
+            for listen in told:
+                listen.send("notifications/tasks", params, self.endpoint.now())
 
     # --- their end ---
 
@@ -203,6 +232,11 @@ class Listens:
     def _leave(self, listen: Listen) -> None:
         if listen in self._open:
             del self._open[listen]
+            for id in listen.granted.task_ids:
+                told = self._watching[id]
+                del told[listen]
+                if not told:
+                    del self._watching[id]
             if listen.session is not None:
                 del self._of_session[listen.session, listen.id]
 

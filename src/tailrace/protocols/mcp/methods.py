@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from tailrace.errors import ProtocolError
-from tailrace.wire import mcp
+from tailrace.wire import mcp, tasks
 from tailrace.wire.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Methods:
             "supportedVersions": list(mcp.MODERN_VERSIONS),
             "capabilities": {"logging": {}, "tools": {"listChanged": True}},
         }
+        if any(tool.task for tool in self.service.tools.values()):
+            result["capabilities"]["extensions"] = {tasks.EXTENSION: {}}
         if self.service.instructions:
             result["instructions"] = self.service.instructions
         return mcp.encode(result | self._modern())

@@ -76,6 +76,9 @@ class SessionReply:
             self._log.end()
             self._retention.retire(self._session, self._log)
 
+    def release(self, call: Call) -> None:
+        """The stream is the session's: it ends no call."""
+
     async def room(self) -> None:
         """Wait while the session's reader is too far behind."""
         await self._log.room()
@@ -173,6 +176,10 @@ class ExchangeReply:
     def add(self, call: McpCall) -> None:
         """One more call answers here."""
         self._calls.append(call)
+
+    def release(self, call: McpCall) -> None:
+        """The client's disconnect is the call's end no more: it has become a task."""
+        self._calls.remove(call)
 
     # --- from the calls ---
 

@@ -19,7 +19,7 @@ from tailrace.errors import CallCancelled, ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId, encode_failure
 from tailrace.protocols.mcp.framing import LineFraming
 from tailrace.protocols.mcp.reply import SessionReply
-from tailrace.wire import mcp
+from tailrace.wire import mcp, tasks
 from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, Notification, Request, encode_error, parse
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Conversation:
         self.session = endpoint.new_session("stdio", "")
         self.session.log.kept = 0  # nobody can resume a pipe
         self._reply = SessionReply(endpoint.retention, self.session, None)
-        self._greeting: asyncio.Task[None] | None = None
+        self._waited: asyncio.Task[None] | None = None
 
     async def run(self, lines: AsyncIterator[bytes | Any], sink: Sink) -> None:
         """Serve until the input ends, the output is dead, or the session is closed.
@@ -93,9 +93,9 @@ class Conversation:
         limit = self.endpoint.settings.unwritten
         async for line in lines:
             self.receive(line)
-            if self._greeting is not None:  # what stands behind `initialize` in the pipe counts on its outcome
-                await asyncio.wait([self._greeting])
-                self._greeting = None
+            if self._waited is not None:  # what stands behind `initialize` in the pipe counts on its outcome
+                await asyncio.wait([self._waited])
+                self._waited = None
             if cursor.unread > limit:
                 await cursor.log.room(limit)
 
@@ -118,7 +118,7 @@ class Conversation:
         params = mcp.decode_params(request.method, bytes(request.params), any_era=True)
         dialect = endpoint.legacy
         if request.method == "initialize" and params.meta.protocol_version is UNSET:
-            self._greeting = endpoint.tasks.start(self._initialize(request, params), name="tailrace-initialize")
+            self._waited = endpoint.tasks.start(self._initialize(request, params), name="tailrace-initialize")
             return
         if params.meta.protocol_version is not UNSET or request.method == "server/discover":
             mcp.check_modern_version(mcp.check_modern_meta(params.meta))
@@ -127,13 +127,28 @@ class Conversation:
             raise DuplicateId(request.id)
         if dialect.modern and request.method == "subscriptions/listen":
             return endpoint.listens.open_session(self.session, request, params)
+        if dialect.modern and request.method in tasks.METHODS:
+            self._waited = endpoint.tasks.start(self._answer_task(request, params), name="tailrace-task-answer")
+            return None
         body = endpoint.inline(request, params, self.session, dialect)
         if body is not None:
             return self._send(body)
         if not dialect.modern and not self.session.record.version:
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
+        if dialect.modern:
+            table = endpoint.task_table
+            task_call = table.accept(request, params, self.session, self._reply, self.session.principal, by_id=True)
+            if task_call is not None:
+                return table.start(task_call)
         call = endpoint.accept(request, params, self.session, self._reply, dialect, by_id=True)
         return call.start()
+
+    async def _answer_task(self, request: Request, params: Any) -> None:
+        try:
+            body = await self.endpoint.task_table.answer(request, params, self.session.principal)
+        except ProtocolError as error:
+            body = encode_failure(request.id, error)
+        self._send(body)
 
     async def _initialize(self, request: Request, params: mcp.InitializeParams) -> None:
         try:
@@ -146,9 +161,10 @@ class Conversation:
         self.session.log.append(body, Kind.ANSWER, self.endpoint.now())
 
     async def _finish_calls(self, seconds: float) -> None:
-        running = [call.task for call in self.session.calls.values()]
+        working = self.endpoint.task_table.working
+        running = [call.task for call in (*self.session.calls.values(), *working)]
         await self.endpoint.tasks.settle(running, seconds)
-        if left := list(self.session.calls.values()):
+        if left := [*self.session.calls.values(), *self.endpoint.task_table.working]:
             logger.warning("input ended; %d calls cancelled that did not end within %.1fs: %s", len(left), seconds,
                            ", ".join(call.label for call in left)[:1000])  # fmt: skip
         for call in left:

@@ -15,7 +15,7 @@ from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
-from tailrace.wire import mcp, sse
+from tailrace.wire import mcp, sse, tasks
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -120,16 +120,27 @@ class Streamable:
                 self._check_param_headers(exchange, params)
             elif request.method == "subscriptions/listen":
                 return endpoint.listens.open_exchange(exchange, request, params)
+            elif request.method in tasks.METHODS:
+                work = self._answer_task(exchange, request, params)
+                return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
             body = endpoint.inline(request, params, None, endpoint.modern)
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
-            call = endpoint.accept(request, params, None, reply, endpoint.modern, by_id=False)
+            task_call = endpoint.task_table.accept(request, params, None, reply, exchange.principal, by_id=False)
+            call = task_call or endpoint.accept(request, params, None, reply, endpoint.modern, by_id=False)
         except ProtocolError as error:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         reply.add(call)
         endpoint.waiting[reply] = endpoint.now()
-        return call.start()
+        return call.start() if task_call is None else endpoint.task_table.start(task_call)
+
+    async def _answer_task(self, exchange: Exchange, request: Request, params: Any) -> None:
+        try:
+            body = await self.endpoint.task_table.answer(request, params, exchange.principal)
+        except ProtocolError as error:
+            return refuse(exchange, mcp.http_status(error), error, request.id)
+        return exchange.respond(200, JSON, body)
 
     def _check_param_headers(self, exchange: Exchange, params: mcp.CallParams) -> None:
         """Arguments that the tool wants to be repeated in headers are the same there, or the call is refused."""

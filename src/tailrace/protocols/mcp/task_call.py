@@ -1,0 +1,104 @@
+"""A call that is, or may become, a task (SEP-2663): its frames go to its request, or to its task.
+
+Until the task is committed it is a plain call, and its request waits: a disconnect cancels it. From then on it
+belongs to the server, the request has its answer, and nothing but `tasks/cancel` ends it early.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from tailrace.protocols.mcp.call import McpCall
+
+if TYPE_CHECKING:
+    from tailrace.core.call import Call
+    from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
+    from tailrace.protocols.mcp.task_state import Task
+    from tailrace.protocols.mcp.tasks import TaskTable
+
+__all__ = ["Stage", "TaskCall", "TaskReply"]
+
+
+class Stage(Enum):
+    """`PLAIN` (its request waits) -> `CREATING` (the task is being committed) -> `TASK`; or back to `PLAIN`."""
+
+    PLAIN = 0
+    CREATING = 1
+    TASK = 2
+
+
+class TaskReply:
+    """Where the frames of such a call go (fulfils `core.call.Reply`).
+
+    Args:
+        table: Told of what the task says and how it ends.
+        inner: The reply of its request; None for a task of an earlier process life.
+
+    Attributes:
+        settled: For the delay line: it is not waited for any more.
+    """
+
+    __slots__ = ("call", "inner", "settled", "stage", "table", "task")
+
+    def __init__(self, table: TaskTable, task: Task, inner: ExchangeReply | SessionReply | None) -> None:
+        self.table = table
+        self.task = task
+        self.inner = inner
+        self.call: TaskCall
+        self.stage = Stage.PLAIN if inner is not None else Stage.TASK
+        self.settled = False
+
+    def notify(self, call: Call, payload: bytes) -> None:
+        """To the request while it waits. A task has no notifications of its kind (SEP-2663, status notifications)."""
+        if self.stage is not Stage.TASK and self.inner is not None:
+            self.inner.notify(call, payload)
+
+    def answer(self, call: Call, payload: bytes | None) -> None:
+        """The call has ended."""
+        self.settled = True
+        if self.stage is Stage.TASK:
+            return self.table.ended(self.task, self.call, payload)
+        if self.stage is Stage.CREATING:  # before anybody was told of a task
+            self.stage = Stage.PLAIN
+            self.table.drop(self.task)
+        assert self.inner is not None
+        return self.inner.answer(call, payload)
+
+    async def room(self) -> None:
+        """Wait while the request's reader is too far behind; a task waits for nobody."""
+        if self.stage is not Stage.TASK and self.inner is not None:
+            await self.inner.room()
+
+    def due(self) -> None:
+        """It has run for long enough: make a task of it, unless there is no room for one."""
+        self.settled = True
+        self.table.convert(self.call)
+
+
+class TaskCall(McpCall):
+    """A tool's call that is, or may become, a task."""
+
+    __slots__ = ()
+
+    @property
+    def place(self) -> TaskReply:
+        """Its reply."""
+        assert isinstance(self.reply, TaskReply)
+        return self.reply
+
+    def progress(self, done: float, total: float | None, message: str | None) -> None:
+        """What a task reports becomes its status message."""
+        super().progress(done, total, message)
+        place = self.place
+        if place.stage is Stage.TASK and self.context.error is None:
+            place.table.say(place.task, message if message is not None else _described(done, total))
+
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        """Log records go to the request while it waits; tasks have none."""
+        if self.place.stage is not Stage.TASK:
+            super().log(level, data, logger)
+
+
+def _described(done: float, total: float | None) -> str:
+    return f"{done:g}" if total is None else f"{done:g} of {total:g}"

@@ -1,0 +1,367 @@
+"""The tasks of one endpoint (2026-07-28, extension `io.modelcontextprotocol/tasks`, SEP-2663).
+
+A task is committed before its client is told of it, and so is its end before anybody sees it. The table
+knows of each task who, when and how it stands; its result is in the store. Two entries a task: a small
+one that a start reads, and the result. Tasks of an earlier process life run again or end honestly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tailrace.core.ports import DropEntry, PutEntry, Record
+from tailrace.core.tasks import DelayLine
+from tailrace.errors import CallCancelled, ProtocolError, StoreError
+from tailrace.protocols.mcp.task_call import Stage, TaskCall, TaskReply
+from tailrace.protocols.mcp.task_state import RESULT, STATE, Task, TaskCancelled, restored, unknown_outcome
+from tailrace.wire import jsonrpc, mcp
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
+from tailrace.wire.tasks import declares_tasks, tasks_missing
+
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
+    from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
+    from tailrace.service import Tool
+    from tailrace.wire.jsonrpc import Request
+
+__all__ = ["TaskTable"]
+
+logger = logging.getLogger("tailrace.mcp")
+
+_MESSAGE = 1000  # characters of a status message
+_EXPIRE_EVERY = 5.0  # seconds
+
+
+class TaskTable:
+    """Makes tasks of calls, and answers for them. All methods belong to the endpoint's event loop.
+
+    Args:
+        endpoint: Accepts the calls; has the limits, the store and the streams that listen.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.journals = endpoint.journals
+        self.settings = endpoint.settings
+        self.tasks: dict[str, Task] = {}
+        self.bytes = 0
+        self.wall = time.time
+        self._principals: Counter[str] = Counter()
+        self._hold = DelayLine(endpoint.settings.task_hold)
+        self._said: dict[Task, None] = {}  # whose message is new
+        self._next_expiry = 0.0
+
+    # --- making them ---
+
+    def accept(
+        self,
+        request: Request,
+        params: mcp.CallParams,
+        session: Session | None,
+        inner: ExchangeReply | SessionReply,
+        principal: str,
+        *,
+        by_id: bool,
+    ) -> TaskCall | None:
+        """Accept a call of a tool that may run as a task; None where it is a plain call, of this client or at all.
+
+        Args:
+            request, params, session, by_id: As for `Endpoint.accept`.
+            inner: The reply of the request.
+            principal: Whose task it will be.
+
+        Raises:
+            ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached.
+        """
+        tool = self.endpoint.tools.get(params.name)
+        if tool is None or not tool.task:
+            return None
+        if not declares_tasks(params.meta):
+            if tool.task == "required":
+                raise tasks_missing()
+            return None
+        if tool.task != "auto":
+            self._check_room(principal)
+        arguments = params.arguments if isinstance(params.arguments, Raw) else Raw(b"{}")
+        trace = params.meta.traceparent if params.meta.traceparent is not UNSET else None
+        task = Task(secrets.token_urlsafe(16), principal, tool.name, arguments, trace, self.wall())
+        reply = TaskReply(self, task, inner)
+        call = self.endpoint.accept(request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=TaskCall)
+        reply.call = task.call = call
+        return call
+
+    def start(self, call: TaskCall) -> None:
+        """Begin: with the task, or (``task="auto"``) with the call, which becomes one if it is not through soon."""
+        if call.tool.task == "auto":
+            call.start()
+            self._hold.add(call.place)
+        else:
+            self._create(call)
+
+    def convert(self, call: TaskCall) -> None:
+        """A call that takes its time becomes a task; where there is no room for one, it stays what it is."""
+        try:
+            self._check_room(call.place.task.principal)
+        except ProtocolError:
+            return
+        self._create(call)
+
+    def _create(self, call: TaskCall) -> None:
+        place = call.place
+        place.stage = Stage.CREATING
+        self._enter(place.task)
+        self.journals.write([place.task.entry()], partial(self._created, call))
+
+    def _created(self, call: TaskCall, error: StoreError | None) -> None:
+        place = call.place
+        if place.stage is not Stage.CREATING:  # it has ended, and there is no task
+            return
+        if error is not None:
+            place.stage = Stage.PLAIN
+            self._remove(place.task)
+            if call.task is None:
+                call.cancel(error)
+            return  # a running one is a plain call again
+        assert place.inner is not None
+        place.stage = Stage.TASK
+        place.inner.release(call)
+        call.outlive()
+        place.inner.answer(call, encode_result(call.request_id, self._told(place.task, None, "task")))
+        call.start()
+
+    def drop(self, task: Task) -> None:
+        """It came to nothing: its call has ended before it was there."""
+        self._remove(task)
+        self.journals.write([DropEntry(STATE, task.id)])
+
+    def _check_room(self, principal: str) -> None:
+        settings = self.settings
+        limit = ""
+        if len(self.tasks) >= settings.max_tasks:
+            limit = f"{settings.max_tasks} tasks are kept on this server"
+        elif self._principals[principal] >= settings.max_principal_tasks:
+            limit = f"{settings.max_principal_tasks} of your tasks are kept"
+        elif self.bytes >= settings.task_bytes:
+            limit = "the results of tasks that are kept take too much room"
+        if limit:
+            text = f"{limit}; try again later"
+            raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "tasks"})
+
+    # --- what becomes of them ---
+
+    def say(self, task: Task, message: str) -> None:
+        """It reports; whoever listens hears the newest of what it says, about twice a second."""
+        if task.status == "working" and not task.ended:
+            task.message = message[:_MESSAGE]
+            task.updated = self.wall()
+            self._said[task] = None
+
+    def ended(self, task: Task, call: TaskCall, payload: bytes | None) -> None:
+        """Its call has ended. Whom the end of the server cut off stays open: the next process life settles it."""
+        task.call = None
+        error = call.context.error
+        if isinstance(error, TaskCancelled) or payload is None:
+            return self._settle(task, "cancelled", message=str(error))
+        if isinstance(error, CallCancelled):
+            return None
+        answer = jsonrpc.parse(payload)
+        if isinstance(answer, jsonrpc.Response):
+            return self._settle(task, "completed", bytes(answer.result))
+        assert isinstance(answer, jsonrpc.ErrorResponse)
+        fault: dict[str, Any] = {"code": answer.code, "message": answer.message}
+        if answer.data:
+            fault["data"] = answer.data
+        return self._settle(task, "failed", mcp.encode(fault), message=answer.message)
+
+    def _settle(self, task: Task, status: str, body: bytes = b"", *, message: str = "") -> None:
+        """The one place where a task ends. The first end counts, and is committed before it is seen."""
+        if task.ended:
+            return
+        task.ended = True
+        now = self.wall()
+        task.expires = now + self.settings.task_ttl
+        task.arguments = Raw(b"{}")
+        self.bytes += len(body)
+        task.size += len(body)
+        message = message[:_MESSAGE] or task.message
+        records: list[Record] = [task.entry(status=status, updated=now, message=message)]
+        if body:
+            records.append(PutEntry(RESULT, task.id, body, task.expires))
+
+        def committed(error: StoreError | None) -> None:
+            if error is not None:  # it is told from memory; a crash would leave its outcome open
+                task.kept = body
+            task.status, task.updated, task.message = status, now, message
+            self._said.pop(task, None)
+            self.endpoint.listens.tell_task(task.id, lambda: self._told(task, body))
+
+        self.journals.write(records, committed)
+
+    # --- asking for them ---
+
+    async def answer(self, request: Request, params: Any, principal: str) -> bytes:
+        """Answer `tasks/get`, `tasks/update` or `tasks/cancel`.
+
+        Raises:
+            ProtocolError: The client does not know tasks; there is no such task, or it is somebody else's.
+        """
+        if not declares_tasks(params.meta):
+            raise tasks_missing()
+        task = self.find(params.task_id, principal)
+        if task is None:
+            raise ProtocolError(INVALID_PARAMS, "no such task: it has expired, or was never yours")
+        if request.method == "tasks/get":
+            return encode_result(request.id, self._told(task, await self._outcome(task), "complete"))
+        if request.method == "tasks/cancel":
+            await self._cancel(task)
+        # tasks/update: no task of ours asks for anything, so the responses are to keys that are not outstanding
+        empty = {"resultType": "complete", "_meta": self.endpoint.modern.server_info}
+        return encode_result(request.id, mcp.encode(empty))
+
+    def find(self, id: str, principal: str) -> Task | None:
+        """The task, if it is this principal's and has not expired. A foreign one looks like none."""
+        task = self.tasks.get(id)
+        if task is None or task.principal != principal or self.wall() >= task.expires:
+            return None
+        return task
+
+    async def notified(self, id: str, principal: str) -> bytes | None:
+        """The parameters of a notification of the task as it is now; None where there is no such task."""
+        task = self.find(id, principal)
+        try:
+            return self._told(task, await self._outcome(task)) if task is not None else None
+        except ProtocolError:
+            return None
+
+    async def _cancel(self, task: Task) -> None:
+        """Cooperative: the wish is committed, so that a crash does not lose it; what came before it stays."""
+        if task.ended or task.cancelling:
+            return
+        task.cancelling = True
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def committed(error: StoreError | None) -> None:
+            if not written.done():
+                written.set_result(None)
+
+        self.journals.write([task.entry()], committed)  # before its end, which then stands behind it
+        if task.call is not None:
+            task.call.cancel(TaskCancelled("cancelled by its client"))
+        await written
+
+    async def _outcome(self, task: Task) -> bytes | None:
+        """The result of a completed task, the error of a failed one."""
+        if task.kept is not None or task.outcome_name is None:
+            return task.kept
+        try:
+            entry = await self.journals.store.entry(RESULT, task.id)
+        except StoreError as error:
+            raise ProtocolError(INTERNAL_ERROR, f"the task's result cannot be read: {error}") from None
+        if entry is None:
+            raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
+        return entry.data
+
+    def _told(self, task: Task, outcome: bytes | None, result_type: str | None = None) -> bytes:
+        """Its state, encoded. A task lives `task_ttl` from its end on; while it works, from now on."""
+        end = task.expires if task.ended else self.wall() + self.settings.task_ttl
+        more = {"result_type": result_type, "meta": self.endpoint.modern.server_info} if result_type else None
+        return task.told(outcome, end, self.settings.task_poll, more)
+
+    # --- their table, and its entries in the store ---
+
+    @property
+    def working(self) -> list[TaskCall]:
+        """The calls of those that run."""
+        return [task.call for task in self.tasks.values() if task.call is not None]
+
+    def _enter(self, task: Task) -> None:
+        self.tasks[task.id] = task
+        self._principals[task.principal] += 1
+        self.bytes += task.size
+
+    def _remove(self, task: Task) -> None:
+        if self.tasks.pop(task.id, None) is not None:
+            self.bytes -= task.size
+            self._said.pop(task, None)
+            self._principals[task.principal] -= 1
+            if not self._principals[task.principal]:
+                del self._principals[task.principal]
+
+    # --- after a restart ---
+
+    async def recover(self) -> None:
+        """At the start: the tasks of earlier process lives; those that were working run again or end.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        after = ""
+        while page := await self.journals.store.entries(STATE, after=after):
+            for entry in page:
+                try:
+                    self._restore(restored(entry.key, entry.data, entry.expires))
+                except msgspec.MsgspecError as error:  # one bad entry must not keep the others waiting
+                    logger.error("a stored task cannot be read: %s", error)
+            after = page[-1].key
+
+    def _restore(self, task: Task) -> None:
+        self._enter(task)
+        if task.ended:
+            return
+        if task.cancelling:
+            self._settle(task, "cancelled", message="cancelled by its client; the server was stopped meanwhile")
+        elif not self._rerun(task):
+            self._settle(task, "completed", unknown_outcome(self.endpoint.modern))
+
+    def _rerun(self, task: Task) -> bool:
+        """Run it again if its tool allows that, once at most: that is committed before it starts."""
+        tool: Tool | None = self.endpoint.tools.get(task.tool)
+        if tool is None or tool.on_crash != "rerun" or task.reran:
+            return False
+        meta = mcp.Meta(traceparent=task.trace) if task.trace is not None else mcp.NO_META
+        reply = TaskReply(self, task, None)
+        params = mcp.CallParams(tool.name, task.arguments, meta)
+        request = jsonrpc.Request(task.id, "tools/call", jsonrpc.EMPTY)
+        try:
+            call = self.endpoint.accept(request, params, None, reply, self.endpoint.modern, by_id=False, kind=TaskCall)
+        except ProtocolError as error:
+            logger.warning("a task of the last process life is not run again: %s", error)
+            return False
+        reply.call = task.call = call
+        task.reran = call.reran = True
+
+        def committed(error: StoreError | None) -> None:
+            if error is None:
+                call.start()
+            else:
+                call.cancel(error)
+
+        self.journals.write([task.entry()], committed)
+        return True
+
+    # --- the clock, and the end ---
+
+    def sweep(self, now: float) -> None:
+        """Twice a second: what they said; every few seconds: who has expired."""
+        for task in list(self._said):
+            self.endpoint.listens.tell_task(task.id, partial(self._told, task, None))
+        self._said.clear()
+        if now >= self._next_expiry:
+            self._next_expiry = now + _EXPIRE_EVERY
+            wall = self.wall()
+            for task in [task for task in self.tasks.values() if task.expires <= wall]:
+                self._remove(task)  # its entries in the store go by themselves
+
+    def close(self) -> None:
+        """Stop its timers."""
+        self._hold.close()
