@@ -33,18 +33,6 @@ def test_what_is_missing_is_named_as_the_client_would_declare_it() -> None:
     assert error.data == {"requiredCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "1970-01-01T00:00:00.000Z"),
-        (1_795_000_000.25, "2026-11-18T11:06:40.250Z"),
-        (0.9996, "1970-01-01T00:00:00.999Z"),
-    ],
-)
-def test_times_are_iso_8601_in_utc(seconds: float, text: str) -> None:
-    assert tasks.timestamp(seconds) == text
-
-
 def test_a_state_without_a_time_to_live_says_null_and_leaves_out_what_there_is_not() -> None:
     state = tasks.TaskState("t", "working", "a", "b", None)
     assert msgspec.json.decode(mcp.encode(state)) == {

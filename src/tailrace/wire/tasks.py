@@ -6,7 +6,6 @@ is asked for by `tasks/get`, and pushed by `notifications/tasks`. What becomes a
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from tailrace.errors import ProtocolError
 from tailrace.wire.mcp import CAPABILITY_MISSING, Meta
 
-__all__ = ["EXTENSION", "METHODS", "TERMINAL", "TaskState", "declares_tasks", "tasks_missing", "timestamp"]
+__all__ = ["EXTENSION", "METHODS", "TERMINAL", "TaskState", "declares_tasks", "tasks_missing"]
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
@@ -56,8 +55,3 @@ def tasks_missing() -> ProtocolError:
         f"this needs a client that declares the extension {EXTENSION}",
         {"requiredCapabilities": {"extensions": {EXTENSION: {}}}},
     )
-
-
-def timestamp(seconds: float) -> str:
-    """A wall-clock time as ISO 8601, in UTC and to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -102,6 +102,7 @@ async def test_a_client_that_goes_is_told_no_more() -> None:
         assert service.statistics()["streams"]["open"] == 1
         stream.disconnect()
         assert len(server.endpoint.listens) == 0
+        assert service.statistics()["log_bytes"]["held"] == 0
         await service.broadcast(CHANGED)
         await turns()
         assert len(stream.messages) == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tailrace import Context, DefinitionError, LimitError, Service, ToolError
+from tailrace.protocols.mcp.task_state import timestamp
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
@@ -223,6 +224,13 @@ def test_task_is_one_of_four(task: Any) -> None:
 
         @service.tool(task=task)
         async def tool() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (1_795_000_000.25, "2026-11-18T11:06:40.250Z")]
+)
+def test_times_are_iso_8601_in_utc(seconds: float, text: str) -> None:
+    assert timestamp(seconds) == text
 
 
 # --- task="auto" --------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Listens:
             ProtocolError: Too many listen, or it names too much.
         """
         endpoint = self.endpoint
-        log = Log(ring=endpoint.settings.ring, kept=0)
+        log = Log(ring=endpoint.settings.ring, kept=0, budget=endpoint.retention.budget)
         listen = self._enter(request, params, log, None, exchange.principal)
         writer = endpoint.writer(log.attach(0), SseFraming())
 
@@ -237,7 +237,9 @@ class Listens:
                 del told[listen]
                 if not told:
                     del self._watching[id]
-            if listen.session is not None:
+            if listen.session is None:
+                listen.log.discard()
+            else:
                 del self._of_session[listen.session, listen.id]
 
 

@@ -70,6 +70,10 @@ class TaskReply:
         if self.stage is not Stage.TASK and self.inner is not None:
             await self.inner.room()
 
+    async def room_for(self, size: int) -> bool:
+        """What a task answers goes into the store, which has its own limits."""
+        return self.stage is Stage.TASK or self.inner is None or await self.inner.room_for(size)
+
     def due(self) -> None:
         """It has run for long enough: make a task of it, unless there is no room for one."""
         self.settled = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,13 +12,13 @@ from tailrace.core.ports import PutEntry
 from tailrace.errors import CallCancelled
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
-from tailrace.wire.tasks import TERMINAL, TaskState, timestamp
+from tailrace.wire.tasks import TERMINAL, TaskState
 
 if TYPE_CHECKING:
     from tailrace.protocols.mcp.call import Dialect
     from tailrace.protocols.mcp.task_call import TaskCall
 
-__all__ = ["RESULT", "STATE", "Task", "TaskCancelled", "restored", "unknown_outcome"]
+__all__ = ["RESULT", "STATE", "Task", "TaskCancelled", "restored", "timestamp", "unknown_outcome"]
 
 STATE, RESULT = "task", "task-result"  # kinds of entries: a start reads the small ones only
 _NEVER = 1e11  # wall clock: what has not ended does not expire
@@ -162,6 +163,11 @@ def restored(id: str, data: bytes, expires: float) -> Task:
     if task.status in TERMINAL:
         task.ended, task.expires = True, expires
     return task
+
+
+def timestamp(seconds: float) -> str:
+    """A wall-clock time as ISO 8601, in UTC and to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def unknown_outcome(dialect: Dialect) -> bytes:
