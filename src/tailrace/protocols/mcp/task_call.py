@@ -13,8 +13,9 @@ from tailrace.protocols.mcp.call import McpCall
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
+    from tailrace.core.ports import Record
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
-    from tailrace.protocols.mcp.task_state import Task
+    from tailrace.protocols.mcp.task_state import ToolTask
     from tailrace.protocols.mcp.tasks import TaskTable
 
 __all__ = ["Stage", "TaskCall", "TaskReply"]
@@ -41,7 +42,7 @@ class TaskReply:
 
     __slots__ = ("call", "inner", "settled", "stage", "table", "task")
 
-    def __init__(self, table: TaskTable, task: Task, inner: ExchangeReply | SessionReply | None) -> None:
+    def __init__(self, table: TaskTable, task: ToolTask, inner: ExchangeReply | SessionReply | None) -> None:
         self.table = table
         self.task = task
         self.inner = inner
@@ -73,6 +74,15 @@ class TaskReply:
     async def room_for(self, size: int) -> bool:
         """What a task answers goes into the store, which has its own limits."""
         return self.stage is Stage.TASK or self.inner is None or await self.inner.room_for(size)
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits for the answer. A task's is asked for later."""
+        return self.stage is not Stage.TASK and self.inner is not None and self.inner.gone
+
+    def record(self, call: Call) -> Record | None:
+        """Its entry, with the outcome that is being committed: it does not run again."""
+        return None if self.stage is Stage.PLAIN else self.task.entry()
 
     def due(self) -> None:
         """It has run for long enough: make a task of it, unless there is no room for one."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.ports import PutEntry
 from tailrace.errors import CallCancelled
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.call import Dialect
     from tailrace.protocols.mcp.task_call import TaskCall
 
-__all__ = ["RESULT", "STATE", "Task", "TaskCancelled", "restored", "timestamp", "unknown_outcome"]
+__all__ = ["RESULT", "STATE", "TaskCancelled", "ToolTask", "restored", "timestamp", "unknown_outcome"]
 
 STATE, RESULT = "task", "task-result"  # kinds of entries: a start reads the small ones only
 _NEVER = 1e11  # wall clock: what has not ended does not expire
@@ -30,7 +30,7 @@ class TaskCancelled(CallCancelled):
     """Its client cancelled the task."""
 
 
-class Task:
+class ToolTask:
     """One task; only its table changes it. Times are wall-clock seconds.
 
     Attributes:
@@ -48,6 +48,7 @@ class Task:
         reran: It runs for the second time: a third one is not tried.
         size: Bytes it takes, about.
         kept: A result that could not be stored.
+        outcome: What an earlier process life had decided, and not told.
         call: What runs it.
     """
 
@@ -61,6 +62,7 @@ class Task:
         "id",
         "kept",
         "message",
+        "outcome",
         "principal",
         "reran",
         "size",
@@ -83,6 +85,7 @@ class Task:
         self.expires = _NEVER
         self.size = len(arguments) + _OVERHEAD
         self.kept: bytes | None = None
+        self.outcome: bytes | None = None
         self.call: TaskCall | None = None
 
     @property
@@ -104,6 +107,7 @@ class Task:
             cancelling=self.cancelling,
             reran=self.reran,
             size=self.size,
+            outcome=self.call.outcome if self.call is not None else UNSET,
         )
         return PutEntry(STATE, self.id, mcp.encode(stored), self.expires)
 
@@ -145,21 +149,24 @@ class StoredTask(Struct, frozen=True, omit_defaults=True):
     cancelling: bool = False
     reran: bool = False
     size: int = 0
+    outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
 
 
 _decode_stored = msgspec.json.Decoder(StoredTask).decode
 
 
-def restored(id: str, data: bytes, expires: float) -> Task:
+def restored(id: str, data: bytes, expires: float) -> ToolTask:
     """A task of an earlier process life.
 
     Raises:
         MsgspecError: The entry cannot be read.
     """
     stored = _decode_stored(data)
-    task = Task(id, stored.principal, stored.tool, stored.arguments, stored.trace, stored.created)
+    task = ToolTask(id, stored.principal, stored.tool, stored.arguments, stored.trace, stored.created)
     task.updated, task.status, task.message = stored.updated, stored.status, stored.message
     task.cancelling, task.reran, task.size = stored.cancelling, stored.reran, stored.size
+    if stored.outcome is not UNSET:
+        task.outcome = bytes(stored.outcome)
     if task.status in TERMINAL:
         task.ended, task.expires = True, expires
     return task

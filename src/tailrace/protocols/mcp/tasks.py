@@ -22,7 +22,7 @@ from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.errors import CallCancelled, ProtocolError, StoreError
 from tailrace.protocols.mcp.task_call import Stage, TaskCall, TaskReply
-from tailrace.protocols.mcp.task_state import RESULT, STATE, Task, TaskCancelled, restored, unknown_outcome
+from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, restored, unknown_outcome
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
@@ -53,12 +53,12 @@ class TaskTable:
         self.endpoint = endpoint
         self.journals = endpoint.journals
         self.settings = endpoint.settings
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, ToolTask] = {}
         self.bytes = 0
         self.wall = time.time
         self._principals: Counter[str] = Counter()
         self._hold = DelayLine(endpoint.settings.task_hold)
-        self._said: dict[Task, None] = {}  # whose message is new
+        self._said: dict[ToolTask, None] = {}  # whose message is new
         self._next_expiry = 0.0
 
     # --- making them ---
@@ -94,7 +94,7 @@ class TaskTable:
             self._check_room(principal)
         arguments = params.arguments if isinstance(params.arguments, Raw) else Raw(b"{}")
         trace = params.meta.traceparent if params.meta.traceparent is not UNSET else None
-        task = Task(secrets.token_urlsafe(16), principal, tool.name, arguments, trace, self.wall())
+        task = ToolTask(secrets.token_urlsafe(16), principal, tool.name, arguments, trace, self.wall())
         reply = TaskReply(self, task, inner)
         call = self.endpoint.accept(request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=TaskCall)
         reply.call = task.call = call
@@ -139,7 +139,7 @@ class TaskTable:
         place.inner.answer(call, encode_result(call.request_id, self._told(place.task, None, "task")))
         call.start()
 
-    def drop(self, task: Task) -> None:
+    def drop(self, task: ToolTask) -> None:
         """It came to nothing: its call has ended before it was there."""
         self._remove(task)
         self.journals.write([DropEntry(STATE, task.id)])
@@ -159,14 +159,14 @@ class TaskTable:
 
     # --- what becomes of them ---
 
-    def say(self, task: Task, message: str) -> None:
+    def say(self, task: ToolTask, message: str) -> None:
         """It reports; whoever listens hears the newest of what it says, about twice a second."""
         if task.status == "working" and not task.ended:
             task.message = message[:_MESSAGE]
             task.updated = self.wall()
             self._said[task] = None
 
-    def ended(self, task: Task, call: TaskCall, payload: bytes | None) -> None:
+    def ended(self, task: ToolTask, call: TaskCall, payload: bytes | None) -> None:
         """Its call has ended. Whom the end of the server cut off stays open: the next process life settles it."""
         task.call = None
         error = call.context.error
@@ -183,7 +183,7 @@ class TaskTable:
             fault["data"] = answer.data
         return self._settle(task, "failed", mcp.encode(fault), message=answer.message)
 
-    def _settle(self, task: Task, status: str, body: bytes = b"", *, message: str = "") -> None:
+    def _settle(self, task: ToolTask, status: str, body: bytes = b"", *, message: str = "") -> None:
         """The one place where a task ends. The first end counts, and is committed before it is seen."""
         if task.ended:
             return
@@ -228,7 +228,7 @@ class TaskTable:
         empty = {"resultType": "complete", "_meta": self.endpoint.modern.server_info}
         return encode_result(request.id, mcp.encode(empty))
 
-    def find(self, id: str, principal: str) -> Task | None:
+    def find(self, id: str, principal: str) -> ToolTask | None:
         """The task, if it is this principal's and has not expired. A foreign one looks like none."""
         task = self.tasks.get(id)
         if task is None or task.principal != principal or self.wall() >= task.expires:
@@ -243,7 +243,7 @@ class TaskTable:
         except ProtocolError:
             return None
 
-    async def _cancel(self, task: Task) -> None:
+    async def _cancel(self, task: ToolTask) -> None:
         """Cooperative: the wish is committed, so that a crash does not lose it; what came before it stays."""
         if task.ended or task.cancelling:
             return
@@ -259,7 +259,7 @@ class TaskTable:
             task.call.cancel(TaskCancelled("cancelled by its client"))
         await written
 
-    async def _outcome(self, task: Task) -> bytes | None:
+    async def _outcome(self, task: ToolTask) -> bytes | None:
         """The result of a completed task, the error of a failed one."""
         if task.kept is not None or task.outcome_name is None:
             return task.kept
@@ -271,7 +271,7 @@ class TaskTable:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
         return entry.data
 
-    def _told(self, task: Task, outcome: bytes | None, result_type: str | None = None) -> bytes:
+    def _told(self, task: ToolTask, outcome: bytes | None, result_type: str | None = None) -> bytes:
         """Its state, encoded. A task lives `task_ttl` from its end on; while it works, from now on."""
         end = task.expires if task.ended else self.wall() + self.settings.task_ttl
         more = {"result_type": result_type, "meta": self.endpoint.modern.server_info} if result_type else None
@@ -284,12 +284,12 @@ class TaskTable:
         """The calls of those that run."""
         return [task.call for task in self.tasks.values() if task.call is not None]
 
-    def _enter(self, task: Task) -> None:
+    def _enter(self, task: ToolTask) -> None:
         self.tasks[task.id] = task
         self._principals[task.principal] += 1
         self.bytes += task.size
 
-    def _remove(self, task: Task) -> None:
+    def _remove(self, task: ToolTask) -> None:
         if self.tasks.pop(task.id, None) is not None:
             self.bytes -= task.size
             self._said.pop(task, None)
@@ -314,16 +314,18 @@ class TaskTable:
                     logger.error("a stored task cannot be read: %s", error)
             after = page[-1].key
 
-    def _restore(self, task: Task) -> None:
+    def _restore(self, task: ToolTask) -> None:
         self._enter(task)
         if task.ended:
             return
-        if task.cancelling:
+        if task.outcome is not None:
+            self._settle(task, "completed", task.outcome)
+        elif task.cancelling:
             self._settle(task, "cancelled", message="cancelled by its client; the server was stopped meanwhile")
         elif not self._rerun(task):
             self._settle(task, "completed", unknown_outcome(self.endpoint.modern))
 
-    def _rerun(self, task: Task) -> bool:
+    def _rerun(self, task: ToolTask) -> bool:
         """Run it again if its tool allows that, once at most: that is committed before it starts."""
         tool: Tool | None = self.endpoint.tools.get(task.tool)
         if tool is None or tool.on_crash != "rerun" or task.reran:
