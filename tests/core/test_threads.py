@@ -221,10 +221,10 @@ async def test_close_drops_what_waits_and_takes_nothing_new_and_lets_the_rest_fi
 
 
 async def test_close_ends_idle_threads() -> None:
-    threads = Threads(name="idle")
+    threads = Threads(name="idle", idle_seconds=3600.0)  # else it would end by itself, and the test could not fail
     thread = await threads.run(threading.current_thread)
     threads.close()
-    await asyncio.to_thread(thread.join, 60)
+    await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
     assert threads.statistics()["threads"] == 0
 

@@ -9,6 +9,9 @@ OVER_SSE = "tests/schedules/test_http_sse.py::test_two_ends_meet"
 STREAMABLE = "tests/schedules/test_streamable.py::test_two_ends_meet"
 MODERN = "tests/schedules/test_modern.py"
 VIRTUAL = f"{MODERN}::test_a_call_is_cancelled_within_a_tenth_of_a_second_of_its_clients_disconnect"
+UNIT = "tests/protocols/mcp"
+LOG = "tests/core/test_log.py"
+LOSSY = "tests/schedules/test_lossy.py::test_whatever_was_promised_survives_a_crash_at_every_point"
 SAY_202 = '        exchange.respond(202, (), b"Accepted")\n'
 
 MUTANTS = [
@@ -181,5 +184,146 @@ MUTANTS = [
         [("        if self.cancels:\n            self._settle()", "        if False:\n            self._settle()")],
         [f"{VIRTUAL}[json]", f"{VIRTUAL}[sse]"],
         "the call was not cancelled",
+    ),
+    # --- of the life of sessions and calls ---
+    Mutant(
+        "a session that ended stays in the table: the unregister is forgotten",
+        "protocols/mcp/endpoint.py",
+        [("        self.sessions.remove(session)\n", "")],
+        [f"{OVER_SSE}_in_memory[close-answer-running-False]"],
+        "a session did not end",
+    ),
+    Mutant(
+        "the farewell runs under a context that is cancelled",
+        "core/session.py",
+        [
+            (
+                "            if self.greeted:\n                await self._home.ended(self, reason)\n",
+                "            if self.greeted:\n"
+                "                own = asyncio.current_task()\n"
+                "                own and own.cancel()\n"
+                "                await self._home.ended(self, reason)\n",
+            )
+        ],
+        [f"{CORE}[close-shutdown-over-durable]"],
+        "hooks ran as",
+    ),
+    Mutant(
+        "a restored session is greeted as a new one",
+        "protocols/mcp/hooks.py",
+        [("self._restore if session.restored else self._register", "self._register")],
+        [f"{OVER_SSE}_when_the_session_is_only_stored[shutdown-resume]"],
+        "hooks ran as",
+    ),
+    Mutant(
+        "a place under the server's cap on calls is never given back",
+        "core/tasks.py",
+        [("            del self.calls[call]\n            self.ended += 1\n", "            self.ended += 1\n")],
+        [f"{OVER_SSE}_in_memory[push-answer-running-False]"],
+        "did not end|assert await|waited for its limit",
+    ),
+    Mutant(
+        "the drain forgets what runs detached",
+        "core/tasks.py",
+        [("        while self.calls or self.detached:\n", "        while self.calls:\n")],
+        ["tests/core/test_tasks.py::test_drain_also_waits_for_what_begins_meanwhile"],
+        "assert",
+    ),
+    Mutant(
+        "threads stay when the server has ended",
+        "core/threads.py",
+        [("            self._closed = True\n            dropped", "            dropped")],
+        ["tests/core/test_threads.py::test_close_ends_idle_threads"],
+        "assert|Timeout",
+    ),
+    # --- of streams ---
+    Mutant(
+        "the ring overwrites an answer",
+        "core/log.py",
+        [
+            (
+                "        if kind is Kind.NOTIFICATION:\n            self.ring_seqs",
+                "        if True:\n            self.ring_seqs",
+            )
+        ],
+        [f"{LOG}::test_answers_and_requests_outlive_any_number_of_notifications"],
+        "assert",
+    ),
+    Mutant(
+        "a resume begins one event too late",
+        "protocols/mcp/endpoint.py",
+        [("        return min(place.seq, log.last if", "        return 1 + min(place.seq, log.last if")],
+        [f"{STREAMABLE}_with_a_durable_store[answer-resume-running]"],
+        "came behind|has no answer|no answer",
+    ),
+    Mutant(
+        "a gap is not said in the stream",
+        "core/writer.py",
+        [("                await sink.write(gap + self.framing", "                await sink.write(self.framing")],
+        ["tests/core/test_writer.py::test_what_the_ring_lost_is_said_where_it_is_missing"],
+        "assert",
+    ),
+    Mutant(
+        "a gap is not said in the header",
+        "protocols/mcp/endpoint.py",
+        [('b"gap" if missing else b"complete"', 'b"complete"')],
+        [f"{UNIT}/test_restore.py::test_what_the_ring_could_not_keep_is_named_in_the_header_and_in_the_stream"],
+        "assert",
+    ),
+    # --- of ids and whose they are ---
+    Mutant(
+        "a cancelled touches another session's call",
+        "protocols/mcp/endpoint.py",
+        [("found = [call for call in session.calls.values()", "found = [call for call in self.tasks.calls")],
+        [f"{UNIT}/test_request_ids.py::test_cancelled_of_another_session_touches_nothing"],
+        "assert|Cancelled|Error",
+    ),
+    Mutant(
+        "calls over Streamable HTTP are told apart by their request id",
+        "protocols/mcp/endpoint.py",
+        [("            request.id if by_id else number,\n", "            request.id,\n")],
+        [f"{UNIT}/test_request_ids.py::test_twelve_calls_with_the_same_id_each_get_their_own_answer"],
+        "assert|Error",
+    ),
+    Mutant(
+        "a session is restored for whoever knows its id",
+        "protocols/mcp/recovery.py",
+        [("if stored is None or ended or stored.principal != principal:", "if stored is None or ended:")],
+        [f"{UNIT}/test_restore.py::test_a_session_is_never_restored_for_another_principal"],
+        "assert",
+    ),
+    # --- of a crash ---
+    Mutant(
+        "numbers of streams are used again after a restart",
+        "protocols/mcp/endpoint.py",
+        [("itertools.count((seals.epoch << _EPOCH) + 1)", "itertools.count(1)")],
+        [f"{LOSSY}[small]"],
+        "is used again|come after|and now is|no answer to a new call|was answered",
+    ),
+    Mutant(
+        "the end of a call is written before its answer, and apart",
+        "protocols/mcp/journal.py",
+        [("        self._along.append(record)\n", "        self.journals.write([record])\n")],
+        [f"{LOSSY}[small]"],
+        "was accepted; on the disk",
+    ),
+    Mutant(
+        "a session is answered before it is stored",
+        "protocols/mcp/endpoint.py",
+        [
+            (
+                "                await self.journals.commit([self._put(session)])",
+                "                self.journals.write([self._put(session)])",
+            )
+        ],
+        [f"{LOSSY}[small]"],
+        "a streamable session was promised",
+    ),
+    Mutant(
+        "an interrupted call runs again after every crash",
+        "protocols/mcp/recovery.py",
+        [('if tool.on_crash != "rerun" or data.reran:', 'if tool.on_crash != "rerun":')],
+        [f"{LOSSY}[small]"],
+        "run again more than once",
     ),
 ]

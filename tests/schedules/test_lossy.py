@@ -14,18 +14,17 @@ from tests.schedules.guards import take_out
 from tests.schedules.lossy import Crash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 240)]
-RUNS = 4  # schedules of the life that is cut short, with small and with large syncs
+RUNS = 4  # schedules of the life that is cut short
 SIMULATED = {name: limit for name, limit in LIMITS.items() if name != "database"}
 NESTED = 25  # every so many crashes, the start after it is cut short as well
 Record = Callable[[str, object], None]
 
 
-def crashes_of(runs: int) -> list[Crash]:
+def crashes_of(runs: int, batch: int) -> list[Crash]:
     """All points of so many schedules, those that nobody can tell apart only once."""
     found: list[Crash] = []
-    for batch in (1, 1000):
-        lead = partial(lossy.lead, found, batch)
-        detangle.explore(lead, strategy="auto", seed=SEED, runs=runs, shrink=False, **LIMITS)
+    lead = partial(lossy.lead, found, batch)
+    detangle.explore(lead, strategy="auto", seed=SEED, runs=runs, shrink=False, **LIMITS)
     return distinct(found)
 
 
@@ -45,17 +44,19 @@ def start_after_all(crashes: list[Crash]) -> None:
         start_after(crash)
 
 
-def test_whatever_was_promised_survives_a_crash_at_every_point(record_property: Record) -> None:
+@pytest.mark.parametrize("batch", [pytest.param(1, id="small"), pytest.param(1000, id="large")])
+def test_whatever_was_promised_survives_a_crash_at_every_point(batch: int, record_property: Record) -> None:
+    """Syncs are as small as can be, or as large."""
     points = nested = 0
     with untraced():
-        for number, crash in enumerate(crashes_of(RUNS * (20 if MORE else 1))):
+        for number, crash in enumerate(crashes_of(RUNS * (20 if MORE else 1), batch)):
             points += 1
             again = start_after(crash)
             if number % NESTED == 0:
                 for second in distinct(again):
                     nested += 1
                     start_after(second)
-    assert points > 500
+    assert points > 200
     record_property("crash points", points + nested)
     print(f"{points:,} crash points, and {nested:,} of the start after a crash")
 
@@ -78,4 +79,4 @@ BROKEN = {
 def test_a_crash_shows_that_a_guard_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     take_out(monkeypatch, name)
     with untraced(), pytest.raises((AssertionError, detangle.BugFound), match=BROKEN[name]):
-        start_after_all(crashes_of(1))
+        start_after_all(crashes_of(1, batch=1))
