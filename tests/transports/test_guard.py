@@ -22,6 +22,23 @@ def verdict(
     return None if found is None else found[0]
 
 
+def test_what_passed_on_loopback_has_not_passed_elsewhere_nor_another_guard() -> None:
+    """A transport that knows a head again gives the same verdicts with it, whichever socket it came from."""
+    known: dict[str, object] = {}
+
+    def passes(guard: Guard, *, loopback: bool) -> bool:
+        exchange = FakeExchange("POST", "/mcp", None, [("host", "localhost")], loopback=loopback)
+        exchange.verdicts = known
+        return guard.check(exchange) is None
+
+    picky, strict = Guard(["example.com"]), Guard(["example.com"], ["https://example.com"])
+    for _ in range(2):
+        assert passes(picky, loopback=True)
+        assert not passes(picky, loopback=False)
+    assert not passes(strict, loopback=False)
+    assert known == {"passed on loopback": picky}
+
+
 # --- Host -----------------------------------------------------------------------------------------
 
 

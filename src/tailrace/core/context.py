@@ -325,6 +325,10 @@ class Context:
         variables.run(_current.set, self)
         return variables
 
+    def enter_here(self) -> None:
+        """Make this context `current()` in the running contextvars, which are a task's own."""
+        _current.set(self)
+
     def _derive(self) -> Context:
         child = Context(self, call=self.call)
         child.deadline = self.deadline

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = ["Exchange", "Handler", "Headers", "Sink", "StreamWriter"]
 
@@ -52,11 +52,28 @@ class Exchange(ABC):
         gone: The peer went away before the reply was complete.
         replied: `respond` or `stream` was called.
         on_gone: Called once, on the loop, when `gone` becomes true; set it before returning from the handler.
+        verdicts: What was found out from method, path, query and headers alone. A transport that knows a head again
+            gives the same dict again, and what is in it need not be looked up (1.3 us of an echo call). Each key is
+            its owner's own; an owner puts in a few small values that it cannot put in twice.
     """
 
-    __slots__ = ("body", "gone", "loopback", "method", "on_gone", "path", "prefix", "principal", "query", "replied")
+    __slots__ = (
+        "body",
+        "gone",
+        "loopback",
+        "method",
+        "on_gone",
+        "path",
+        "prefix",
+        "principal",
+        "query",
+        "replied",
+        "verdicts",
+    )
 
-    def __init__(self, method: str, path: str, query: bytes, prefix: str = "") -> None:
+    def __init__(
+        self, method: str, path: str, query: bytes, prefix: str = "", verdicts: dict[str, Any] | None = None
+    ) -> None:
         self.method = method
         self.path = path
         self.query = query
@@ -67,6 +84,7 @@ class Exchange(ABC):
         self.gone = False
         self.replied = False
         self.on_gone: Callable[[], None] | None = None
+        self.verdicts: dict[str, Any] = {} if verdicts is None else verdicts
 
     @abstractmethod
     def header(self, name: bytes) -> str | None:
@@ -92,8 +110,9 @@ class Exchange(ABC):
         """The transport says that the peer is gone. Idempotent."""
         if not self.gone:
             self.gone = True
-            if self.on_gone is not None:
-                self.on_gone()
+            on_gone, self.on_gone = self.on_gone, None  # once; and whoever waited need not be kept for it
+            if on_gone is not None:
+                on_gone()
 
 
 Handler: TypeAlias = Callable[[Exchange], None]

@@ -79,8 +79,8 @@ class Tasks:
         Raises:
             LimitError: `max_calls` are in flight, or `close` was called.
         """
-        self._check_open()
-        if len(self.calls) >= self.max_calls:
+        if self._closed or len(self.calls) >= self.max_calls:
+            self._check_open()
             raise LimitError("calls", f"{self.max_calls} calls are running on this server; try again later")
         self.calls[call] = None
         self.started += 1
@@ -90,11 +90,12 @@ class Tasks:
         if call in self.calls:
             del self.calls[call]
             self.ended += 1
-            self._check_idle()
+            if not self.calls:
+                self._check_idle()
 
-    def run_call(self, call: Call, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a call's own task, in which `current()` is its context. The in-flight table holds the task."""
-        return self._create(work, "tailrace-call", call.context)
+    def run_call(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a call's own task. The in-flight table holds the task."""
+        return self.loop.create_task(work, name="tailrace-call")
 
     # --- other work ---
 
@@ -341,7 +342,8 @@ class DelayLine:
         if len(self._due) >= self._full:
             self._forget_settled()
         self._due.append((self.loop.time() + self.delay, item))
-        self._arm()
+        if self._timer is None:
+            self._arm()
 
     def close(self) -> None:
         """Forget all entries."""

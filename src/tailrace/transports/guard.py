@@ -51,6 +51,15 @@ class Guard:
 
     def check(self, exchange: Exchange) -> Verdict:
         """None if the request may pass, else the status (400, 421, 403) and the reason."""
+        place = "passed on loopback" if exchange.loopback else "passed"
+        if exchange.verdicts.get(place) is self:
+            return None
+        verdict = self._look_up(exchange)
+        if verdict is None:
+            exchange.verdicts[place] = self
+        return verdict
+
+    def _look_up(self, exchange: Exchange) -> Verdict:
         doubled = exchange.doubled(_ONCE)
         if doubled is not None:  # another reader of this request may see the other one
             return 400, f"the header {doubled.decode('ascii')} is given more than once"

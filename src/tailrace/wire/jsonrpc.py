@@ -365,7 +365,7 @@ def encode_result(id: RequestId, result: bytes) -> bytes:
         id: As the request had it; integers of any size stay exact.
         result: One encoded JSON value; line breaks between its tokens become spaces.
     """
-    return _one_line(b'{"jsonrpc":"2.0","id":' + _encode_id(id) + b',"result":' + result + b"}")
+    return _one_line(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_encode(id), result))
 
 
 def encode_error(id: RequestId | None, code: int, message: str, data: Any = UNSET) -> bytes:
@@ -381,13 +381,13 @@ def encode_error(id: RequestId | None, code: int, message: str, data: Any = UNSE
         TypeError: `data` cannot be encoded.
     """
     text = _encode(message.encode("utf-8", "replace").decode())
-    head = b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":%b' % (_encode_id(id), code, text)
+    head = b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":%b' % (_encode(id), code, text)
     return head + b"}}" if data is UNSET else _one_line(head + b',"data":' + _encode(data) + b"}}")
 
 
 def encode_request(id: RequestId, method: str, params: bytes | None) -> bytes:
     """A request; `params` is an encoded object, or None (or nothing) to leave the member out."""
-    head = b'{"jsonrpc":"2.0","id":' + _encode_id(id) + b',"method":' + _encode(method)
+    head = b'{"jsonrpc":"2.0","id":' + _encode(id) + b',"method":' + _encode(method)
     return _one_line(head + b',"params":' + params + b"}") if params else head + b"}"
 
 
@@ -398,12 +398,6 @@ def encode_notification(method: str, params: bytes | None) -> bytes:
 
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-
-
-def _encode_id(id: RequestId | None) -> bytes:
-    if type(id) is int:
-        return b"%d" % id
-    return _encode(id)
 
 
 _LF: Final = 10  # as integers, which bytes are searched for several times faster than for other bytes

@@ -195,7 +195,7 @@ class CancelledParams(Struct, frozen=True, rename="camel"):
     reason: str | None = None
 
 
-_PARAMS: dict[str, Callable[[bytes], Any]] = {
+_PARAMS: dict[str, Callable[[bytes | Raw], Any]] = {
     method: msgspec.json.Decoder(kind).decode
     for method, kind in {
         "tools/call": CallParams,
@@ -214,7 +214,7 @@ _any_params = msgspec.json.Decoder(Params).decode
 _REMOVED = frozenset({"initialize", "logging/setLevel"})  # those of the above that 2026-07-28 does not have
 
 
-def decode_params(method: str, raw: bytes, *, any_era: bool = False) -> Any:
+def decode_params(method: str, raw: bytes | Raw, *, any_era: bool = False) -> Any:
     """Decode the parameters of `method`; absent ones (``b""``) count as an empty object.
 
     Args:
@@ -242,7 +242,7 @@ def decode_cancelled(raw: bytes) -> CancelledParams | None:
         return None
 
 
-def _modern_params(raw: bytes) -> Params | None:
+def _modern_params(raw: bytes | Raw) -> Params | None:
     try:
         params = _any_params(raw or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError):

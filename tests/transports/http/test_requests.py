@@ -42,6 +42,16 @@ async def test_an_exchange_has_what_the_request_says() -> None:
         assert exchange.loopback
 
 
+async def test_requests_with_the_same_head_share_what_was_found_out_from_it_and_no_others() -> None:
+    async with serving() as served, served.peer() as peer:
+        for fields in (("X: 1",), ("X: 1",), ("X: 2",)):
+            await peer.send(request("POST", "/echo", b"body", *fields))
+            await peer.reply()
+        first, again, other = (exchange.verdicts for exchange in served.rig.exchanges)
+        assert first is again
+        assert first is not other
+
+
 async def test_a_request_may_come_in_any_pieces() -> None:
     whole = request(body=b"sized") + request("POST", "/echo", b"5\r\nchunk\r\n1\r\ns\r\n0\r\n\r\n", CHUNKED)
     async with serving() as served:

@@ -173,7 +173,8 @@ class Endpoint:
         tool = self.tools.get(params.name)
         if tool is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
-        _check_token(params.meta.progress_token)
+        if params.meta is not mcp.NO_META:
+            _check_token(params.meta.progress_token)
         number = next(self.numbers)
         if dialect.modern:
             level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
@@ -193,7 +194,8 @@ class Endpoint:
             max_result=self.settings.max_result,
             keep_answer=keep_answer,
         )
-        self._set_values(call)
+        if params.meta is not mcp.NO_META:
+            self._set_values(call)
         try:
             if self.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange, Headers
     from tailrace.core.tasks import Tasks
 
-__all__ = ["accepts", "answer_later", "not_allowed", "parse_body", "refuse"]
+__all__ = ["accepts", "answer_later", "is_json", "not_allowed", "parse_body", "refuse"]
 
 
 def refuse(
@@ -77,16 +77,21 @@ _BOTH = frozenset({"application/json, text/event-stream", "text/event-stream, ap
 _UNWANTED = re.compile(r"(?:^|;)\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)", re.IGNORECASE)  # RFC 9110, 12.4.2
 
 
-def parse_body(exchange: Exchange, max_batch: int) -> Message | Batch | None:
-    """The POST's body; None if it was refused, which this then did (415, 400)."""
+def is_json(exchange: Exchange) -> bool:
+    """Does the head say that the body is JSON? If not, it was refused, which this then did (415)."""
     kind = exchange.header(b"content-type")
     if kind != "application/json" and (kind or "").partition(";")[0].strip().lower() != "application/json":
         refuse(exchange, 415, ProtocolError(INVALID_REQUEST, "the content-type must be application/json"))
-        return None
+        return False
     coding = exchange.header(b"content-encoding")
     if coding is not None and coding.lower() != "identity":
         refuse(exchange, 415, ProtocolError(INVALID_REQUEST, "the body must come without a content-encoding"))
-        return None
+        return False
+    return True
+
+
+def parse_body(exchange: Exchange, max_batch: int) -> Message | Batch | None:
+    """The POST's body; None if it was refused, which this then did (400)."""
     message = parse(exchange.body, max_batch=max_batch)
     if isinstance(message, Malformed):
         refuse(exchange, 400, ProtocolError(message.code, message.message), message.id)

@@ -197,6 +197,10 @@ class ExchangeReply:
         self.expected -= 1
         if not self.expected:
             self._settle()
+            if self.log is None and payload is not None and not self.batch and not self.exchange.gone:
+                self._calls.clear()  # they hold it as well, as the exchange does: see `Call._finish`
+                self.exchange.on_gone = None
+                return self.exchange.respond(200, JSON, payload)
         if self.log is None and self.exchange.gone and not self.cancels:
             self._open()  # its client went away: what it may ask for again is kept
         if (self.log is None or self._opening) and payload is not None:
@@ -209,6 +213,7 @@ class ExchangeReply:
                     self.endpoint.retention.retire(self.session, self.log)
         elif not self.expected:
             self._reply_json()
+        return None
 
     def answer_now(self, payload: bytes) -> None:
         """An answer that needed no call (a malformed member of a batch, a ping)."""
@@ -255,7 +260,8 @@ class ExchangeReply:
 
     def _settle(self) -> None:
         self.settled = True
-        self.endpoint.waiting.pop(self, None)
+        if self.cancels:
+            self.endpoint.waiting.pop(self, None)
 
     # --- becoming a stream ---
 

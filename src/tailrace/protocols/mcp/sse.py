@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId, encode_failure
-from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse
+from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp, sse
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Message, Notification, Request
@@ -96,11 +96,13 @@ class HttpSse:
         """Take one message of a session."""
         if exchange.method != "POST":
             return not_allowed(exchange, b"POST")
-        ids = parse_qs(exchange.query.decode("latin-1")).get("session_id", [])
-        if len(ids) != 1:
-            problem = "is in the query more than once" if ids else "is missing from the query"
-            return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, f"session_id {problem}"))
-        id = ids[0]
+        id = exchange.verdicts.get("session_id")
+        if id is None:
+            ids = parse_qs(exchange.query.decode("latin-1")).get("session_id", [])
+            if len(ids) != 1:
+                problem = "is in the query more than once" if ids else "is missing from the query"
+                return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, f"session_id {problem}"))
+            exchange.verdicts["session_id"] = id = ids[0]
         session = self.endpoint.find(id, exchange.principal)
         if session is None or session.record.transport != "sse":
             answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id), "tailrace-restore")
@@ -118,6 +120,10 @@ class HttpSse:
         return self._message(exchange, session)
 
     def _message(self, exchange: Exchange, session: Session) -> None:
+        if not exchange.verdicts.get("is_json"):
+            if not is_json(exchange):
+                return None
+            exchange.verdicts["is_json"] = True
         message = parse_body(exchange, self.endpoint.settings.max_batch)
         if message is None:
             return None
@@ -139,7 +145,7 @@ class HttpSse:
         except ProtocolError as error:
             return refuse(exchange, 503, error, request.id)
         try:
-            params = mcp.decode_params(request.method, bytes(request.params))
+            params = mcp.decode_params(request.method, request.params)
             if request.method == "initialize":
                 greet = self._greet(exchange, session, request, params)
                 answer_later(endpoint.tasks, exchange, greet, "tailrace-initialize")

@@ -7,13 +7,13 @@ POST alone, each on its own. The handlers are plain functions; what has to wait 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
-from tailrace.protocols.mcp.http import accepts, answer_later, not_allowed, parse_body, refuse, status_of
+from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
 from tailrace.wire import mcp, sse, tasks
 from tailrace.wire.jsonrpc import (
@@ -69,16 +69,22 @@ class Streamable:
     # --- POST ---
 
     def _post(self, exchange: Exchange) -> None:
-        if not accepts(exchange, "application/json", "text/event-stream"):
-            error = ProtocolError(INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
-            return refuse(exchange, 406, error)
+        head: _Head | None = exchange.verdicts.get("streamable")
+        if head is None:
+            if not accepts(exchange, "application/json", "text/event-stream"):
+                error = ProtocolError(INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
+                return refuse(exchange, 406, error)
+            if not is_json(exchange):
+                return None
+            version, session = exchange.header(b"mcp-protocol-version"), exchange.header(b"mcp-session-id")
+            exchange.verdicts["streamable"] = head = _Head(version, session)
         message = parse_body(exchange, self.endpoint.settings.max_batch)
         if message is None:
             return None
-        version = exchange.header(b"mcp-protocol-version")
+        version = head.version
         if isinstance(message, Request):
             try:
-                params = mcp.decode_params(message.method, bytes(message.params), any_era=True)
+                params = mcp.decode_params(message.method, message.params, any_era=True)
             except ProtocolError as error:
                 return self._bad_params(exchange, message, error, version)
             if version in mcp.MODERN_VERSIONS or params.meta.protocol_version is not UNSET:
@@ -112,9 +118,11 @@ class Streamable:
         try:
             version = mcp.check_modern_meta(params.meta)
             name = mcp.header_name(request.method, params)
-            mismatch = mcp.check_modern_headers(request.method, version, name, exchange.header_values)
-            if mismatch is not None:
-                raise mismatch
+            if exchange.verdicts.get("routing") != (said := (request.method, version, name)):
+                mismatch = mcp.check_modern_headers(*said, exchange.header_values)
+                if mismatch is not None:
+                    raise mismatch
+                exchange.verdicts["routing"] = said
             mcp.check_modern_version(version)
             if request.method == "tools/call":
                 self._check_param_headers(exchange, params)
@@ -189,6 +197,10 @@ class Streamable:
     def _in_session(self, exchange: Exchange, message: Message | Batch, params: Any) -> None:
         if self.endpoint.settings.stateless:
             return self._legacy(exchange, None, message, params)
+        id = exchange.verdicts["streamable"].session
+        session = self.endpoint.find(id, exchange.principal) if id is not None else None
+        if session is not None and session.record.transport == "streamable":
+            return self._legacy(exchange, session, message, params)
         return self._with_session(exchange, lambda session: self._legacy(exchange, session, message, params))
 
     def _legacy(self, exchange: Exchange, session: Session | None, message: Message | Batch, params: Any) -> None:
@@ -340,6 +352,13 @@ class Streamable:
         if exchange.gone:
             return None
         return then(session)
+
+
+class _Head(NamedTuple):
+    """What there is to know of a POST's head, which takes both kinds of reply and says that its body is JSON."""
+
+    version: str | None
+    session: str | None
 
 
 def _primed(session: Session | None) -> bool:

@@ -306,6 +306,7 @@ class H1Connection(asyncio.Protocol):
     def reply(self, exchange: H1Exchange, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole reply."""
         if exchange is self._exchange:
+            exchange.on_gone = None
             bare = exchange.head.method == "HEAD" or status in _NO_BODY
             length = b"" if status in _NO_BODY else b"content-length: %d\r\n" % len(body)
             self._send(self._reply_head(exchange, status, headers, length) + (b"" if bare else body))
@@ -350,14 +351,11 @@ class H1Connection(asyncio.Protocol):
             self._replied(exchange)
 
     def _reply_head(self, exchange: H1Exchange, status: int, headers: Headers, framing: bytes) -> bytes:
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
-            raise ValueError("a header of a reply contains a line break")
         if self._closes:
             framing += b"connection: close\r\n"
         elif not exchange.head.modern:
             framing += b"connection: keep-alive\r\n"
-        return b"%b%b%b\r\n" % (self._listener.prefix(status), lines, framing)
+        return self._listener.reply_lines(status, headers) + framing + b"\r\n"
 
     def _replied(self, exchange: H1Exchange) -> None:
         """The reply is complete. The next request begins in a stack of its own."""
@@ -365,7 +363,7 @@ class H1Connection(asyncio.Protocol):
         if self._closes:
             return self._end(State.LINGER if exchange.lingers or self._input else State.CLOSED)
         self._state = State.IDLE
-        self.deadline = 0.0 if self._paused else self._listener.after(self._listener.settings.idle_time)
+        self.deadline = 0.0 if self._paused else self._listener.idles_until
         if self._input:
             self._listener.loop.call_soon(self._advance)
         return None
@@ -423,7 +421,7 @@ class H1Exchange(Exchange):
     __slots__ = ("_connection", "head", "lingers", "task")
 
     def __init__(self, connection: H1Connection, head: Head, loopback: bool) -> None:
-        super().__init__(head.method, head.path, head.query)
+        super().__init__(head.method, head.path, head.query, verdicts=head.verdicts)
         self.head = head
         self.loopback = loopback
         self.lingers = False

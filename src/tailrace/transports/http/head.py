@@ -7,6 +7,7 @@ parsers could read differently (request smuggling), is refused here: RFC 9112 an
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
@@ -65,6 +66,7 @@ class Head(Struct, frozen=True):
         modern: HTTP/1.1, so replies may be chunked; else HTTP/1.0.
         keep: The client wants the connection kept.
         expects: It waits for ``100 Continue``.
+        verdicts: `Exchange.verdicts` of its requests.
     """
 
     method: str
@@ -76,6 +78,7 @@ class Head(Struct, frozen=True):
     modern: bool
     keep: bool
     expects: bool
+    verdicts: dict[str, Any] = {}  # of msgspec: each has its own
 
 
 NO_HEAD = Head("GET", "/", b"", {}, (), 0, True, False, False)  # of a request whose own cannot be read
