@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
     from tailrace.publish.publishers import Publisher
 
-__all__ = ["DEAD", "WAITING", "DeadLetter", "StoreOutbox"]
+__all__ = ["DEAD", "NEVER", "WAITING", "DeadLetter", "StoreOutbox", "encode", "place_of"]
 
 logger = logging.getLogger("tailrace.publish")
 
 WAITING = "outbox"  # kinds of entries
 DEAD = "outbox-dead"
-_NEVER = float(2**53)  # wall clock, seconds: a message does not expire
+NEVER = float(2**53)  # wall clock, seconds: a message does not expire
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
@@ -43,6 +43,11 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
     message: Message
     attempts: int
     error: str
+
+
+def place_of(epoch: int, number: int) -> str:
+    """The key of an entry: keys grow with the opening of the store, and within it."""
+    return f"{epoch:08x}-{number:012x}"
 
 
 class StoreOutbox:
@@ -126,7 +131,7 @@ class StoreOutbox:
 
     def _entries(self, messages: Sequence[Message]) -> list[Record]:
         return [
-            PutEntry(WAITING, f"{self._epoch:08x}-{next(self._numbers):012x}", _encode(message), _NEVER)
+            PutEntry(WAITING, place_of(self._epoch, next(self._numbers)), encode(message), NEVER)
             for message in messages
         ]
 
@@ -143,8 +148,8 @@ class StoreOutbox:
 
     async def bury(self, waiting: Waiting, attempts: int, error: str) -> None:
         """Move it among the dead letters."""
-        letter = _encode(DeadLetter(waiting.message, attempts, error))
-        self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, _NEVER)], 1)
+        letter = encode(DeadLetter(waiting.message, attempts, error))
+        self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, NEVER)], 1)
 
     def _write(self, records: Sequence[Record], count: int) -> None:
         self.waiting -= count
