@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from tailrace import Audio, Context, EmbeddedResource, Image, ResourceContents, Service, ToolError
+from tailrace import Audio, Context, EmbeddedResource, Image, LimitError, ResourceContents, Service, ToolError
 
 STEP = 0.05  # seconds between two notifications; the scenarios ask for it
 PNG = base64.b64decode(  # one red pixel
@@ -95,6 +95,45 @@ async def test_reconnection() -> str:
 async def test_x_mcp_header(region: Annotated[str, Meta(extra_json_schema={"x-mcp-header": "Region"})]) -> str:
     """Its argument is repeated in the header Mcp-Param-Region."""
     return f"region {region}"
+
+
+@svc.tool
+async def test_trigger_tool_change() -> str:
+    """Adds a tool, so that clients which listen are told."""
+
+    async def added() -> str:
+        return "added"
+
+    name = f"added_{len(svc.tools)}"
+    svc.tool(name=name, description="Came later.")(added)
+    return name
+
+
+@svc.tool
+async def greet(name: str) -> str:
+    """Never a task."""
+    return f"Hello, {name}!"
+
+
+@svc.tool(task=True)
+async def slow_compute(seconds: float, label: str = "") -> str:
+    """Takes its time, as a task for those who know them."""
+    await asyncio.sleep(seconds)
+    return f"{label} took {seconds:g} s"
+
+
+@svc.tool(task="required")
+async def failing_job() -> str:
+    """A task that ends with an error of the tool's."""
+    await asyncio.sleep(1.0)
+    raise ToolError("This job intentionally fails")
+
+
+@svc.tool(task=True)
+async def protocol_error_job() -> str:
+    """A task that ends with an error of the protocol's: a limit is reached."""
+    await asyncio.sleep(STEP)
+    raise LimitError("jobs", "This job intentionally finds no room")
 
 
 @svc.tool(

@@ -25,6 +25,8 @@ PASSED = {
         *("tools-call-embedded-resource", "tools-call-mixed-content", "tools-call-error", "tools-call-with-progress"),
         *("server-sse-multiple-streams", "json-schema-2020-12", "dns-rebinding-protection"),
         *("http-header-validation", "http-custom-header-server-validation"),
+        *("tasks-lifecycle", "tasks-capability-negotiation", "tasks-wire-fields", "tasks-request-state-removal"),
+        *("tasks-request-headers", "tasks-required-task-error"),
     ],
 }
 

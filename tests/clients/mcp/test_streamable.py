@@ -249,7 +249,7 @@ async def test_a_modern_request_carries_its_envelope_and_headers() -> None:
         "arguments": {"a": 1},
         "_meta": {
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}},
             "io.modelcontextprotocol/clientInfo": {"name": "me", "version": "7"},
             "io.modelcontextprotocol/logLevel": "info",
             "io.tailrace/idempotencyKey": "k",

@@ -19,6 +19,7 @@ from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, S
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.listing import Listing
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolPage, ToolResult, decode, decode_tool_result
+from tailrace.clients.mcp.tasks import CAPABILITIES, follow, pause_of, task_of
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
@@ -50,6 +51,8 @@ class Client:
         era: Which era of the protocol to use; ``auto`` prefers the modern one.
         transport: Which HTTP transport to use; ``auto`` prefers Streamable HTTP.
         client_info: Name and version that the server is told.
+        tasks: Tell modern servers that calls may become tasks (SEP-2663): those are followed until they have ended,
+            over the server's restarts as well.
         timeout: Seconds that a call may take, unless it says otherwise; `math.inf`: no limit.
         connect_timeout: Seconds for each step of connecting.
         close_timeout: Seconds that the end may take.
@@ -74,6 +77,7 @@ class Client:
         era: Literal["auto", "modern", "legacy"] = "auto",
         transport: Literal["auto", "streamable", "sse"] = "auto",
         client_info: tuple[str, str] = ("tailrace", __version__),
+        tasks: bool = True,
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
         close_timeout: float = 5.0,
@@ -94,6 +98,7 @@ class Client:
         self._era: Literal["auto", "modern", "legacy"] = era
         self._transport = transport
         self._client_info = client_info
+        self._capabilities = CAPABILITIES if tasks else {}
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._close_timeout = close_timeout
@@ -214,8 +219,12 @@ class Client:
         timeout: float | None = None,
         idempotency_key: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        on_task: Callable[[str], object] | None = None,
     ) -> ToolResult:
         """Call a tool. One that fails gives a result whose `is_error` is true.
+
+        A modern server may make a task of the call: it is followed until it has ended. If `timeout` passes meanwhile,
+        or the call is cancelled, so is the task.
 
         Args:
             arguments: Anything that can become JSON.
@@ -225,12 +234,17 @@ class Client:
             idempotency_key: A call with the same key runs once, however often it is made, if the tool is a
                 `once` tool of a Tailrace server.
             meta: More entries for the request's `_meta`.
+            on_task: A plain function told of the task's id, if there is one: with it, `task_result` gets the result in
+                another process.
 
         Raises:
             ProtocolError: There is no such tool, or the server refuses the call.
+            CallCancelled: The call's task was cancelled.
             TransportError: The connection broke before the answer came; the call may have run.
             TimeoutError: The limit passed; the server was told that nobody waits any more.
         """
+        limit = self._timeout if timeout is None else timeout
+        begun = asyncio.get_running_loop().time()
         extra = dict(meta or {})
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
@@ -251,7 +265,17 @@ class Client:
             raw = await self._request(
                 "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=again
             )
+        if (task := task_of(raw)) is not None:
+            if on_task is not None:
+                on_task(task.task_id)
+            left = max(0.0, limit - (asyncio.get_running_loop().time() - begun))
+            raw = await self._follow(task.task_id, pause_of(task), left)
         return decode_tool_result(raw, self._listing.output_schema(name))
+
+    async def task_result(self, task_id: str, *, timeout: float | None = None) -> ToolResult:
+        """Wait for the result of a task, as `call_tool` would have given it; raises as that does."""
+        limit = self._timeout if timeout is None else timeout
+        return decode_tool_result(await self._follow(task_id, 0.0, limit), None)
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return once the server has answered; the modern era has no ping, so it is asked to describe itself."""
@@ -283,6 +307,9 @@ class Client:
     ) -> msgspec.Raw:
         limit = self._timeout if timeout is None else timeout
         return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress, headers=headers)
+
+    async def _follow(self, task_id: str, pause: float, limit: float) -> msgspec.Raw:
+        return await follow(self._open(), task_id, pause, timeout=limit, reconnect=self._reconnect)
 
     def _open(self) -> Conversation:
         if self._closing is not None:
@@ -326,6 +353,7 @@ class Client:
             link,
             tasks,
             client_info=self._client_info,
+            capabilities=self._capabilities,
             log_level=self._log_level if self._on_log is not None else None,
             on_log=self._on_log,
             on_notification=self._on_notification,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tailrace.clients.mcp.calls import Call, Calls, Progress
@@ -33,6 +34,7 @@ class Conversation:
         link: The way to the server.
         tasks: Run what the conversation does on its own.
         client_info: Name and version that the server is told.
+        capabilities: What each request of the modern era declares.
         log_level: Least level of log messages that the server is asked for in the modern era; None: none.
         on_log, on_notification, on_warning, max_message: See `Calls`.
     """
@@ -43,6 +45,7 @@ class Conversation:
         tasks: Tasks,
         *,
         client_info: tuple[str, str],
+        capabilities: Mapping[str, Any],
         log_level: str | None,
         on_log: Callable[[LogMessage], object] | None,
         on_notification: Callable[[str, Any], object] | None,
@@ -59,6 +62,7 @@ class Conversation:
             on_warning=on_warning,
             max_message=max_message,
         )
+        self._capabilities = capabilities
         self._tasks = tasks
         self._log_level = log_level
         self._replies = 0
@@ -120,6 +124,11 @@ class Conversation:
         async with asyncio.timeout(None if timeout == math.inf else timeout):
             await self.link.send(self._notification(method, params))
 
+    def cancel_task(self, id: str) -> None:
+        """Tell the server, soon, that nobody waits for a task any more."""
+        telling = partial(self.request, "tasks/cancel", {"taskId": id}, timeout=_SAY_LIMIT)
+        self._tasks.start(self._say(telling), name="tailrace-client-cancel")
+
     # --- messages ---
 
     def _request(
@@ -157,7 +166,7 @@ class Conversation:
             return {}
         envelope: dict[str, Any] = {
             "io.modelcontextprotocol/protocolVersion": self.version,
-            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientCapabilities": self._capabilities,
             "io.modelcontextprotocol/clientInfo": self.client_info,
         }
         if self._log_level is not None:
@@ -169,7 +178,7 @@ class Conversation:
     def _give_up(self, call: Call, reason: str) -> None:
         if call.method != "initialize" and self.calls.waits_for(call.id):
             notice = self._notification("notifications/cancelled", {"requestId": call.id, "reason": reason})
-            self._tasks.start(self._say(self.link.cancel(call.id, notice)), name="tailrace-client-cancel")
+            self._tasks.start(self._say(partial(self.link.cancel, call.id, notice)), name="tailrace-client-cancel")
 
     def _reply(self, data: bytes) -> None:
         if self.version in mcp.MODERN_VERSIONS:
@@ -179,12 +188,12 @@ class Conversation:
         else:
             self._replies += 1
             message = Outgoing(data=data, version=self.version)
-            self._tasks.start(self._say(self.link.send(message), is_reply=True), name="tailrace-client-reply")
+            self._tasks.start(self._say(partial(self.link.send, message), is_reply=True), name="tailrace-client-reply")
 
-    async def _say(self, sending: Coroutine[Any, Any, None], *, is_reply: bool = False) -> None:
+    async def _say(self, send: Callable[[], Coroutine[Any, Any, object]], *, is_reply: bool = False) -> None:
         try:
             async with asyncio.timeout(_SAY_LIMIT):
-                await sending
+                await send()
         except Exception as error:
             self.calls.warn(f"the server could not be told: {error}")
         finally:
