@@ -194,7 +194,7 @@ class Endpoint:
             max_result=self.settings.max_result,
             keep_answer=keep_answer,
         )
-        if params.meta is not mcp.NO_META:
+        if self.outbox is not None or params.meta is not mcp.NO_META:
             self._set_values(call)
         try:
             if self.draining:
