@@ -67,7 +67,10 @@ def _go(target: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _nginx(target: str, folder: Path) -> Iterator[str]:
-    """Its buffering is on, as it is by default: what turns it off is the header of our streams."""
+    """As it comes: its buffering is on, and our streams ask for theirs to be off.
+
+    (Small events come through either way; with buffering it would also take megabytes for a client that reads slowly.)
+    """
     nginx = os.environ.get("TAILRACE_NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
         pytest.skip("nginx is not installed (pip cannot bring it)")
