@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tailrace.core.ports import (
@@ -37,6 +38,7 @@ from tailrace.stores.sqlite import SqliteStore
 from tailrace.stores.sqlite_file import network_filesystem
 
 SESSION = PutSession("s1", b"h1", "ann", b"data", 100.0)
+COMMITS = ("COMMIT", "INSERT INTO recent")  # the second is a transaction by itself
 SRC = str(Path(__file__).parents[2] / "src")
 
 
@@ -207,7 +209,7 @@ async def test_a_damaged_database_is_named(path: Path) -> None:
 async def test_damage_met_later_is_the_readers_error(path: Path) -> None:
     await filled(path)
     content = bytearray(path.read_bytes())
-    at = content.index(b"x" * 1000)
+    at = content.rindex(b"x" * 1000)  # in the table: before it stands what is left of the row it was committed in
     page = at - at % 4096
     content[page : page + 16] = b"\xff" * 16
     path.write_bytes(content)
@@ -261,21 +263,39 @@ async def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pyte
         await SqliteStore(path).open()
 
 
-async def test_a_file_of_the_first_version_gets_its_table_of_entries(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+def written_by_version(path: Path, version: int) -> None:
+    """A file as that version made it, with one session."""
+    connection = sqlite3.connect(path)
+    for steps in sqlite_tables.MIGRATIONS[:version]:
+        for step in steps:
+            connection.execute(step)
+    connection.execute(f"PRAGMA application_id = {sqlite_tables.APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("INSERT INTO sessions VALUES ('s1', x'01', 'ann', x'02', 100.0)")
+    connection.execute("INSERT INTO streams VALUES ('s1', 1, 3)")
+    connection.execute("INSERT INTO calls VALUES ('s1', 7, 1, x'03')")
+    for seq in (2, 1, 3):
+        connection.execute("INSERT INTO events VALUES ('s1', 1, ?, ?, 'p')", (seq % 2, seq))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(sqlite_tables.MIGRATIONS)))
+async def test_a_file_of_an_earlier_version_keeps_what_it_holds(
+    path: Path, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_tables, "MIGRATIONS", sqlite_tables.MIGRATIONS[:1])
-    await filled(path)
-    assert path.read_bytes()[60:64] == (1).to_bytes(4, "big")
-    monkeypatch.undo()
+    written_by_version(path, version)
     store = SqliteStore(path)
     await store.open()
-    store.write([PutEntry("once", "k", b"data", 4e9)])
+    found = await store.load("s1")
+    assert found is not None
+    assert [(event.seq, event.kind) for event in found.events] == [(1, 1), (2, 0), (3, 1)]
+    assert (found.principal, found.last, [call.call for call in found.calls]) == ("ann", {1: 3}, [7])
+    store.write([PutEntry("once", "k", b"data", 4e9), event(4)])
     assert await store.entry("once", "k") == StoredEntry("k", b"data", 4e9)
-    assert len(await seqs(store)) == 200
     await store.close()
-    monkeypatch.setattr(sqlite_file, "MIGRATIONS", sqlite_tables.MIGRATIONS[:1])
-    with pytest.raises(StoreTooNew):  # as the older version would
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", sqlite_tables.MIGRATIONS[:version])
+    with pytest.raises(StoreTooNew):  # as that version would
         await SqliteStore(path).open()
 
 
@@ -672,11 +692,11 @@ async def test_a_log_that_cannot_grow_loses_nothing_that_was_promised(path: Path
     await store.close()
 
 
-@pytest.mark.parametrize("where", ["BEGIN", "INSERT", "COMMIT"])
+@pytest.mark.parametrize("where", ["BEGIN", "INSERT INTO recent", "INSERT OR IGNORE INTO events", "COMMIT"])
 async def test_an_io_error_anywhere_in_a_commit_fails_that_batch_only(
     path: Path, failing: type[Failing], where: str
 ) -> None:
-    store = SqliteStore(path, factory=failing, probe_interval=60)
+    store = SqliteStore(path, factory=failing, probe_interval=60, merge_bytes=1)  # every commit merges the one before
     await store.open()
     store.write([SESSION, event(1)])
     await store.flush()
@@ -692,8 +712,13 @@ async def test_an_io_error_anywhere_in_a_commit_fails_that_batch_only(
 
 async def test_a_rollback_that_fails_is_made_up_for(path: Path) -> None:
     broken = {"COMMIT", "ROLLBACK"}
+    connections: list[sqlite3.Connection] = []
 
     class Broken(sqlite3.Connection):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            connections.append(self)
+
         def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
             if sql in broken and armed:
                 broken.discard(sql)
@@ -708,10 +733,12 @@ async def test_a_rollback_that_fails_is_made_up_for(path: Path) -> None:
     armed.append(1)
     store.write([event(1)])
     with pytest.raises(StoreError):
-        await store.flush()
-    store.write([event(2)])
+        await store.next_epoch()
+    store.write([event(2)])  # must not become a part of what cannot be rolled back
     await store.flush()
-    assert await seqs(store) == [2]
+    assert not broken
+    assert connections[0].in_transaction is False
+    assert await seqs(store) == [1, 2]
     await store.close()
 
 
@@ -731,7 +758,7 @@ async def test_reading_does_not_keep_it_from_finding_out_that_the_disk_works_aga
 ) -> None:
     store = SqliteStore(path, factory=failing, probe_interval=0.01)
     await store.open()
-    failing.fails, failing.times = "COMMIT", 1
+    failing.fails, failing.times = "INSERT INTO recent", 1
     store.write([SESSION])
     with pytest.raises(StoreError):
         await store.flush()
@@ -775,13 +802,144 @@ async def test_a_disk_that_fails_while_a_bad_record_is_sorted_out_fails_the_batc
     await store.open()
     store.write([SESSION])
     await store.flush()
-    failing.fails, failing.times = "INSERT OR REPLACE INTO calls", 1
+    failing.fails, failing.times = "INSERT INTO recent", 1
     store.write([event(2**63), event(1)])
     store.write([PutCall("s1", 1, 1, b"")])
     with pytest.raises(StoreError, match="disk I/O error"):
         await store.flush()
     assert store.failure is not None
     assert await seqs(store) == []
+    await store.close()
+
+
+# --- what is committed as it came, and merged into the tables later -------------------------------
+
+
+def counts(path: Path) -> dict[str, int]:
+    connection = sqlite3.connect(path)
+    tables = ("recent", "sessions", "events", "calls")
+    found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    connection.close()
+    return found
+
+
+async def test_what_cancels_out_before_a_merge_never_reaches_the_tables(path: Path) -> None:
+    written: Counter[str] = Counter()
+
+    class Counting(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            cursor = super().execute(sql, parameters)
+            if sql.startswith("INSERT"):
+                written[sql.split("INTO ")[1].split(" ")[0]] += cursor.rowcount
+            return cursor
+
+    store = SqliteStore(path, factory=Counting)
+    await store.open()
+    for number in range(1, 101):
+        store.write([SESSION, PutCall("s1", number, 1, b"call")])
+        await store.flush()
+        store.write([event(number), EndCall("s1", number)])
+    store.write([TrimStream("s1", 1, 0, 90), AppendEvent("s1", 2, 1, 0, b""), DropStream("s1", 2)])
+    store.write([PutSession("s2", b"h2", "", b"", 1.0), AppendEvent("s2", 1, 1, 0, b""), DropSession("s2")])
+    await store.flush()
+    assert set(written) == {"recent"}
+    assert await seqs(store) == list(range(91, 101))
+    del written["recent"]
+    assert written == {"sessions": 1, "streams": 1, "events": 10}
+    await store.close()
+
+
+async def test_committed_records_are_merged_when_they_are_many_and_when_nobody_writes(path: Path) -> None:
+    merges: list[str] = []
+
+    class Merging(sqlite3.Connection):
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            if sql == "DELETE FROM recent":
+                merges.append(sql)
+            return super().execute(sql, *rest)
+
+    store = SqliteStore(path, factory=Merging, merge_bytes=20_000, expiry_interval=60)
+    await store.open()
+    merges.clear()
+    for seq in range(1, 101):
+        store.write([SESSION, event(seq, b"x" * 1000)])
+        await store.flush()
+    assert 5 <= len(merges) <= 10
+    await store.close()
+    assert counts(path) == {"recent": 0, "sessions": 1, "events": 100, "calls": 0}
+    store = SqliteStore(path, factory=Merging, expiry_interval=0.01)
+    await store.open()
+    merges.clear()
+    store.write([event(101)])
+    while not merges:  # ends by the test's time-out
+        await asyncio.sleep(0.001)
+    await store.close()
+
+
+async def test_a_disk_that_takes_no_merge_can_still_be_read_and_loses_nothing(
+    path: Path, failing: type[Failing]
+) -> None:
+    store = SqliteStore(path, factory=failing)
+    await store.open()
+    store.write([SESSION, event(1), PutEntry("once", "k", b"", 4e9)])
+    await store.flush()
+    failing.fails, failing.times = "COMMIT", 2
+    assert await seqs(store) == [1]
+    assert await store.unfinished() == []
+    assert failing.times == 0
+    assert [entry.key for entry in await store.entries("once")] == ["k"]
+    failing.fails, failing.times = "INSERT OR IGNORE INTO events", 1
+    store.write([event(2)])
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await store.load("s1")
+    assert await seqs(store) == [1, 2]
+    await store.close()
+
+
+async def test_a_file_that_could_not_be_merged_at_the_end_is_merged_at_the_next_opening(
+    path: Path, failing: type[Failing]
+) -> None:
+    store = SqliteStore(path, factory=failing)
+    await store.open()
+    store.write([SESSION, event(1), PutCall("s1", 1, 1, b"call")])
+    await store.flush()
+    failing.fails, failing.times = "SAVEPOINT", 1
+    await store.close()
+    assert counts(path) == {"recent": 1, "sessions": 0, "events": 0, "calls": 0}
+    await store.open()
+    assert await seqs(store) == [1]
+    await store.close()
+    assert counts(path) == {"recent": 0, "sessions": 1, "events": 1, "calls": 1}
+
+
+async def test_a_record_that_no_table_takes_does_not_keep_the_others_out(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    wrong: Any = None
+    store.write([SESSION, PutSession("s2", b"h2", wrong, b"", 1.0), event(1)])  # a bug of ours
+    await store.flush()
+    assert await seqs(store) == [1]
+    assert [record.getMessage().partition(" error")[0] for record in caplog.records] == [
+        "a record cannot be stored record=PutSession"
+    ]
+    await store.close()
+
+
+async def test_a_row_that_is_partly_unreadable_does_not_keep_the_server_from_starting(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await filled(path)
+    connection = sqlite3.connect(path)
+    rows = [[[99, "of a later version"], event(201)], [[1, None], event(202)], "no records", [event(203)]]
+    connection.executemany("INSERT INTO recent (records) VALUES (?)", [(msgspec.msgpack.encode(row),) for row in rows])
+    connection.commit()
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    assert (await seqs(store))[-3:] == [201, 202, 203]
+    assert [record.getMessage().partition(" error")[0] for record in caplog.records] == ["a record cannot be read"] * 3
     await store.close()
 
 
@@ -793,7 +951,7 @@ async def test_a_thousand_writes_are_one_commit_and_one_wake_up(path: Path, monk
 
     class Gated(sqlite3.Connection):
         def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT" and armed:
+            if sql.startswith(COMMITS) and armed:
                 at_gate.set()
                 gate.wait()
             return super().execute(sql, *rest)
@@ -829,7 +987,7 @@ async def test_closing_a_disk_that_hangs_has_a_limit(path: Path) -> None:
 
     class Hanging(sqlite3.Connection):
         def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT" and armed:
+            if sql.startswith(COMMITS) and armed:
                 gate.wait()
             return super().execute(sql, *rest)
 
@@ -888,7 +1046,7 @@ def test_a_loop_that_is_closed_is_not_called_back_and_nothing_is_lost(
 
     class Gated(sqlite3.Connection):
         def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT" and armed:
+            if sql.startswith(COMMITS) and armed:
                 gate.wait()
             return super().execute(sql, *rest)
 

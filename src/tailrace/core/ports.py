@@ -46,7 +46,11 @@ class Kind(IntEnum):
     REQUEST = 2  # a server's request to the client: kept like an answer
 
 
-class PutSession(msgspec.Struct, frozen=True, gc=False):
+# The records are encoded as arrays that begin with their tag. Stores keep them so: a tag is never given to another
+# record, and a new field comes last and has a default.
+
+
+class PutSession(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """Create or replace a session's record (not its streams, nor its calls)."""
 
     session: str  # the session id; secret
@@ -56,13 +60,13 @@ class PutSession(msgspec.Struct, frozen=True, gc=False):
     touched: float  # wall clock, seconds: when it was last used
 
 
-class DropSession(msgspec.Struct, frozen=True, gc=False):
+class DropSession(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """Forget a session with all its streams, events and calls."""
 
     session: str
 
 
-class AppendEvent(msgspec.Struct, frozen=True, gc=False):
+class AppendEvent(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
     """Add one event to a stream; `seq` grows by one within a stream and is never used twice."""
 
     session: str
@@ -72,7 +76,7 @@ class AppendEvent(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class TrimStream(msgspec.Struct, frozen=True, gc=False):
+class TrimStream(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     """Delete the events of one kind with `seq <= upto`: the ring has turned, or answers expired."""
 
     session: str
@@ -81,14 +85,14 @@ class TrimStream(msgspec.Struct, frozen=True, gc=False):
     upto: int
 
 
-class DropStream(msgspec.Struct, frozen=True, gc=False):
+class DropStream(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     """Forget one stream of a session with all its events."""
 
     session: str
     stream: int
 
 
-class PutCall(msgspec.Struct, frozen=True, gc=False):
+class PutCall(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     """Record an accepted call: from its commit on, the promise is given."""
 
     session: str
@@ -97,14 +101,14 @@ class PutCall(msgspec.Struct, frozen=True, gc=False):
     data: bytes  # the protocol's own record: request id, method, parameters
 
 
-class EndCall(msgspec.Struct, frozen=True, gc=False):
+class EndCall(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
     """The call has ended; written together with the event that carries its answer, if it has one."""
 
     session: str
     call: int
 
 
-class PutEntry(msgspec.Struct, frozen=True, gc=False):
+class PutEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     """Create or replace an entry; it belongs to no session, and goes by itself once it has expired."""
 
     kind: str  # whose table it is: "once", "task", "outbox"
@@ -113,7 +117,7 @@ class PutEntry(msgspec.Struct, frozen=True, gc=False):
     expires: float  # wall clock, seconds
 
 
-class DropEntry(msgspec.Struct, frozen=True, gc=False):
+class DropEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=9):
     """Forget an entry before it expires."""
 
     kind: str

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
 from tailrace.errors import StoreBusy, StoreError
 from tailrace.stores import sqlite_tables as tables
+from tailrace.stores.sqlite_recent import Recent
 from tailrace.stores.sqlite_writer import Job, Listener, Write, Writer
 from tailrace.stores.tickets import Failed, Tickets
 from tailrace.stores.weight import OVERHEAD, write_weight
@@ -41,6 +42,8 @@ class SqliteStore(Store):
             ``PATH-wal`` while it is open, and ``PATH.lock``.
         max_queued: Bytes that may wait for their commit, payloads and overhead; over it `write` raises.
         batch_writes: Most writes in one commit.
+        merge_bytes: Bytes of committed records, payloads and overhead, that are merged into the tables at once; until
+            then they are also held in memory.
         open_timeout: Seconds for opening, beside the wait for another holder (migration, recovery of the log).
         close_timeout: Seconds for committing what is queued when it is closed; what is left then fails.
         probe_interval: Seconds between two tries whether writing works again, after a failed commit.
@@ -56,6 +59,7 @@ class SqliteStore(Store):
         *,
         max_queued: int = 67_108_864,
         batch_writes: int = 1_000,
+        merge_bytes: int = 4_194_304,
         open_timeout: float = 60.0,
         close_timeout: float = 10.0,
         probe_interval: float = 1.0,
@@ -76,6 +80,8 @@ class SqliteStore(Store):
             "factory": factory,
         }
         self._clock = clock
+        self._merge_bytes = merge_bytes
+        self._recent = Recent(merge_bytes)
         self._tickets = Tickets()
         self._writer: Writer | None = None  # from the start of `open` to the end of `close`
         self._is_open = False
@@ -117,7 +123,8 @@ class SqliteStore(Store):
         self._reset()
         self._failure = None
         listener = Listener(self._opened, self._settled, self._recovered, self._answered, self._ended)
-        writer = self._writer = Writer(self._path, listener, loop, wait=wait, **self._writer_options)
+        recent = self._recent = Recent(self._merge_bytes)
+        writer = self._writer = Writer(self._path, listener, loop, wait=wait, recent=recent, **self._writer_options)
         self._opening = loop.create_future()
         writer.start()
         try:
@@ -157,7 +164,7 @@ class SqliteStore(Store):
         """As `Store.write`."""
         writer = self._taking(weight := write_weight(records))
         ticket = self._tickets.issue()
-        writer.put((ticket, tuple(records), weight))
+        writer.write((ticket, tuple(records), weight))
         return ticket
 
     def when(self, ticket: int, committed: Committed) -> None:
@@ -182,7 +189,7 @@ class SqliteStore(Store):
 
     async def entry(self, kind: str, key: str) -> StoredEntry | None:
         """As `Store.entry`."""
-        return await self._ask(partial(tables.entry, kind=kind, key=key, now=self._clock()))
+        return await self._ask(partial(self._recent.entry, kind=kind, key=key, now=self._clock()), reads=False)
 
     async def count(self, kind: str) -> int:
         """As `Store.count`."""
@@ -190,15 +197,17 @@ class SqliteStore(Store):
 
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
         """As `Store.entries`."""
-        return await self._ask(partial(tables.entries, kind=kind, after=after, limit=limit, now=self._clock()))
+        return await self._ask(
+            partial(self._recent.entries, kind=kind, after=after, limit=limit, now=self._clock()), reads=False
+        )
 
     async def secrets(self) -> list[bytes]:
         """As `Store.secrets`."""
-        return await self._ask(tables.sealing_secrets)
+        return await self._ask(tables.sealing_secrets, reads=False)
 
     async def next_epoch(self) -> int:
         """As `Store.next_epoch`."""
-        return await self._ask(tables.next_epoch)
+        return await self._ask(tables.next_epoch, reads=False)
 
     def statistics(self) -> dict[str, int | float | str]:
         """As `Store.statistics`; also `largest_batch`, the most writes in one commit."""
@@ -251,9 +260,9 @@ class SqliteStore(Store):
         self._queued += weight
         return self._writer
 
-    async def _ask(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def _ask(self, work: Callable[[sqlite3.Connection], Any], *, reads: bool = True) -> Any:
         writer = self._taking(OVERHEAD)
-        job = Job(work, writer.loop.create_future())
+        job = Job(work, reads, writer.loop.create_future())
         self._asked.add(job)
         writer.put(job)
         return await job.answer

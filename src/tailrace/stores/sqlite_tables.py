@@ -1,31 +1,17 @@
-"""The tables of the SQLite store: their making and migration, a batch of records as few statements, the reads.
+"""The tables of the SQLite store: their making and migration, and the reads.
 
 Everything here runs in the store's one thread, inside a transaction that the store begins and ends.
-Which thread, which file and what happens when a commit fails is left to `sqlite`.
+Which thread, which file and what happens when a commit fails is left to `sqlite`; how records become
+rows, to `sqlite_batch`; when, to `sqlite_recent`.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from tailrace.core.ports import (
-    AppendEvent,
-    DropEntry,
-    DropStream,
-    EndCall,
-    PutCall,
-    PutEntry,
-    PutSession,
-    Record,
-    StoredCall,
-    StoredEntry,
-    StoredEvent,
-    StoredSession,
-    TrimStream,
-)
+from tailrace.core.ports import StoredCall, StoredEvent, StoredSession
+from tailrace.stores.sqlite_recent import merge_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -33,10 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPLICATION_ID",
     "MIGRATIONS",
-    "Batch",
     "count",
-    "entries",
-    "entry",
     "expire",
     "load",
     "migrate",
@@ -75,6 +58,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " PRIMARY KEY (kind, key))",
         "CREATE INDEX entries_by_expiry ON entries (expires)",
     ),
+    ("CREATE TABLE recent (number INTEGER PRIMARY KEY, records BLOB NOT NULL)",),  # see `sqlite_recent`
 )
 
 # Every event has its stream, so that of the large table only what goes is read.
@@ -87,134 +71,18 @@ _ORPHANS = (
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the tables from `version` up to date, and clear away what belongs to no session."""
+    """Bring the tables from `version` up to date, merge what is recent, and clear away what belongs to no session."""
     for number, steps in enumerate(MIGRATIONS[version:], version + 1):
         for step in steps:
             connection.execute(step)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {number}")
+    merge_rows(connection)
     for clearing in _ORPHANS:
         connection.execute(clearing)
 
 
 # --- writing ------------------------------------------------------------------------------------
-
-_Row: TypeAlias = tuple[Any, ...]
-_StreamKey: TypeAlias = tuple[str, int]
-
-_PUT_SESSION = "INSERT OR REPLACE INTO sessions (session, handle, principal, data, touched) VALUES "
-_APPEND = "INSERT OR IGNORE INTO events (session, stream, kind, seq, payload) VALUES "
-_LAST = "INSERT INTO streams (session, stream, last) VALUES "
-_LAST_RAISED = " ON CONFLICT (session, stream) DO UPDATE SET last = max(last, excluded.last)"
-_PUT_ENTRY = "INSERT OR REPLACE INTO entries (kind, key, data, expires) VALUES "
-_DROP_ENTRY = "DELETE FROM entries WHERE kind = ? AND key = ?"
-_PUT_CALL = "INSERT OR REPLACE INTO calls (session, call, stream, data) VALUES "
-_END_CALL = "WITH ended (session, call) AS (VALUES "
-_ENDED = (  # CROSS JOIN: one look into the index for each, never through all calls
-    ") DELETE FROM calls WHERE rowid IN (SELECT calls.rowid FROM ended CROSS JOIN calls"
-    " ON calls.session = ended.session AND calls.call = ended.call)"
-)
-_TRIM = "DELETE FROM events WHERE session = ? AND stream = ? AND kind = ? AND seq <= ?"
-_DROP_STREAM = (
-    "DELETE FROM events WHERE session = ? AND stream = ?",
-    "DELETE FROM streams WHERE session = ? AND stream = ?",
-)
-_DROP_SESSION = tuple(f"DELETE FROM {table} WHERE session = ?" for table in ("sessions", "streams", "events", "calls"))
-
-# Rows for one statement. SQLite's binding lets go of the GIL at each statement, and a busy loop is slow to
-# give it back; so few statements. Two sizes only, so that each statement is parsed once and found again.
-_ROWS_AT_ONCE = 32
-
-
-class Batch:
-    """Records in their order, gathered by kind, so that a thousand of them take a few dozen statements.
-
-    `flush` runs the kinds in one fixed order. A record for which that order would differ from the order
-    of arrival (one for a stream or session that is dropped in this batch, say) flushes what is before it.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sessions: dict[str, _Row] = {}
-        self._events: list[_Row] = []
-        self._last: dict[_StreamKey, int] = {}
-        self._calls: dict[_StreamKey, _Row] = {}
-        self._ended: dict[_StreamKey, None] = {}
-        self._trims: dict[tuple[str, int, int], int] = {}
-        self._dropped_streams: dict[_StreamKey, None] = {}
-        self._dropped: dict[str, None] = {}
-        self._entries: dict[tuple[str, str], _Row | None] = {}
-
-    def add(self, record: Record) -> None:
-        """Take one record in; may run statements."""
-        if isinstance(record, PutEntry):  # entries have no order towards what belongs to a session
-            self._entries[record.kind, record.key] = (record.kind, record.key, record.data, record.expires)
-            return
-        if isinstance(record, DropEntry):
-            self._entries[record.kind, record.key] = None
-            return
-        session = record.session
-        if self._dropped and session in self._dropped:
-            self.flush()
-        if isinstance(record, AppendEvent):
-            self._append(record)
-        elif isinstance(record, PutCall):
-            if (session, record.call) in self._ended:
-                self.flush()
-            self._calls[session, record.call] = (session, record.call, record.stream, record.data)
-        elif isinstance(record, EndCall):
-            self._calls.pop((session, record.call), None)
-            self._ended[session, record.call] = None
-        elif isinstance(record, TrimStream):
-            key = (session, record.stream, record.kind)
-            self._trims[key] = max(record.upto, self._trims.get(key, record.upto))
-        elif isinstance(record, PutSession):
-            self._sessions[session] = (session, record.handle, record.principal, record.data, record.touched)
-        elif isinstance(record, DropStream):
-            self._dropped_streams[session, record.stream] = None
-        else:
-            self._dropped[session] = None
-
-    def _append(self, record: AppendEvent) -> None:
-        session, stream, seq = record.session, record.stream, record.seq
-        trimmed = self._trims.get((session, stream, record.kind)) if self._trims else None
-        if (trimmed is not None and seq <= trimmed) or (session, stream) in self._dropped_streams:
-            self.flush()
-        self._events.append((session, stream, record.kind, seq, record.payload))
-        if self._last.get((session, stream), seq - 1) < seq:
-            self._last[session, stream] = seq
-
-    def flush(self) -> None:
-        """Run what was gathered. The order of these lines is the one that `add` relies on."""
-        self._insert(_PUT_SESSION, self._sessions.values(), 5)
-        self._insert(_APPEND, self._events, 5)
-        self._insert(_LAST, [(*key, last) for key, last in self._last.items()], 3, _LAST_RAISED)
-        self._insert(_PUT_CALL, self._calls.values(), 4)
-        self._insert(_END_CALL, self._ended, 2, _ENDED)
-        self._run((_TRIM,), [(*key, upto) for key, upto in self._trims.items()])
-        self._run(_DROP_STREAM, list(self._dropped_streams))
-        self._run(_DROP_SESSION, [(session,) for session in self._dropped])
-        self._insert(_PUT_ENTRY, [row for row in self._entries.values() if row is not None], 4)
-        self._run((_DROP_ENTRY,), [key for key, row in self._entries.items() if row is None])
-        self._clear()
-
-    def _insert(self, head: str, given: Iterable[_Row], width: int, tail: str = "") -> None:
-        rows = list(given)
-        many = len(rows) - len(rows) % _ROWS_AT_ONCE
-        row = f"({','.join('?' * width)})"
-        for size, part in ((_ROWS_AT_ONCE, rows[:many]), (1, rows[many:])):
-            if part:
-                sql = head + ",".join([row] * size) + tail
-                for start in range(0, len(part), size):
-                    self._connection.execute(sql, list(chain.from_iterable(part[start : start + size])))
-
-    def _run(self, statements: Sequence[str], rows: Sequence[_Row]) -> None:
-        if rows:
-            for sql in statements:
-                self._connection.executemany(sql, rows)
 
 
 def expire(connection: sqlite3.Connection, now: float, most: int) -> int:
@@ -268,27 +136,10 @@ def unfinished(connection: sqlite3.Connection) -> list[str]:
     return [session for (session,) in rows]
 
 
-def entry(connection: sqlite3.Connection, kind: str, key: str, now: float) -> StoredEntry | None:
-    """One entry that has not expired."""
-    found = connection.execute(
-        "SELECT key, data, expires FROM entries WHERE kind = ? AND key = ? AND expires > ?", (kind, key, now)
-    ).fetchone()
-    return None if found is None else StoredEntry(*found)
-
-
 def count(connection: sqlite3.Connection, kind: str, now: float) -> int:
     """How many entries of a kind there are, without the expired."""
     (found,) = connection.execute("SELECT count(*) FROM entries WHERE kind = ? AND expires > ?", (kind, now)).fetchone()
     return found
-
-
-def entries(connection: sqlite3.Connection, kind: str, after: str, limit: int, now: float) -> list[StoredEntry]:
-    """The next entries of a kind by their keys, without the expired."""
-    rows = connection.execute(
-        "SELECT key, data, expires FROM entries WHERE kind = ? AND key > ? AND expires > ? ORDER BY key LIMIT ?",
-        (kind, after, now, limit),
-    )
-    return [StoredEntry(*row) for row in rows]
 
 
 def sealing_secrets(connection: sqlite3.Connection) -> list[bytes]:

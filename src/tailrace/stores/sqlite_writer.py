@@ -1,7 +1,11 @@
 """The one thread that owns the SQLite connection: it commits writes in groups, and answers reads in their turn.
 
+What the loop writes in one of its turns is handed over at the end of the turn, together: the thread is woken
+once, and finds a group. While it commits, the next group gathers.
+
 What it has to say goes to the loop as calls of its `Listener`, one wake-up for each commit. What callers
-see of it (tickets, callbacks, limits) is left to `sqlite`, the tables to `sqlite_tables`.
+see of it (tickets, callbacks, limits) is left to `sqlite`, what a commit
+consists of to `sqlite_recent`, the tables to `sqlite_tables`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tailrace.errors import StoreBusy, StoreError, StoreTooNew
 from tailrace.stores import sqlite_tables as tables
 from tailrace.stores.sqlite_file import FileLock, check_header, prepare_file, prepare_folder
+from tailrace.stores.sqlite_recent import Recent, encode, is_worlds_fault
 
 if TYPE_CHECKING:
     import asyncio
@@ -48,9 +53,14 @@ _PRAGMAS = (
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A read, or a small write with an answer: runs in a transaction of its own, after the writes before it."""
+    """A read, or a small write with an answer: runs in a transaction of its own, after the writes before it.
+
+    Attributes:
+        reads: It reads tables that recent writes belong into, and writes nothing.
+    """
 
     work: Callable[[sqlite3.Connection], Any]
+    reads: bool
     answer: asyncio.Future[Any]
 
 
@@ -83,6 +93,7 @@ class Writer:
         listener: Hears what happens, on `loop`.
         wait: Seconds to wait for another holder of the file.
         batch_writes: Most writes in one commit.
+        recent: Holds what is committed and not merged; the thread's alone once it runs.
         probe_interval: Seconds between two tries whether writing works again, after a failed commit.
         expiry_interval: Seconds between two looks for entries that have expired.
         clock: Tells the wall-clock time in seconds; called in the thread.
@@ -97,6 +108,7 @@ class Writer:
         *,
         wait: float,
         batch_writes: int,
+        recent: Recent,
         probe_interval: float,
         expiry_interval: float,
         clock: Callable[[], float],
@@ -113,7 +125,9 @@ class Writer:
         self._clock = clock
         self._factory = factory
         self._lock = FileLock(path)
-        self._queue: SimpleQueue[Write | Job | None] = SimpleQueue()
+        self._recent = recent
+        self._turn: list[Write] = []  # what the loop has written in this turn
+        self._queue: SimpleQueue[list[Write] | Job | None] = SimpleQueue()
         self._outcomes: deque[Callable[[], None]] = deque()
         self._stopped = threading.Event()
         self._failing = False
@@ -125,9 +139,21 @@ class Writer:
         """Start the thread; `Listener.opened` follows."""
         self._thread.start()
 
-    def put(self, item: Write | Job | None) -> None:
-        """Hand over; None is the end: all before it is committed, then the file is let go."""
+    def write(self, write: Write) -> None:
+        """Hand over one write, at the end of this turn of the loop."""
+        if not self._turn:
+            self.loop.call_soon(self._hand_over)
+        self._turn.append(write)
+
+    def put(self, item: Job | None) -> None:
+        """Hand over at once; None is the end: all before it is committed, then the file is let go."""
+        self._hand_over()
         self._queue.put(item)
+
+    def _hand_over(self) -> None:
+        if self._turn:
+            self._queue.put(self._turn)
+            self._turn = []
 
     def stop(self) -> None:
         """End as soon as possible, without what is still queued; from now on nothing is told."""
@@ -164,7 +190,9 @@ class Writer:
             self._serve(connection)
         except Exception as exception:
             error = self._explain(exception)
-        with contextlib.suppress(sqlite3.Error):  # it checkpoints; what it cannot do is done at the next opening
+        with contextlib.suppress(sqlite3.Error):  # what cannot be done now is done at the next opening
+            self._merge(connection)
+        with contextlib.suppress(sqlite3.Error):  # it checkpoints
             connection.close()
         self._lock.release()
         self._tell(lambda: listener.ended(error))
@@ -214,19 +242,20 @@ class Writer:
             except Empty:
                 continue
             writes, after = self._drain(item)
-            if writes:
-                self._commit(connection, writes)
+            for start in range(0, len(writes), self._batch_writes):
+                if not self._stopped.is_set():
+                    self._commit(connection, writes[start : start + self._batch_writes])
             if isinstance(after, Job):
                 self._answer(connection, after)
             elif after is None:
                 return
 
-    def _drain(self, item: Write | Job | None) -> tuple[list[Write], Write | Job | None]:
-        """Take the writes that are queued, at most one batch; and what ended them, or the last of them."""
+    def _drain(self, item: list[Write] | Job | None) -> tuple[list[Write], list[Write] | Job | None]:
+        """Take the writes that are queued, until they are a batch; and what ended them, or the last of them."""
         writes: list[Write] = []
-        while isinstance(item, tuple):
-            writes.append(item)
-            if len(writes) == self._batch_writes or self._queue.empty():
+        while isinstance(item, list):
+            writes += item
+            if len(writes) >= self._batch_writes or self._queue.empty():
                 break
             item = self._queue.get_nowait()  # nobody else takes from it
         return writes, item
@@ -235,12 +264,16 @@ class Writer:
         failed: list[Failed] = []
         failure: StoreError | None = None
         try:
+            _leave_transaction(connection)  # else what follows would not be committed
+            if self._recent.is_full:
+                self._merge(connection)
             try:
-                _transaction(connection, lambda: _apply(connection, writes))
+                self._recent.commit(connection, *_joined(writes))
             except Exception as error:
-                if _is_worlds_fault(error):
+                if is_worlds_fault(error):
                     raise
-                failed = _transaction(connection, lambda: self._apply_apart(connection, writes))
+                sound, failed = self._sort_out(writes)
+                self._recent.commit(connection, *_joined(sound))
         except Exception as error:
             failure = self._explain(error)
             failed = [(writes[0][0], writes[-1][0], failure)]
@@ -248,28 +281,49 @@ class Writer:
         self._probe_at = time.monotonic() + self._probe_interval
         self._tell(lambda: self._listener.settled(writes, failed, failure))
 
-    def _apply_apart(self, connection: sqlite3.Connection, writes: list[Write]) -> list[Failed]:
-        """Apply each write on its own, so that one with a record that cannot be stored fails alone."""
+    def _sort_out(self, writes: list[Write]) -> tuple[list[Write], list[Failed]]:
+        """A write with a record that cannot be stored fails alone."""
+        sound: list[Write] = []
         failed: list[Failed] = []
         for write in writes:
-            connection.execute("SAVEPOINT one")
             try:
-                _apply(connection, [write])
-            except Exception as error:
-                if _is_worlds_fault(error):
-                    raise
-                connection.execute("ROLLBACK TO one")
+                encode(write[1])
+                sound.append(write)
+            except (ValueError, TypeError, OverflowError) as error:
                 failed.append((write[0], write[0], StoreError(f"{self._path}: a record cannot be stored: {error}")))
-            connection.execute("RELEASE one")
-        return failed
+        return sound, failed
+
+    def _merge(self, connection: sqlite3.Connection) -> None:
+        _transaction(connection, lambda: self._recent.merge(connection))
+        self._recent.merged()
 
     def _answer(self, connection: sqlite3.Connection, job: Job) -> None:
         answer, error = None, None
         try:
-            answer = _transaction(connection, lambda: job.work(connection))
+            if job.reads:
+                answer = self._read(connection, job)
+            else:
+                answer = _transaction(connection, lambda: job.work(connection))
         except Exception as exception:
             error = self._explain(exception)
         self._tell(lambda: self._listener.answered(job, answer, error))
+
+    def _read(self, connection: sqlite3.Connection, job: Job) -> Any:
+        """Merge what is recent, and read. Where the merge cannot be committed (a full disk) it is taken back, and
+        the answer is right all the same."""
+
+        def work() -> Any:
+            self._recent.merge(connection)
+            answer.append(job.work(connection))
+
+        answer: list[Any] = []
+        try:
+            _transaction(connection, work)
+            self._recent.merged()
+        except sqlite3.Error:
+            if not answer:
+                raise
+        return answer[0]
 
     def _probe(self, connection: sqlite3.Connection) -> None:
         """Find out that the disk has space again: whoever refuses work while `failure` is set writes nothing."""
@@ -283,6 +337,7 @@ class Writer:
         """Delete some expired entries; where more may be left, the next ones go after the next batch of writes."""
         self._expire_at = time.monotonic() + self._expiry_interval
         with contextlib.suppress(sqlite3.Error):  # nobody waits for it, and a later one makes up for it
+            self._merge(connection)
             expired = _transaction(connection, lambda: tables.expire(connection, self._clock(), _EXPIRED_AT_ONCE))
             if expired == _EXPIRED_AT_ONCE:
                 self._expire_at = 0.0
@@ -305,8 +360,7 @@ class Writer:
 
 def _transaction(connection: sqlite3.Connection, work: Callable[[], Any]) -> Any:
     """Run `work` in a transaction, which is rolled back whole if anything fails, the commit too."""
-    if connection.in_transaction:  # the rollback of an earlier one failed
-        connection.execute("ROLLBACK")
+    _leave_transaction(connection)
     connection.execute("BEGIN")
     try:
         result = work()
@@ -319,18 +373,10 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[], Any]) -> Any
     return result
 
 
-def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
-    batch = tables.Batch(connection)
-    for _, records, _ in writes:
-        for record in records:
-            batch.add(record)
-    batch.flush()
+def _leave_transaction(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # the rollback of an earlier one failed
+        connection.execute("ROLLBACK")
 
 
-def _is_worlds_fault(error: Exception) -> bool:
-    """True where the disk or the file is at fault, False where a record is: too large, not text, out of range."""
-    if isinstance(
-        error, sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.ProgrammingError
-    ):
-        return False
-    return isinstance(error, sqlite3.DatabaseError)
+def _joined(writes: Sequence[Write]) -> tuple[list[Record], int]:
+    return [record for _, records, _ in writes for record in records], sum(weight for _, _, weight in writes)
