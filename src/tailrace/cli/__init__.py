@@ -1,4 +1,4 @@
-"""The command line: `tailrace run | demo | ls | call | bench | outbox`.
+"""The command line: `tailrace run | demo | ls | call | check | bench | outbox`.
 
 Only click is imported here. Each command imports what it needs when it is run, so that `--help`,
 `--version` and a shell's completion stay quick. Exit codes: 0 ok, 1 the thing asked for failed, 2 wrong use.
@@ -11,6 +11,7 @@ import click
 from tailrace import __version__
 from tailrace.cli.bench import bench_command
 from tailrace.cli.call import call_command, ls_command
+from tailrace.cli.check import check_command
 from tailrace.cli.outbox import outbox_group
 from tailrace.cli.run import run_command
 
@@ -35,5 +36,6 @@ def demo_command(arguments: tuple[str, ...]) -> None:
 main.add_command(run_command)
 main.add_command(ls_command)
 main.add_command(call_command)
+main.add_command(check_command)
 main.add_command(bench_command)
 main.add_command(outbox_group)

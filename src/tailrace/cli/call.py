@@ -12,6 +12,7 @@ import click
 
 from tailrace.cli.arguments import ArgumentError, parse_arguments
 from tailrace.cli.failures import explained
+from tailrace.cli.program import PROGRAM, WithProgram
 from tailrace.cli.target import load, looks_like_target
 
 if TYPE_CHECKING:
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["call_command", "ls_command"]
 
 
-class _WithProgram(click.Command):
-    """A command after whose ``--`` comes the program to start as a stdio server."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta["tailrace.program"] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print what the server sent, as JSON.")
 _timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=300.0, show_default=True,
@@ -39,7 +29,7 @@ _timeout_option = click.option(
 )  # fmt: skip
 
 
-@click.command("ls", cls=_WithProgram, options_metavar="[OPTIONS]")
+@click.command("ls", cls=WithProgram, options_metavar="[OPTIONS]")
 @click.argument("server", required=False, metavar="URL | FILE.py | -- COMMAND...")
 @_json_option
 @_timeout_option
@@ -65,7 +55,7 @@ def ls_command(context: click.Context, server: str | None, as_json: bool, timeou
         print_tools(tools)
 
 
-@click.command("call", cls=_WithProgram, options_metavar="[OPTIONS]")
+@click.command("call", cls=WithProgram, options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, metavar="URL|FILE.py TOOL [NAME=VALUE | JSON]...", type=click.UNPROCESSED)
 @_json_option
 @_timeout_option
@@ -87,7 +77,7 @@ def call_command(context: click.Context, words: tuple[str, ...], as_json: bool, 
     Progress and log records go to standard error. Exit code 1 if the tool answers with an error.
     """
     rest = list(words)
-    server = None if "tailrace.program" in context.meta else rest.pop(0) if rest else None
+    server = None if PROGRAM in context.meta else rest.pop(0) if rest else None
     if not rest:
         raise click.UsageError("say where and what: tailrace call URL TOOL [NAME=VALUE]...")
     import asyncio
@@ -107,7 +97,7 @@ def call_command(context: click.Context, words: tuple[str, ...], as_json: bool, 
 
 def _where(context: click.Context, server: str | None) -> str | list[str] | Service:
     """What `tailrace.mcp.Client` takes: a URL, a program to start, or a service in this process."""
-    program: list[str] | None = context.meta.get("tailrace.program")
+    program: list[str] | None = context.meta.get(PROGRAM)
     if program is not None:
         if server is not None:
             raise click.UsageError("give a server before --, or a program after it, not both.")
