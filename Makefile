@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit soak check bench bench-quick conformance docs lock clean distclean help
+.PHONY: demo test unit soak check bench bench-quick scoreboard conformance docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -57,6 +57,9 @@ bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about
 
 bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
 	$(PY) -m bench.run --quick
+
+scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers, into docs/scoreboard.md: about fifteen minutes
+	$(PY) -m bench.scoreboard
 
 conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with the scores of both requirement sets
 	$(PY) -m tests.conformance

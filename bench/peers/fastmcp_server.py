@@ -6,6 +6,7 @@ It gives no way to write to the sessions of others: no broadcast.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import uvicorn
@@ -46,10 +47,12 @@ async def structured(order: Order) -> Receipt:
 
 
 @server.tool
-async def burst(count: int, size: int, ctx: Context) -> int:
+async def burst(count: int, size: int, ctx: Context, pause: float = 0.0) -> int:
     text = "x" * size or None
     for n in range(1, count + 1):
         await ctx.report_progress(n, None, text)
+        if pause:
+            await asyncio.sleep(pause)
     return count
 
 
@@ -57,6 +60,20 @@ async def burst(count: int, size: int, ctx: Context) -> int:
 async def slow(seconds: float) -> str:
     await asyncio.sleep(seconds)
     return "done"
+
+
+@server.tool
+async def effect(key: str, seconds: float) -> str:
+    note(f"start {key}")
+    await asyncio.sleep(seconds)
+    note(f"end {key}")
+    return key
+
+
+def note(line: str) -> None:
+    """A trace in the witness file of `tailrace check`."""
+    with open(os.environ.get("TAILRACE_WITNESS", os.devnull), "a") as file:
+        file.write(line + "\n")
 
 
 def main(transport: str, port: int, loop: str, *options: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import anyio
@@ -45,10 +46,12 @@ async def structured(order: Order) -> Receipt:
 
 
 @server.tool()
-async def burst(count: int, size: int, ctx: Context) -> int:
+async def burst(count: int, size: int, ctx: Context, pause: float = 0.0) -> int:
     text = "x" * size or None
     for n in range(1, count + 1):
         await ctx.report_progress(n, None, text)
+        if pause:
+            await anyio.sleep(pause)
     return count
 
 
@@ -56,6 +59,14 @@ async def burst(count: int, size: int, ctx: Context) -> int:
 async def slow(seconds: float) -> str:
     await anyio.sleep(seconds)
     return "done"
+
+
+@server.tool()
+async def effect(key: str, seconds: float) -> str:
+    note(f"start {key}")
+    await anyio.sleep(seconds)
+    note(f"end {key}")
+    return key
 
 
 @server.tool()
@@ -72,6 +83,12 @@ async def broadcast(first: int, count: int) -> int:
         for session in sessions:
             await session.send_notification(said)
     return count
+
+
+def note(line: str) -> None:
+    """A trace in the witness file of `tailrace check`."""
+    with open(os.environ.get("TAILRACE_WITNESS", os.devnull), "a") as file:
+        file.write(line + "\n")
 
 
 class MemoryEvents(EventStore):

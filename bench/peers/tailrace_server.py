@@ -6,6 +6,7 @@ Every peer's server has these tools; what they do must stay the same in all of t
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 
 from tailrace import Context, Service
@@ -48,11 +49,13 @@ async def structured(order: Order) -> Receipt:
 
 
 @svc.tool
-async def burst(ctx: Context, count: int, size: int) -> int:
-    """Send `count` notifications of `size` bytes of text, as fast as can be."""
+async def burst(ctx: Context, count: int, size: int, pause: float = 0.0) -> int:
+    """Send `count` notifications of `size` bytes of text, as fast as can be or with pauses of so many seconds."""
     text = "x" * size or None
     for n in range(1, count + 1):
         await ctx.progress(n, None, text)
+        if pause:
+            await asyncio.sleep(pause)
     return count
 
 
@@ -64,8 +67,23 @@ async def slow(seconds: float) -> str:
 
 
 @svc.tool
+async def effect(key: str, seconds: float) -> str:
+    """Leave a trace of the start and of the end, with so many seconds between."""
+    note(f"start {key}")
+    await asyncio.sleep(seconds)
+    note(f"end {key}")
+    return key
+
+
+@svc.tool
 async def broadcast(first: int, count: int) -> int:
     """Send `count` notifications to every session."""
     for n in range(first, first + count):
         await svc.broadcast("notifications/progress", {"progressToken": "broadcast", "progress": n})
     return count
+
+
+def note(line: str) -> None:
+    """A trace in the witness file of `tailrace check`."""
+    with open(os.environ.get("TAILRACE_WITNESS", os.devnull), "a") as file:
+        file.write(line + "\n")

@@ -6,7 +6,9 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -38,8 +40,14 @@ type receipt struct {
 }
 
 type burstArgs struct {
-	Count int `json:"count"`
-	Size  int `json:"size"`
+	Count int     `json:"count"`
+	Size  int     `json:"size"`
+	Pause float64 `json:"pause,omitempty"`
+}
+
+type effectArgs struct {
+	Key     string  `json:"key"`
+	Seconds float64 `json:"seconds"`
 }
 
 type slowArgs struct {
@@ -53,6 +61,28 @@ type broadcastArgs struct {
 
 func text(s string) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: s}}}
+}
+
+// note leaves a trace in the witness file of `tailrace check`.
+func note(line string) {
+	if path := os.Getenv("TAILRACE_WITNESS"); path != "" {
+		if file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+			defer file.Close()
+			_, _ = file.WriteString(line + "\n")
+		}
+	}
+}
+
+// effect leaves a trace of its start, and of its end unless its context was cancelled before.
+func effect(ctx context.Context, in effectArgs) error {
+	note("start " + in.Key)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Duration(in.Seconds * float64(time.Second))):
+		note("end " + in.Key)
+		return nil
+	}
 }
 
 func build() *mcp.Server {
@@ -81,6 +111,9 @@ func build() *mcp.Server {
 				}); err != nil {
 					return nil, nil, err
 				}
+				if in.Pause > 0 {
+					time.Sleep(time.Duration(in.Pause * float64(time.Second)))
+				}
 			}
 			return text("sent"), nil, nil
 		})
@@ -89,6 +122,14 @@ func build() *mcp.Server {
 		func(_ context.Context, _ *mcp.CallToolRequest, in slowArgs) (*mcp.CallToolResult, any, error) {
 			time.Sleep(time.Duration(in.Seconds * float64(time.Second)))
 			return text("done"), nil, nil
+		})
+
+	mcp.AddTool(s, &mcp.Tool{Name: "effect"},
+		func(ctx context.Context, _ *mcp.CallToolRequest, in effectArgs) (*mcp.CallToolResult, any, error) {
+			if err := effect(ctx, in); err != nil {
+				return nil, nil, err
+			}
+			return text(in.Key), nil, nil
 		})
 
 	mcp.AddTool(s, &mcp.Tool{Name: "broadcast"},
@@ -108,6 +149,24 @@ func build() *mcp.Server {
 	return s
 }
 
+// serve answers until SIGTERM, then waits for what is in flight, at most ten seconds.
+func serve(listen func() error, shutdown func(context.Context) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	failed := make(chan error, 1)
+	go func() { failed <- listen() }()
+	select {
+	case err := <-failed:
+		log.Fatal(err)
+	case <-ctx.Done():
+	}
+	limited, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := shutdown(limited); err != nil {
+		log.Print(err)
+	}
+}
+
 func main() {
 	transport, address := os.Args[1], "127.0.0.1:"+os.Args[2]
 	s := build()
@@ -125,5 +184,6 @@ func main() {
 		}
 		http.Handle("/mcp", mcp.NewStreamableHTTPHandler(one, options))
 	}
-	log.Fatal(http.ListenAndServe(address, nil))
+	listening := &http.Server{Addr: address}
+	serve(listening.ListenAndServe, listening.Shutdown)
 }

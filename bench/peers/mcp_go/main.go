@@ -5,9 +5,10 @@ import (
 	"context"
 	"log"
 	"maps"
-	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -40,8 +41,14 @@ type receipt struct {
 }
 
 type burstArgs struct {
-	Count int `json:"count"`
-	Size  int `json:"size"`
+	Count int     `json:"count"`
+	Size  int     `json:"size"`
+	Pause float64 `json:"pause,omitempty"`
+}
+
+type effectArgs struct {
+	Key     string  `json:"key"`
+	Seconds float64 `json:"seconds"`
 }
 
 type slowArgs struct {
@@ -51,6 +58,28 @@ type slowArgs struct {
 type broadcastArgs struct {
 	First int `json:"first"`
 	Count int `json:"count"`
+}
+
+// note leaves a trace in the witness file of `tailrace check`.
+func note(line string) {
+	if path := os.Getenv("TAILRACE_WITNESS"); path != "" {
+		if file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+			defer file.Close()
+			_, _ = file.WriteString(line + "\n")
+		}
+	}
+}
+
+// effect leaves a trace of its start, and of its end unless its context was cancelled before.
+func effect(ctx context.Context, in effectArgs) error {
+	note("start " + in.Key)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Duration(in.Seconds * float64(time.Second))):
+		note("end " + in.Key)
+		return nil
+	}
 }
 
 func build() *server.MCPServer {
@@ -81,6 +110,9 @@ func build() *server.MCPServer {
 				said["progress"] = n
 				// Its error says that the session's queue of 100 was full and this one is lost: that is what users get.
 				_ = s.SendNotificationToClient(ctx, "notifications/progress", said)
+				if in.Pause > 0 {
+					time.Sleep(time.Duration(in.Pause * float64(time.Second)))
+				}
 			}
 			return mcp.NewToolResultText("sent"), nil
 		}))
@@ -89,6 +121,14 @@ func build() *server.MCPServer {
 		func(_ context.Context, _ mcp.CallToolRequest, in slowArgs) (*mcp.CallToolResult, error) {
 			time.Sleep(time.Duration(in.Seconds * float64(time.Second)))
 			return mcp.NewToolResultText("done"), nil
+		}))
+
+	s.AddTool(mcp.NewTool("effect", mcp.WithInputSchema[effectArgs]()), mcp.NewTypedToolHandler(
+		func(ctx context.Context, _ mcp.CallToolRequest, in effectArgs) (*mcp.CallToolResult, error) {
+			if err := effect(ctx, in); err != nil {
+				return nil, err
+			}
+			return mcp.NewToolResultText(in.Key), nil
 		}))
 
 	s.AddTool(mcp.NewTool("broadcast", mcp.WithInputSchema[broadcastArgs]()), mcp.NewTypedToolHandler(
@@ -102,20 +142,41 @@ func build() *server.MCPServer {
 	return s
 }
 
+// serve answers until SIGTERM, then waits for what is in flight, at most ten seconds.
+func serve(listen func() error, shutdown func(context.Context) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	failed := make(chan error, 1)
+	go func() { failed <- listen() }()
+	select {
+	case err := <-failed:
+		log.Fatal(err)
+	case <-ctx.Done():
+	}
+	limited, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := shutdown(limited); err != nil {
+		log.Print(err)
+	}
+}
+
 func main() {
 	transport, address := os.Args[1], "127.0.0.1:"+os.Args[2]
 	s := build()
 	switch transport {
 	case "stdio":
-		log.Fatal(server.ServeStdio(s))
+		if err := server.ServeStdio(s); err != nil {
+			log.Print(err) // at SIGTERM it says that its context was cancelled: no failure
+		}
 	case "sse":
-		log.Fatal(server.NewSSEServer(s, server.WithMessageEndpoint("/messages/")).Start(address))
+		sse := server.NewSSEServer(s, server.WithMessageEndpoint("/messages/"))
+		serve(func() error { return sse.Start(address) }, sse.Shutdown)
 	default:
-		options := []server.StreamableHTTPOption{server.WithStateful(true)}
+		options := []server.StreamableHTTPOption{server.WithStateful(len(os.Args) < 4 || os.Args[3] != "stateless")}
 		if len(os.Args) > 3 && os.Args[3] == "resumable" {
 			options = append(options, server.WithEventStore(server.NewInMemoryEventStore()))
 		}
-		http.Handle("/mcp", server.NewStreamableHTTPServer(s, options...))
-		log.Fatal(http.ListenAndServe(address, nil))
+		streamable := server.NewStreamableHTTPServer(s, options...)
+		serve(func() error { return streamable.Start(address) }, streamable.Shutdown)
 	}
 }

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tailrace.cli.check.http import leave_all
 from tailrace.cli.check.lab import Witness
 from tailrace.cli.check.model import Options, Result, Trial, Verdict, Way
 from tailrace.cli.check.runner import Plan, Report, run
@@ -37,6 +38,7 @@ async def tried(
     try:
         return await run(target, Plan(limits, 600.0, ways, only, skip, witness=Witness(witness)), Quiet())
     finally:
+        leave_all()
         await target.stop()
 
 

@@ -117,6 +117,7 @@ def check_command(context: click.Context, **flags: Any) -> None:
 async def _run(target: Target, plan: Plan) -> Report:
     import asyncio
 
+    from tailrace.cli.check.http import leave_all
     from tailrace.cli.check.model import Failed
     from tailrace.cli.check.report import View
     from tailrace.cli.check.runner import run
@@ -127,6 +128,7 @@ async def _run(target: Target, plan: Plan) -> Report:
     except Failed as error:
         raise click.ClickException(str(error)) from None
     finally:
+        leave_all()
         await target.stop()
         await asyncio.sleep(0)  # the loop closes sockets one turn later
 
