@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from tailrace.core.context import Context, current
     from tailrace.core.session import Session
     from tailrace.errors import (
+        AnswerWritten,
         CallCancelled,
+        ClientGone,
         DeadlineExceeded,
         DefinitionError,
         LimitError,
         ProtocolError,
         StoreError,
+        StreamReset,
         TailraceError,
         ToolError,
         TransportError,
@@ -35,8 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Annotations",
+    "AnswerWritten",
     "Audio",
     "CallCancelled",
+    "ClientGone",
     "Context",
     "DeadlineExceeded",
     "DefinitionError",
@@ -49,6 +54,7 @@ __all__ = [
     "Service",
     "Session",
     "StoreError",
+    "StreamReset",
     "TailraceError",
     "Text",
     "ToolError",

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AnswerWritten",
     "CallCancelled",
+    "ClientGone",
     "DeadlineExceeded",
     "DefinitionError",
     "LimitError",
@@ -17,6 +19,7 @@ __all__ = [
     "StoreBusy",
     "StoreError",
     "StoreTooNew",
+    "StreamReset",
     "TailraceError",
     "ToolError",
     "TransportError",
@@ -91,6 +94,27 @@ class CallCancelled(TailraceError):
     def __init__(self, reason: str = "cancelled") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class ClientGone(CallCancelled):
+    """Why a context ended: the client's connection closed before it had its answer."""
+
+    def __init__(self, reason: str = "the client went away") -> None:
+        super().__init__(reason)
+
+
+class StreamReset(ClientGone):
+    """Why a context ended: the client reset the request's own HTTP/2 stream; its connection goes on."""
+
+    def __init__(self, reason: str = "the client reset the stream") -> None:
+        super().__init__(reason)
+
+
+class AnswerWritten(CallCancelled):
+    """Why a context ended: the answer is given, and the request is over. Work that goes on needs `Context.detach`."""
+
+    def __init__(self, reason: str = "the answer is written") -> None:
+        super().__init__(reason)
 
 
 class DeadlineExceeded(TailraceError, TimeoutError):

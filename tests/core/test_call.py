@@ -352,7 +352,6 @@ async def test_a_call_that_outlives_its_session_is_the_servers_and_its_id_is_fre
     assert call.answers == [b"aborted: enough"]
 
 
-@virtual
 async def test_a_handler_that_only_reports_gives_way_and_can_be_cancelled() -> None:
     async def work(call: Work) -> bytes:
         while True:

@@ -15,7 +15,10 @@ PUBLIC = {
     "tailrace": {
         "Annotations",
         "Audio",
+        "AnswerWritten",
         "CallCancelled",
+        "ClientGone",
+        "StreamReset",
         "Context",
         "DeadlineExceeded",
         "DefinitionError",
@@ -36,7 +39,10 @@ PUBLIC = {
         "current",
     },
     "tailrace.errors": {
+        "AnswerWritten",
         "CallCancelled",
+        "ClientGone",
+        "StreamReset",
         "DeadlineExceeded",
         "DefinitionError",
         "LimitError",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
 from tailrace.core.outgoing import Collected
-from tailrace.errors import CallCancelled
+from tailrace.errors import AnswerWritten, CallCancelled
 
 if TYPE_CHECKING:
     from tailrace.core.outgoing import Message, Outbox
@@ -260,4 +260,5 @@ class Call(ABC):
         # well: 13 objects a call would be left to the cycle collector.
         self.task = None
         if self.context.error is None:
+            self.context.cancel(AnswerWritten())
             self.context = Context.background()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,8 +104,14 @@ class Context:
 
     @property
     def correlation_id(self) -> str | None:
-        """What ties together the records of one request across services; None where nobody set one."""
-        return self.value("correlation_id")
+        """What ties together the records of one request across services: its trace's id, what its headers say
+        (`x-correlation-id`, `x-request-id`), or one that is made here; None outside of calls."""
+        found: str | None = self.value("correlation_id")
+        if found is None and self.call is not None:
+            root = self.call.context
+            found = secrets.token_hex(16)
+            root._values = {**(root._values or {}), "correlation_id": found}
+        return found
 
     # --- deriving ---
 
@@ -134,6 +141,7 @@ class Context:
 
     def detach(self) -> Context:
         """The same values, but no deadline, never cancelled, no error: for work that outlives the call."""
+        _ = self.correlation_id  # the one of the call, if it has to be made
         detached = Context()  # a copy of the values: behind a parent, the finished call would live as long as the work
         context: Context | None = self
         while context is not None:

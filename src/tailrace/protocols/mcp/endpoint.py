@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +22,7 @@ from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.ports import DropSession, Kind, PutSession
 from tailrace.core.session import Lifecycle, Session, Sessions
 from tailrace.core.tasks import DelayLine, Sweeper, Tasks
+from tailrace.core.trace import read_trace
 from tailrace.core.writer import Writer
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled
@@ -48,7 +48,7 @@ from tailrace.wire.jsonrpc import (
 
 if TYPE_CHECKING:
     from tailrace.core.call import Reply
-    from tailrace.core.exchange import Headers
+    from tailrace.core.exchange import Exchange, Headers
     from tailrace.core.settings import Settings
     from tailrace.core.writer import Framing
     from tailrace.protocols.mcp.hooks import Hooks
@@ -62,7 +62,6 @@ logger = logging.getLogger("tailrace.mcp")
 CallT = TypeVar("CallT", bound=McpCall)
 
 SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,64})?")  # W3C Trace Context
 _TOKEN_LIMIT = 10**MAX_ID
 _EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
 
@@ -153,6 +152,7 @@ class Endpoint:
         by_id: bool,
         keep_answer: bool = False,
         kind: type[CallT] = McpCall,
+        origin: Exchange | None = None,
     ) -> CallT:
         """Make a call of a `tools/call` request and have its owner accept it. It has not started yet.
 
@@ -165,6 +165,7 @@ class Endpoint:
             by_id: The request id is its only address (HTTP+SSE, stdio), so a second one in flight is refused.
             keep_answer: Answer it also when its client cancels it.
             kind: What it is besides.
+            origin: The HTTP request that brought it, whose headers may say what it belongs to.
 
         Raises:
             DuplicateId: The id is in flight.
@@ -194,8 +195,9 @@ class Endpoint:
             max_result=self.settings.max_result,
             keep_answer=keep_answer,
         )
-        if self.outbox is not None or params.meta is not mcp.NO_META:
-            self._set_values(call)
+        values = self._values(params.meta, origin)
+        if values:
+            call.context.set_values(values)
         try:
             if self.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
@@ -437,15 +439,22 @@ class Endpoint:
             logger.error("session.state is not stored as it is now: %s", error)
         return PutSession(session.id, session.handle, session.principal, mcp.encode(session.record), time.time())
 
-    def _set_values(self, call: McpCall) -> None:
-        meta = call.meta
+    def _values(self, meta: mcp.Meta, origin: Exchange | None) -> dict[Any, Any]:
+        """What the context of a call holds from the start: its trace, where `_meta` comes before the headers, and
+        the outbox."""
         values: dict[Any, Any] = {}
-        if meta.traceparent is not UNSET and (trace := _TRACEPARENT.fullmatch(meta.traceparent)):
-            values = {"traceparent": meta.traceparent, "correlation_id": trace[1]}
+        if meta is not mcp.NO_META and meta.traceparent is not UNSET:
+            state = None if meta.tracestate is UNSET else meta.tracestate
+            given = {b"traceparent": meta.traceparent, b"tracestate": state}
+            values.update(read_trace(given.get))
+        if not values and origin is not None:
+            traced = origin.verdicts.get("traced")
+            if traced is None:  # a head that is known again mostly says nothing
+                traced = origin.verdicts["traced"] = read_trace(origin.header)
+            values.update(traced)
         if self.outbox is not None:
             values[OUTBOX] = self.outbox
-        if values:
-            call.context.set_values(values)
+        return values
 
 
 def _check_token(token: int | str | UnsetType) -> None:

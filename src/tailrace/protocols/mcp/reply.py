@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
-from tailrace.errors import CallCancelled
+from tailrace.errors import ClientGone
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.wire import sse
 
@@ -256,7 +256,7 @@ class ExchangeReply:
         if self.cancels:
             self._settle()
             for call in list(self._calls):
-                call.cancel(CallCancelled("the client went away"))
+                call.cancel(ClientGone())
 
     def _settle(self) -> None:
         self.settled = True

@@ -156,7 +156,7 @@ class HttpSse:
             if not session.record.version:
                 raise ProtocolError(INVALID_REQUEST, "initialize first")
             reply = SessionReply(endpoint.retention, session, endpoint.journal_of(session))
-            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True)
+            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True, origin=exchange)
         except DuplicateId as error:
             return refuse(exchange, 400, error)
         except ProtocolError as error:

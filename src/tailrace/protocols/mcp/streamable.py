@@ -135,8 +135,12 @@ class Streamable:
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
-            task_call = endpoint.task_table.accept(request, params, None, reply, exchange.principal, by_id=False)
-            call = task_call or endpoint.accept(request, params, None, reply, endpoint.modern, by_id=False)
+            task_call = endpoint.task_table.accept(
+                request, params, None, reply, exchange.principal, by_id=False, origin=exchange
+            )
+            call = task_call or endpoint.accept(
+                request, params, None, reply, endpoint.modern, by_id=False, origin=exchange
+            )
         except ProtocolError as error:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         reply.add(call)
@@ -224,7 +228,9 @@ class Streamable:
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, session, 1, primed=_primed(session))
-            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True)
+            call = endpoint.accept(
+                request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True, origin=exchange
+            )
         except ProtocolError as error:
             return refuse(exchange, status_of(error), error, request.id)
         reply.add(call)
@@ -253,7 +259,7 @@ class Streamable:
                         answers.append(body)
                         continue
                     call = endpoint.accept(
-                        message, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True
+                        message, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True, origin=exchange
                     )
                     reply.add(call)
                     calls.append(call)

@@ -28,6 +28,7 @@ from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
 
 if TYPE_CHECKING:
+    from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
@@ -72,11 +73,12 @@ class TaskTable:
         principal: str,
         *,
         by_id: bool,
+        origin: Exchange | None = None,
     ) -> TaskCall | None:
         """Accept a call of a tool that may run as a task; None where it is a plain call, of this client or at all.
 
         Args:
-            request, params, session, by_id: As for `Endpoint.accept`.
+            request, params, session, by_id, origin: As for `Endpoint.accept`.
             inner: The reply of the request.
             principal: Whose task it will be.
 
@@ -96,7 +98,9 @@ class TaskTable:
         trace = params.meta.traceparent if params.meta.traceparent is not UNSET else None
         task = ToolTask(secrets.token_urlsafe(16), principal, tool.name, arguments, trace, self.wall())
         reply = TaskReply(self, task, inner)
-        call = self.endpoint.accept(request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=TaskCall)
+        call = self.endpoint.accept(
+            request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=TaskCall, origin=origin
+        )
         reply.call = task.call = call
         return call
 
