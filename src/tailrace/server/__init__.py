@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -228,6 +229,9 @@ class Server:
             return
         endpoint = self.endpoint
         endpoint.ending = True
+        with contextlib.suppress(TimeoutError):  # a store that hangs
+            async with asyncio.timeout(limit / 2):
+                await endpoint.task_table.settled()
         endpoint.listens.close("the server is shutting down")
         for call in list(self.tasks.calls):
             if call.session is None:

@@ -461,11 +461,13 @@ async def test_methods_of_the_experimental_tasks_are_unknown(method: str) -> Non
         assert (await post.json())["error"]["code"] == METHOD_NOT_FOUND
 
 
-async def test_the_header_has_to_name_the_task() -> None:
+async def test_the_header_names_the_task_or_is_not_there() -> None:
     async with serving(Mill().service) as server:
         message = modern_request(1, "tasks/get", {"taskId": "x"}, **KNOWS)
-        for changed in ({"mcp-name": "y"}, {"mcp-name": None}):
-            assert (await post_modern(server, message, changed).json())["error"]["code"] == -32020
+        for changed, more in (({"mcp-name": "y"}, []), ({}, [("Mcp-Name", "x")])):
+            assert (await post_modern(server, message, changed, *more).json())["error"]["code"] == -32020
+        missing = await post_modern(server, message, {"mcp-name": None}).json()  # as FastMCP's client does
+        assert missing["error"]["code"] == INVALID_PARAMS
 
 
 async def test_an_update_of_a_task_that_asks_for_nothing_is_acknowledged() -> None:
@@ -706,6 +708,41 @@ async def test_nothing_is_left_of_a_stream_that_listened() -> None:
             await stream.event_count(2)
             stream.disconnect()
         assert server.endpoint.listens._watching == {}
+
+
+async def test_an_end_that_is_being_committed_at_shutdown_is_told_before_the_stream_ends() -> None:
+    mill, store = Mill(), SlowStore()
+    store.go_on()
+    async with serving(mill.service, store) as server:
+        client = Client(server)
+        id = await client.begin("grind", key="a")
+        stream = client.listen(id)
+        await stream.event_count(2)
+        store.wait()
+        mill.gate.set()
+        await turns()
+        ending = asyncio.ensure_future(server.end_sessions())
+        await turns()
+        store.go_on()
+        await stream.end()
+        await ending
+        assert [one.get("params", {}).get("status") for one in stream.messages[1:]] == ["working", "completed", None]
+
+
+@virtual
+async def test_a_store_that_hangs_does_not_keep_a_stream_from_its_end() -> None:
+    mill, store = Mill(), SlowStore()
+    store.go_on()
+    async with serving(mill.service, store) as server:
+        client = Client(server)
+        stream = client.listen(await client.begin("grind", key="a"))
+        await stream.event_count(2)
+        store.wait()
+        mill.gate.set()
+        await turns()
+        await server.end_sessions()
+        await stream.end()
+        assert stream.messages[-1]["result"]["resultType"] == "complete"
 
 
 # --- over a restart -----------------------------------------------------------------------------------

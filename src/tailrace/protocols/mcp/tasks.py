@@ -20,6 +20,7 @@ from msgspec import UNSET, Raw
 
 from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
+from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, ProtocolError, StoreError
 from tailrace.protocols.mcp.task_call import Stage, TaskCall, TaskReply
 from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, restored, unknown_outcome
@@ -60,6 +61,8 @@ class TaskTable:
         self._principals: Counter[str] = Counter()
         self._hold = DelayLine(endpoint.settings.task_hold)
         self._said: dict[ToolTask, None] = {}  # whose message is new
+        self._unsettled = 0  # ends that are being committed
+        self._idle = Waiters()
         self._next_expiry = 0.0
 
     # --- making them ---
@@ -192,6 +195,7 @@ class TaskTable:
         if task.ended:
             return
         task.ended = True
+        self._unsettled += 1
         now = self.wall()
         task.expires = now + self.settings.task_ttl
         task.arguments = Raw(b"{}")
@@ -208,6 +212,9 @@ class TaskTable:
             task.status, task.updated, task.message = status, now, message
             self._said.pop(task, None)
             self.endpoint.listens.tell_task(task.id, lambda: self._told(task, body))
+            self._unsettled -= 1
+            if not self._unsettled:
+                self._idle.wake()
 
         self.journals.write(records, committed)
 
@@ -367,6 +374,11 @@ class TaskTable:
             wall = self.wall()
             for task in [task for task in self.tasks.values() if task.expires <= wall]:
                 self._remove(task)  # its entries in the store go by themselves
+
+    async def settled(self) -> None:
+        """Return when each task that has ended is told to have."""
+        while self._unsettled:
+            await self._idle.wait()
 
     def close(self) -> None:
         """Stop its timers."""
