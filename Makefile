@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 	$(PY) -m uv lock --check --quiet
 
 # DOCS=1 writes docs/performance.md as well. More of it: $(PY) -m bench.run --help.
-bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about an hour on an idle machine
+bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about 25 minutes on an idle machine
 	$(PY) -m bench.run $(if $(DOCS),--docs)
 
 bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.summary import medians, ratio, spread
 from bench.svg import Bar, bar_chart, figure
-from bench.trials import HEADLINES, Headline
+from bench.trials import HEADLINES, MORE_RATIOS, Headline
 
 __all__ = ["between_markers", "charts", "markdown", "write"]
 
@@ -31,11 +31,12 @@ _COLUMNS = {  # of each kind of trial, beside the server: title and key
               "RSS MB": "rss_mb", "wrong or failed": "failures"},
     "burst": {"arrived/s": "per_second", "CPU µs each": "cpu_us", "lost": "lost", "out of order": "misordered",
               "RSS MB": "rss_mb"},
-    "idle": {"kB a session": "kb_each", "CPU % of a core": "cpu_percent", "base MB": "base_mb", "RSS MB": "rss_mb",
-             "streams lost": "lost"},
+    "idle": {"kB a session": "kb_each", "CPU % of one core": "cpu_percent", "keep-alives": "keep_alives",
+             "base MB": "base_mb", "RSS MB": "rss_mb", "streams lost": "lost"},
     "broadcast": {"deliveries/s": "per_second", "CPU µs each": "cpu_us", "lost": "lost", "out of order": "misordered",
                   "RSS MB": "rss_mb"},
-    "slow": {"calls/s of the others": "rps", "p99 µs": "p99_us", "calls of the same session": "same_session_calls",
+    "slow": {"calls/s of the others": "rps", "p50 µs": "p50_us", "p50 by that without the slow one": "p50_ratio",
+             "p99 µs": "p99_us", "calls of the same session": "same_session_calls",
              "its p99 µs": "same_session_p99_us", "its failed calls": "same_session_failed", "RSS MB": "rss_mb"},
     "resume": {"events/s": "per_second", "arrived": "arrived", "lost": "lost", "seconds": "seconds",
                "the server says": "said"},
@@ -59,6 +60,8 @@ def _lines(results: Results, images: str | None) -> Iterator[str]:
     yield from _ratios(results, found)
     for name, trial in results["trials"].items():
         yield from ("", f"### {trial['title']}", "")
+        if trial.get("rounds", results["rounds"]) < results["rounds"]:
+            yield from (f"{trial['rounds']} round{'s' if trial['rounds'] != 1 else ''}.", "")
         if images is not None:
             yield from (f"![{trial['title']}]({images}/{name}.svg)", "")
         yield from _table(results, found, name, trial)
@@ -106,15 +109,22 @@ def _ratios(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]]
     others = [name for name in _REFERENCES if name in results["servers"]]
     if not others:
         return
-    yield from ("", "### Ratios", "", "Tailrace's figure divided by the other's.", "")
+    yield from (
+        "",
+        "### Ratios",
+        "",
+        "Tailrace's figure divided by the other's. Calls a second: a Go server uses every core, Tailrace one.",
+        "",
+    )
     yield f"| | figure | server | {' | '.join('by ' + results['servers'][name]['title'] for name in others)} |"
     yield "|---|---|---|" + "---:|" * len(others)
     for name, trial in results["trials"].items():
-        headline = HEADLINES[trial["kind"]]
-        for ours in (server for server in results["servers"] if server.startswith("tailrace")):
-            if (name, ours) in found and headline.key in (mine := found[name, ours]):
-                cells = (_ratio(ratio(mine, found.get((name, other)), headline.key)) for other in others)
-                yield f"| {name} | {_direction(headline)} | {results['servers'][ours]['title']} | {' | '.join(cells)} |"
+        for headline in (HEADLINES[trial["kind"]], *MORE_RATIOS.get(trial["kind"], ())):
+            for ours in (server for server in results["servers"] if server.startswith("tailrace")):
+                if (name, ours) in found and headline.key in (mine := found[name, ours]):
+                    cells = (_ratio(ratio(mine, found.get((name, other)), headline.key)) for other in others)
+                    title = results["servers"][ours]["title"]
+                    yield f"| {name} | {_direction(headline)} | {title} | {' | '.join(cells)} |"
 
 
 def _direction(headline: Headline) -> str:

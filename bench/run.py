@@ -115,7 +115,8 @@ def _about(server: Server) -> dict[str, Any]:
 
 def _described(trial: Trial, servers: list[Server]) -> dict[str, Any]:
     taking_part = [server.name for server in servers if _due(trial, server)]
-    return {"title": trial.title, "kind": trial.kind, "era": trial.era, "flags": trial.flags, "servers": taking_part}
+    return {"title": trial.title, "kind": trial.kind, "era": trial.era, "flags": trial.flags, "servers": taking_part,
+            "rounds": trial.rounds}  # fmt: skip
 
 
 def _due(trial: Trial, server: Server) -> bool:
@@ -127,6 +128,8 @@ def _measure_all(results: dict[str, Any], trials: list[Trial], servers: list[Ser
         for trial in trials:
             for server in servers:
                 about = results["servers"][server.name]
+                if number > trial.rounds:
+                    continue
                 if about["missing"] or not _due(trial, server) or trial.kind in server.cannot:
                     continue
                 sample = {"trial": trial.name, "server": server.name, "round": number}
@@ -145,8 +148,18 @@ def _line(trial: Trial, sample: dict[str, Any]) -> str:
     if "error" in sample:
         return f"failed: {sample['error']}"
     headline = HEADLINES[trial.kind]
+    about = "".join(
+        f"; {text.format(sample[name])}" for name, text in _BESIDE.get(trial.kind, {}).items() if name in sample
+    )
     more = ", ".join(f"{name} {sample[name]}" for name in ("lost", "failed", "wrong") if sample.get(name))
-    return f"{sample.get(headline.key, 0):12,.1f} {headline.title}" + (f"; {more}" if more else "")
+    return f"{sample.get(headline.key, 0):12,.1f} {headline.title}{about}" + (f"; {more}" if more else "")
+
+
+_BESIDE = {  # other figures of a kind of trial, for the line that is printed
+    "calls": {"rps": "{:,.0f} calls/s"},
+    "idle": {"cpu_percent": "{:.1f} % of one core"},
+    "slow": {"p50_ratio": "median {:.2f} x that without the slow one"},
+}
 
 
 if __name__ == "__main__":

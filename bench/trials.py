@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["HEADLINES", "TRIALS", "Headline", "Trial", "chosen"]
+__all__ = ["HEADLINES", "MORE_RATIOS", "TRIALS", "Headline", "Trial", "chosen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ HEADLINES = {
     "resume": Headline("per_second", "replayed events/s", more_is_better=True),
 }
 
+# What ratios are printed of beside the headline.
+MORE_RATIOS = {"calls": (Headline("rps", "calls/s", more_is_better=True),)}
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -37,6 +40,7 @@ class Trial:
         era: sessions, streams, modern, sse or stdio: the load generator's `-era`.
         servers: The names of the servers that take part; empty: all that speak this era.
         seconds: Measured time; `warmup` comes before it.
+        rounds: It takes part in so many of a run's rounds at most: bytes hardly vary, and some trials take long.
         quick: Whether `make bench-quick` has it too, and then its other sizes.
         flags: More flags of the load generator.
     """
@@ -46,8 +50,9 @@ class Trial:
     kind: str
     era: str
     servers: tuple[str, ...] = ()
-    seconds: float = 4.0
-    warmup: float = 1.0
+    seconds: float = 2.5
+    warmup: float = 0.7
+    rounds: int = 3
     quick: bool = False
     flags: dict[str, str] = field(default_factory=dict)
     quick_flags: dict[str, str] = field(default_factory=dict)
@@ -60,6 +65,7 @@ class Trial:
 
 _DURABLE = ("tailrace-sqlite", "tailrace", "mcp-go", "mcp")
 _MANY = ("tailrace", "mcp-go", "go-sdk")
+_FEW = (*_MANY, "mcp")
 # 10,000 connections is the default cap of Tailrace; ten of them are the generator's own.
 _TEN_THOUSAND = {"sessions": "9990", "hold": "30s", "limit": "60s"}
 
@@ -68,34 +74,36 @@ TRIALS = (
     Trial("echo-modern", "Echo, the stateless 2026-07-28, 8 clients", "calls", "modern", quick=True),
     Trial("echo-sse", "Echo, HTTP+SSE, 8 clients", "calls", "sse", quick=True),
     Trial("echo-stdio", "Echo, stdio, 8 calls in flight", "calls", "stdio", quick=True),
-    Trial("structured", "5 kB of typed arguments, Streamable HTTP, 8 clients", "calls", "sessions",
+    Trial("structured", "5 kB of typed arguments, Streamable HTTP, 8 clients", "calls", "sessions", _FEW, rounds=1,
           flags={"tool": "structured"}),
     Trial("burst", "Bursts of 2,000 notifications, Streamable HTTP, 4 clients", "burst", "sessions", quick=True,
           flags={"clients": "4", "count": "2000"}),
-    Trial("burst-sse", "Bursts of 2,000 notifications, HTTP+SSE, 4 clients", "burst", "sse",
+    Trial("burst-sse", "Bursts of 2,000 notifications, HTTP+SSE, 4 clients", "burst", "sse", _FEW, rounds=1,
           flags={"clients": "4", "count": "2000"}),
-    Trial("idle", "1,000 idle sessions, Streamable HTTP", "idle", "sessions", quick=True,
+    Trial("idle", "1,000 idle sessions, Streamable HTTP", "idle", "sessions", quick=True, rounds=1,
           flags={"sessions": "1000", "hold": "2s"}, quick_flags={"sessions": "300", "hold": "1s"}),
-    Trial("idle-streams", "1,000 idle sessions with an open GET each, Streamable HTTP", "idle", "streams",
+    Trial("idle-streams", "1,000 idle sessions with an open GET each, Streamable HTTP", "idle", "streams", _FEW,
+          rounds=1, flags={"sessions": "1000", "hold": "2s"}),
+    Trial("idle-sse", "1,000 idle sessions, HTTP+SSE", "idle", "sse", _FEW, rounds=1,
           flags={"sessions": "1000", "hold": "2s"}),
-    Trial("idle-sse", "1,000 idle sessions, HTTP+SSE", "idle", "sse", flags={"sessions": "1000", "hold": "2s"}),
-    Trial("idle-10k", "9,990 idle sessions, Streamable HTTP", "idle", "sessions", _MANY,
+    Trial("idle-10k", "9,990 idle sessions, Streamable HTTP", "idle", "sessions", _MANY, rounds=1,
           flags={**_TEN_THOUSAND, "hold": "5s"}),
     Trial("idle-streams-10k", "9,990 idle sessions with an open GET each, Streamable HTTP", "idle", "streams", _MANY,
-          flags=_TEN_THOUSAND),
-    Trial("broadcast", "Broadcast of 20 notifications to 1,000 streams, Streamable HTTP", "broadcast", "streams",
+          rounds=1, flags=_TEN_THOUSAND),
+    Trial("broadcast", "Broadcast of 20 notifications to 1,000 streams, Streamable HTTP", "broadcast", "streams", _FEW,
           flags={"sessions": "1000", "count": "20", "limit": "90s"}),
     Trial("slow-reader", "8 clients beside one that does not read its stream, Streamable HTTP", "slow", "sessions",
-          flags={"count": "1000000", "size": "64", "limit": "8s"}),
-    Trial("durable-1", "Echo, HTTP+SSE, 1 client; durable on SQLite", "calls", "sse", _DURABLE, flags={"clients": "1"}),
+          _FEW, flags={"count": "1000000", "size": "64", "limit": "8s"}),
+    Trial("durable-1", "Echo, HTTP+SSE, 1 client; durable on SQLite", "calls", "sse", _DURABLE, rounds=1,
+          flags={"clients": "1"}),
     Trial("durable-8", "Echo, HTTP+SSE, 8 clients; durable on SQLite", "calls", "sse", _DURABLE),
     Trial("durable-64", "Echo, HTTP+SSE, 64 clients; durable on SQLite", "calls", "sse", _DURABLE, quick=True,
           flags={"clients": "64"}),
-    Trial("resume", "Resume of a stream with 10,000 events, Streamable HTTP", "resume", "sessions",
+    Trial("resume", "Resume of a stream with 10,000 events, Streamable HTTP", "resume", "sessions", _FEW, rounds=1,
           flags={"count": "10000", "size": "0", "limit": "60s", "resume-wait": "4s"}),
     *(
         Trial(f"growth-{n}", f"Echo, Streamable HTTP, {n:,} sessions on a connection each, 8 calls in flight"
-              if n > 8 else f"Echo, Streamable HTTP, {n} session", "calls", "sessions", _MANY,
+              if n > 8 else f"Echo, Streamable HTTP, {n} session", "calls", "sessions", _MANY, rounds=1,
               flags={"sessions": str(n), "clients": str(min(n, 8))})
         for n in (1, 10, 100, 1000)
     ),

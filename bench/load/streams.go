@@ -251,12 +251,20 @@ func waitFor(counter *atomic.Int64, goal int64, quiet time.Duration) time.Time {
 }
 
 // runSlowReader starts a burst in one session and does not read it, while other sessions, and the same session on
-// another connection, go on calling.
+// another connection, go on calling. The same clients have called alone before: theirs is the control.
 func runSlowReader(o options) (result, error) {
 	address, path, err := splitURL(o.url)
 	if err != nil {
 		return nil, err
 	}
+	all, end, _, err := openClients(o)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	loop(o, all, echoWork, o.warmup)
+	control := loop(o, all, echoWork, o.seconds).result(o.seconds)
+
 	slow := newConn(address, o.limit)
 	defer slow.close()
 	session, err := openSession(slow, address, path)
@@ -270,11 +278,6 @@ func runSlowReader(o options) (result, error) {
 	if _, err := slow.c.Write(post(nil, address, path, legacyHead(session), body)); err != nil {
 		return nil, err
 	}
-	all, end, _, err := openClients(o)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
 	same := &streamable{host: address, path: path, session: session, conn: newConn(address, o.limit), id: 1000}
 	defer same.close()
 	time.Sleep(o.warmup) // until the socket's buffers are full
@@ -292,6 +295,10 @@ func runSlowReader(o options) (result, error) {
 	ofSame := (<-beside).result(o.seconds)
 	got["same_session_calls"], got["same_session_failed"] = ofSame["calls"], ofSame["failed"]
 	got["same_session_p99_us"] = ofSame["p99_us"]
+	got["control_p50_us"] = control["p50_us"]
+	if alone := control["p50_us"].(float64); alone > 0 {
+		got["p50_ratio"] = got["p50_us"].(float64) / alone
+	}
 	return got, nil
 }
 

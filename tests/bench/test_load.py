@@ -73,6 +73,7 @@ def test_a_slow_reader_does_not_hold_up_its_own_session(load: Path, tmp_path: Pa
     sample = measure(trial("slow-reader"), SERVERS[0], load, tmp_path, quick=True)
     assert (sample["failed"], sample["same_session_failed"]) == (0, 0)
     assert sample["same_session_calls"] > 0
+    assert sample["p50_ratio"] > 0
 
 
 def test_a_server_that_cannot_be_started_is_an_error(load: Path, tmp_path: Path) -> None:

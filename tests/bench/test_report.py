@@ -57,6 +57,18 @@ def test_the_ratio_is_that_of_the_medians(results: dict[str, Any]) -> None:
     assert "| burst | notifications/s that arrived (more is better) | Tailrace | 10.00 | - | - |" in markdown(results)
 
 
+def test_calls_a_second_are_compared_as_well_and_the_unequal_cores_are_told(results: dict[str, Any]) -> None:
+    text = markdown(results)
+    assert "| echo | calls/s (more is better) | Tailrace | 1.11 | - | - |" in text
+    assert "a Go server uses every core, Tailrace one" in text
+
+
+def test_a_trial_of_fewer_rounds_says_so(results: dict[str, Any]) -> None:
+    assert "1 round." not in markdown(results)
+    results["trials"]["burst"]["rounds"] = 1
+    assert "### Bursts\n\n1 round.\n" in markdown(results)
+
+
 def test_a_peer_that_is_missing_is_named_with_the_reason(results: dict[str, Any]) -> None:
     text = markdown(results)
     assert "**Missing: pip install failed: no network**" in text
