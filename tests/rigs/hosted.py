@@ -82,7 +82,7 @@ def hosted(kind: str, service: Service, **settings: Any) -> Iterator[Hosted]:
             if kind == "fastapi":
                 inner, app = app, FastAPI(openapi_url=None)
                 app.mount("/ai", inner)
-            carrier = Embedded(app, listening, None, server.tasks, keep_alive=75)
+            carrier = Embedded(app, listening, None, server.tasks, server.settings)
         await carrier.start()
         over.append(asyncio.Event())
         prefix = "/ai" if kind == "fastapi" else ""
