@@ -71,6 +71,7 @@ SILENT = {
     "transports/embedded.py",
     "transports/guard.py",
     "transports/http/body.py",
+    "transports/http/exchange.py",
     "transports/http/head.py",
     "transports/http/listener.py",
     "transports/http/sockets.py",

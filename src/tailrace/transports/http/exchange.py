@@ -1,0 +1,111 @@
+"""A request on an HTTP/1.1 connection, and the way out of its reply, as the core sees them.
+
+What they are told they pass on to the connection (`h1`), which decides whether their turn has not passed
+and is the only one that writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
+from tailrace.errors import TransportError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tailrace.transports.http.h1 import H1Connection
+    from tailrace.transports.http.head import Head
+
+__all__ = ["H1Exchange", "ReplyStream"]
+
+
+class H1Exchange(Exchange):
+    """A request on a connection.
+
+    Attributes:
+        head: Its head.
+        lingers: It was refused while its client may still send.
+        task: The writer of its streamed reply.
+    """
+
+    __slots__ = ("_connection", "head", "lingers", "task")
+
+    def __init__(self, connection: H1Connection, head: Head, loopback: bool) -> None:
+        super().__init__(head.method, head.path, head.query, verdicts=head.verdicts)
+        self.head = head
+        self.loopback = loopback
+        self.lingers = False
+        self.task: asyncio.Task[Any] | None = None
+        self._connection = connection
+
+    def header(self, name: bytes) -> str | None:
+        """The first value of a header."""
+        return self.head.headers.get(name)
+
+    def header_values(self, name: bytes) -> list[str]:
+        """All values of a header."""
+        first = self.head.headers.get(name)
+        if first is None:
+            return []
+        return [first, *(value for key, value in self.head.repeated if key == name)]
+
+    def doubled(self, names: frozenset[bytes]) -> bytes | None:
+        """Which of these headers was given more than once."""
+        repeated = self.head.repeated  # nearly always empty
+        return next((name for name, _ in repeated if name in names), None) if repeated else None
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Reply whole."""
+        if not self.gone:
+            self._claim()
+            self._connection.reply(self, status, headers, body)
+
+    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+        """Reply with a stream."""
+        if not self.gone:
+            self._claim()
+            self._connection.open_stream(self, status, headers, writer)
+
+    def _claim(self) -> None:
+        if self.replied:
+            raise RuntimeError("this exchange has its reply already")
+        self.replied = True
+
+
+class ReplyStream(Sink):
+    """The way out of one streamed reply: chunked for HTTP/1.1, up to the connection's end for HTTP/1.0."""
+
+    __slots__ = ("_bare", "_chunked", "_connection", "_exchange")
+
+    def __init__(self, connection: H1Connection, exchange: H1Exchange, chunked: bool) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._chunked = chunked
+        self._bare = exchange.head.method == "HEAD"
+
+    async def run(self, writer: StreamWriter) -> None:
+        """Run the writer; if it returns without having ended the stream, the connection breaks off."""
+        try:
+            await writer(self)
+        except TransportError:
+            pass  # the peer's end of it
+        finally:
+            self._exchange.leave()  # whatever it was, this reply carries nothing any more
+            self._connection.stream_ended(self._exchange, b"" if self._bare else None)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the reply."""
+        if self._bare:
+            raise TransportError("the reply to HEAD has no body")
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        await self._connection.stream_on(self._exchange, data)
+
+    async def end(self, trailers: Headers = ()) -> None:
+        """Complete the reply. Trailers go to a client that says it takes them (RFC 9110, 6.5.1)."""
+        tail = b""
+        if self._chunked and not self._bare:
+            taken = "trailers" in (self._exchange.header(b"te") or "").lower()
+            tail = b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % trailer for trailer in trailers if taken])
+        self._connection.stream_ended(self._exchange, tail)
