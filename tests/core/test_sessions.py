@@ -147,3 +147,29 @@ async def test_an_idle_time_below_the_infancy_is_kept_to() -> None:
     house.sessions.expire(asyncio.get_running_loop().time())
     assert session.lifecycle is not Lifecycle.OPEN
     await session.wait_closed()
+
+
+@virtual
+async def test_a_full_table_without_idle_sessions_is_looked_through_now_and_then_only() -> None:
+    house = House(limit=1)
+    first = house.busy(house.add("first"))
+    with pytest.raises(LimitError):
+        house.add("second")
+    first.calls.clear()
+    with pytest.raises(LimitError):
+        house.add("third")
+    await asyncio.sleep(0.5)
+    house.add("fourth")
+    assert set(house.sessions.by_id) == {"fourth"}
+
+
+@virtual
+async def test_a_session_nobody_greeted_ends_although_it_is_read() -> None:
+    house = House(infancy=60.0, unborn=lambda session: True)
+    session = house.add("infant")
+    session.log.attach(0)
+    assert not session.opening
+    await asyncio.sleep(61.0)
+    house.sessions.expire(asyncio.get_running_loop().time())
+    await session.closed
+    assert session.reason == "the session was never initialized"

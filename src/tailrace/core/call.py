@@ -177,6 +177,12 @@ class Call(ABC):
             self.session.release(self)
             self.session = None
 
+    def abandon(self, error: Exception) -> None:
+        """Its task does not end although it was cancelled: its caller is answered all the same. It stays counted
+        where it runs until it does end; what it says then is heard by nobody."""
+        if self.state is not CallState.ENDED:
+            self._answer(self.aborted(error))
+
     def set_timeout(self, seconds: float, error: Exception) -> None:
         """Cancel it with `error` after `seconds`."""
         loop = asyncio.get_running_loop()
@@ -248,11 +254,16 @@ class Call(ABC):
             self._finish(payload)
 
     def _finish(self, payload: bytes | None) -> None:
+        """Its task has ended, or there will be none."""
+        self.tasks.release(self)
+        if self.state is not CallState.ENDED:
+            self._answer(payload)
+
+    def _answer(self, payload: bytes | None) -> None:
         """The one place where a call ends: out of its owner's table, then the answer."""
         self.state = CallState.ENDED
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        self.tasks.release(self)
         if self.session is not None:
             self.session.release(self)
         self.reply.answer(self, payload)

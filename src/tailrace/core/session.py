@@ -30,6 +30,7 @@ logger = logging.getLogger("tailrace.session")
 
 STREAM_BYTES = 3072  # what an ended stream takes besides its events: with small answers, nearly all of it
 ANSWER_ROOM = 16 * 1024  # bytes that each call in flight has for its answer, whatever the others leave
+_LOOK_EVERY = 0.5  # seconds between two looks through a full table in which nobody was idle
 
 
 class Lifecycle(Enum):
@@ -242,6 +243,11 @@ class Session:
         """End it without grace: calls are cancelled, and not waited for."""
         return self.close(reason, grace=0.0)
 
+    @property
+    def closed(self) -> Completion:
+        """Await it to wait for the session's end, whoever ends it."""
+        return Completion(self)
+
     async def wait_closed(self) -> None:
         """Return once the session has ended, whoever ends it."""
         if self.lifecycle is not Lifecycle.CLOSED:
@@ -264,8 +270,10 @@ class Session:
             for call in calls:
                 call.cancel(error)
             left = await self.tasks.settle([call.task for call in calls], grace)
-            if left:
+            if left and grace:
                 logger.warning("calls did not end within %.1fs of their cancellation count=%d", grace, len(left))
+            for call in list(self.calls.values()):
+                call.abandon(error)
             self._end_streams()
             if self._opening is not None:
                 await asyncio.wait([self._opening])
@@ -320,6 +328,7 @@ class Sessions:
         self.by_id: dict[str, Session] = {}
         self.by_handle: dict[bytes, Session] = {}
         self.evicted: dict[str, Session] = {}  # out of the table already, and still ending
+        self._crowded_until = 0.0  # nobody was idle a moment ago: no newcomer makes us look again before
         self.opened = 0  # ever
         self.closed = 0
 
@@ -332,7 +341,7 @@ class Sessions:
         Raises:
             LimitError: `limit` sessions live and none of them is idle.
         """
-        if len(self.by_id) >= self.limit and not self._make_room():
+        if len(self.by_id) >= self.limit and not self._make_room(session.created):
             raise LimitError("sessions", f"{self.limit} sessions are open; try again later")
         self.by_id[session.id] = session
         self.by_handle[session.handle] = session
@@ -348,8 +357,9 @@ class Sessions:
             del self.evicted[session.id]
 
     def close_all(self, reason: str, *, keep: bool, grace: float = 5.0) -> list[Completion]:
-        """Close every session of this moment."""
-        return [session.close(reason, keep=keep, grace=grace) for session in list(self.by_id.values())]
+        """Close every session of this moment, those that are ending already among them."""
+        every = [*self.by_id.values(), *self.evicted.values()]
+        return [session.close(reason, keep=keep, grace=grace) for session in every]
 
     def expire(self, now: float) -> None:
         """Close what was not used for too long."""
@@ -360,7 +370,10 @@ class Sessions:
             elif now - session.created > self.infancy and not session.greeted and self.unborn(session):
                 session.close("the session was never initialized")  # a connected reader does not keep it
 
-    def _make_room(self) -> bool:
+    def _make_room(self, now: float) -> bool:
+        if now < self._crowded_until:
+            return False
+        self._crowded_until = now + _LOOK_EVERY
         idle = sorted(
             (session for session in self.by_id.values() if not session.busy), key=lambda session: session.touched
         )
@@ -368,4 +381,5 @@ class Sessions:
             session.close("evicted: too many sessions are open")
             self.remove(session)
             self.evicted[session.id] = session
+            self._crowded_until = now
         return bool(idle)

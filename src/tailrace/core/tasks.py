@@ -66,6 +66,7 @@ class Tasks:
         self.calls: dict[Call, None] = {}
         self.detached: dict[asyncio.Task[None], Detached] = {}
         self._own: set[asyncio.Task[Any]] = set()
+        self._lasting: set[asyncio.Task[Any]] = set()
         self._idle = Waiters()
         self._closed = False
         self.started = 0  # calls, ever
@@ -99,10 +100,16 @@ class Tasks:
 
     # --- other work ---
 
-    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Start work of the house itself; an exception of it is logged as ours."""
+    def start(self, work: Coroutine[Any, Any, Any], *, name: str, lasting: bool = False) -> asyncio.Task[Any]:
+        """Start work of the house itself; an exception of it is logged as ours.
+
+        Args:
+            work: What it does.
+            name: For people.
+            lasting: `close` leaves it alone: whoever started it ends it, later.
+        """
         task = self._create(work, name, None)
-        self._own.add(task)
+        (self._lasting if lasting else self._own).add(task)
         task.add_done_callback(self._own_ended)
         return task
 
@@ -259,6 +266,7 @@ class Tasks:
 
     def _own_ended(self, task: asyncio.Task[Any]) -> None:
         self._own.discard(task)
+        self._lasting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("internal task failed name=%s", task.get_name(), exc_info=error)
 

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.protocols.mcp.streamable import Streamable
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
+from tailrace.server.lifespan import Lifespan
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 from tailrace.transports.asgi import AsgiApp
@@ -168,9 +169,9 @@ class Server:
             self._exits.push_async_callback(outbox.close)
             await outbox.open()
             endpoint.outbox = outbox
-        lifespan = self.service.enter_lifespan()
-        await lifespan.__aenter__()
-        self._exits.push_async_callback(self._leave, lifespan)
+        lifespan = Lifespan(self.service.enter_lifespan(), tasks, settings.hook_time)
+        self._exits.push_async_callback(lifespan.leave)
+        await lifespan.enter()
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
         await endpoint.recovery.recover()
@@ -195,16 +196,6 @@ class Server:
             self._tasks = None
         await self._exits.aclose()
 
-    async def _leave(self, lifespan: AbstractAsyncContextManager[Any]) -> None:
-        limit = asyncio.timeout(self.settings.hook_time)
-        try:
-            async with limit:
-                await lifespan.__aexit__(None, None, None)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            logger.error("the service's lifespan did not end within %.1fs", self.settings.hook_time)
-
     async def drain(self) -> None:
         """Stop to be ready, go on accepting for `shutdown_delay`, then wait for running work within `drain`.
         Idempotent; all callers wait for the one end."""
@@ -223,7 +214,7 @@ class Server:
         """Cancel what still runs, and end all sessions and streams; a durable store keeps them. Idempotent.
 
         Args:
-            limit: Seconds for all of it.
+            limit: Seconds for all of it; what is left of the drain's time comes on top, for the sessions' hooks.
         """
         if self._tasks is None or not hasattr(self, "endpoint"):
             return
@@ -237,6 +228,7 @@ class Server:
             if call.session is None:
                 call.cancel(CallCancelled("the server is shutting down"))
         closing = endpoint.sessions.close_all("the server is shutting down", keep=self.store.durable, grace=limit / 2)
+        limit += max(0.0, self._drain_began + self.settings.drain - self.tasks.loop.time())
         try:
             async with asyncio.timeout(limit):
                 for completion in closing:
@@ -326,7 +318,7 @@ class Server:
 
     async def broadcast(self, method: str, params: Any) -> None:
         """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
-        self.endpoint.broadcast(method, params)
+        await self.endpoint.broadcast(method, params)
 
     def changed(self, kind: str) -> None:
         """A list of what the service offers has changed, in whatever thread."""

@@ -357,6 +357,7 @@ async def test_a_restore_over_the_cap_is_refused_for_now_and_the_session_stays_i
         assert await refused.status_code() == 503
         assert (await refused.json())["error"]["data"] == {"limit": "sessions"}
         busy.stream.disconnect()
+        await asyncio.sleep(float(refused.headers["retry-after"]))
         assert await session.on(server).call(1, "echo", {"text": "x"}).status_code() == 200
 
 

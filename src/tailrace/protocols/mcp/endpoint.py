@@ -7,6 +7,7 @@ comes back from the store `recovery`'s.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -63,6 +64,7 @@ CallT = TypeVar("CallT", bound=McpCall)
 
 SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
 _TOKEN_LIMIT = 10**MAX_ID
+_TURN = 100  # sessions that a broadcast reaches before it gives way
 _EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
 
 
@@ -239,13 +241,16 @@ class Endpoint:
             session.record.initialized = True
             self.save(session)
 
-    def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every initialized session, and to the modern streams that asked for its kind."""
+    async def broadcast(self, method: str, params: Any) -> None:
+        """Send a notification to every initialized session, and to the modern streams that asked for its kind. Waits
+        for no reader; now and then the others have their turn."""
         payload = self.notification(method, params)
         now = self.now()
-        for session in list(self.sessions.by_id.values()):
+        for number, session in enumerate(list(self.sessions.by_id.values()), 1):
             if session.record.version:
                 session.log.append(payload, Kind.NOTIFICATION, now)
+            if not number % _TURN:
+                await asyncio.sleep(0)
         self.listens.broadcast(method, params)
 
     def changed(self, kind: str) -> None:
@@ -393,7 +398,8 @@ class Endpoint:
             if now - since >= self._patience:
                 reply.due()
         while self._changed:
-            self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
+            news = self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
+            self.tasks.start(news, name="tailrace-broadcast")
         self.task_table.sweep(now)
         if now < self._next_expiry:
             return

@@ -1,4 +1,8 @@
-"""Runs a service's session hooks: one after the other, each within its time, their faults contained."""
+"""Runs a service's session hooks: one after the other, each within its time, their faults contained.
+
+Each runs in a task of its own. One that swallows its cancellation is given up, and nobody waits for it any longer:
+neither `initialize`, nor a session's end, nor the exit.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ __all__ = ["Hooks"]
 
 logger = logging.getLogger("tailrace.hooks")
 
+_THREADS = 32  # plain hooks that run at once: a shutdown ends all sessions together, and there are few threads
+_PATIENCE = 10  # times the limit of one hook, for a place among those
+_LAST = 0.3  # seconds to end after the cancellation
+
 
 class Hooks:
     """The hooks of one service.
@@ -23,7 +31,7 @@ class Hooks:
         register: For a new session.
         unregister: For one that ends; runs exactly as often as `register` and `restore` together.
         restore: For one that comes back after a restart.
-        seconds: What one hook may take; then it is cancelled.
+        seconds: What one hook may take; then it is cancelled, and soon after given up.
     """
 
     def __init__(
@@ -37,6 +45,7 @@ class Hooks:
         self._unregister = unregister
         self._restore = restore
         self._seconds = seconds
+        self._threads = asyncio.Semaphore(_THREADS)
 
     async def opened(self, session: Session) -> None:
         """Greet a session."""
@@ -49,14 +58,38 @@ class Hooks:
     async def _run(self, hooks: Sequence[Callable[..., Any]], session: Session) -> None:
         for hook in hooks:
             try:
-                async with asyncio.timeout(self._seconds):
-                    if inspect.iscoroutinefunction(hook):
-                        await hook(session)
-                    else:
-                        result = await session.tasks.in_thread(lambda hook=hook: hook(session))
-                        if inspect.isawaitable(result):  # an async one in a plain wrapper
-                            await result
+                if inspect.iscoroutinefunction(hook):
+                    await self._limited(hook, hook(session), session)
+                else:
+                    async with asyncio.timeout(self._seconds * _PATIENCE):
+                        await self._threads.acquire()
+                    try:
+                        await self._limited(hook, self._in_thread(hook, session), session)
+                    finally:
+                        self._threads.release()
             except TimeoutError:
-                logger.error("session hook did not end within %.1fs hook=%s", self._seconds, hook.__qualname__)
-            except (Exception, SystemExit):
-                logger.exception("session hook failed hook=%s", hook.__qualname__)
+                logger.error("session hook did not run: no thread was free hook=%s", hook.__qualname__)
+
+    async def _in_thread(self, hook: Callable[..., Any], session: Session) -> None:
+        result = await session.tasks.in_thread(lambda: hook(session))
+        if inspect.isawaitable(result):  # an async one in a plain wrapper
+            await result
+
+    async def _limited(self, hook: Callable[..., Any], work: Any, session: Session) -> None:
+        task = session.tasks.start(_contained(hook, work), name="tailrace-hook")
+        try:
+            _, late = await asyncio.wait([task], timeout=self._seconds)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if late:
+            logger.error("session hook did not end within %.1fs hook=%s", self._seconds, hook.__qualname__)
+            task.cancel()
+            await asyncio.wait([task], timeout=_LAST)
+
+
+async def _contained(hook: Callable[..., Any], work: Any) -> None:
+    try:
+        await work
+    except (Exception, SystemExit):
+        logger.exception("session hook failed hook=%s", hook.__qualname__)
