@@ -362,3 +362,31 @@ async def test_a_handler_that_only_reports_gives_way_and_can_be_cancelled() -> N
     asyncio.get_running_loop().call_later(0.01, call.cancel, CallCancelled("enough"))
     await asyncio.wait_for(ended(call), 10)
     assert call.state is CallState.ENDED
+
+
+@virtual
+async def test_a_call_that_does_not_end_is_answered_in_its_stead_and_counted_until_it_does() -> None:
+    tasks, let_go = make_tasks(), asyncio.Event()
+
+    async def stay(call: Work) -> bytes:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+        return b"late"
+
+    session = make_session(tasks, Notes())
+    call = Work(tasks, stay, session=session).accepted()
+    call.start()
+    await turns()
+    await session.close("enough", grace=1.0)
+    assert call.answers == [b"aborted: enough"]
+    assert list(tasks.calls) == [call]
+    call.abandon(CallCancelled("again"))
+    task = call.task
+    assert task is not None, "who closes the server can name it"
+    let_go.set()
+    await asyncio.wait([task])
+    assert call.answers == [b"aborted: enough"]
+    assert not tasks.calls

@@ -180,7 +180,7 @@ class Call(ABC):
     def abandon(self, error: Exception) -> None:
         """Its task does not end although it was cancelled: its caller is answered all the same. It stays counted
         where it runs until it does end; what it says then is heard by nobody."""
-        if self.state is not CallState.ENDED:
+        if not self.over:
             self._answer(self.aborted(error))
 
     def set_timeout(self, seconds: float, error: Exception) -> None:
@@ -258,6 +258,12 @@ class Call(ABC):
         self.tasks.release(self)
         if self.state is not CallState.ENDED:
             self._answer(payload)
+        # It lets go of its task and (unless someone may ask why it was cancelled) of its context, which hold it as
+        # well: 13 objects a call would be left to the cycle collector.
+        self.task = None
+        if self.context.error is None:
+            self.context.cancel(AnswerWritten())
+            self.context = Context.background()
 
     def _answer(self, payload: bytes | None) -> None:
         """The one place where a call ends: out of its owner's table, then the answer."""
@@ -267,9 +273,3 @@ class Call(ABC):
         if self.session is not None:
             self.session.release(self)
         self.reply.answer(self, payload)
-        # It lets go of its task and (unless someone may ask why it was cancelled) of its context, which hold it as
-        # well: 13 objects a call would be left to the cycle collector.
-        self.task = None
-        if self.context.error is None:
-            self.context.cancel(AnswerWritten())
-            self.context = Context.background()
