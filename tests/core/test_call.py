@@ -191,7 +191,7 @@ async def test_a_context_that_was_ended_by_its_own_handler_does_not_make_the_cal
     await turns()
     call.cancel(CallCancelled("by its session"))
     await asyncio.wait_for(ended(call), 5)
-    assert call.answers == [b"aborted: by the handler"]
+    assert call.answers == [b"aborted: by its session"]
 
 
 async def test_a_task_that_somebody_else_cancels_is_answered_too() -> None:

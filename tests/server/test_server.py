@@ -445,7 +445,7 @@ async def test_statistics_have_their_seven_sections() -> None:
         assert list(found) == sections
         assert list(server.statistics()) == sections
         assert found["sessions"] == {"open": 2, "opened": 2, "closed": 0}
-        assert found["calls"] == {"running": 1, "accepted": 1, "ended": 0, "tasks": 0}
+        assert found["calls"] == {"running": 1, "accepted": 1, "ended": 0, "tasks": 0, "keys": 0}
         assert found["streams"] == {"open": 2}
         assert found["detached"] == {"running": 0, "names": []}
         assert found["log_bytes"]["held"] > 0

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,8 +57,8 @@ class Reply(Protocol):
         """Nobody is connected who would read the answer now."""
         ...
 
-    def record(self, call: Any) -> Record | None:
-        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
+    def records(self, call: Any) -> Sequence[Record]:
+        """What the store is to hold of the call as it is now; nothing where it holds nothing of it."""
         ...
 
 
@@ -77,6 +77,7 @@ class Call(ABC):
         key: What tells it from the other calls of its owner.
         number: Unique within its session over all process lives; names it in the journal.
         journalled: The journal holds its acceptance.
+        cancelled_by: What it was cancelled with. Its context's error may be another: a handler can end that by itself.
         request_id: The id its client gave it.
         session: The session that owns it; None where the server does.
         tasks: Where it runs and is counted.
@@ -88,9 +89,9 @@ class Call(ABC):
     """
 
     __slots__ = (
-        "_cancelled",
         "_deadline_timer",
         "_reports",
+        "cancelled_by",
         "collected",
         "context",
         "decided",
@@ -118,7 +119,7 @@ class Call(ABC):
         self.context = Context(call=self)
         self.state = CallState.ACCEPTED
         self.task: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self.cancelled_by: Exception | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._reports = 0
         self.collected: Collected | None = None
@@ -144,6 +145,10 @@ class Call(ABC):
     def aborted(self, error: Exception) -> bytes | None:
         """The encoded answer of a call that was cancelled, or None where none is due. Must not raise."""
 
+    def outlived(self, payload: bytes | None, error: Exception) -> bytes | None:
+        """The handler caught its cancellation, and answered. The call was over all the same."""
+        return self.aborted(error)
+
     @abstractmethod
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Send progress to the caller, if it asked for it."""
@@ -161,9 +166,9 @@ class Call(ABC):
 
     def cancel(self, error: Exception) -> None:
         """End it early: its context ends with `error`, its task is cancelled. Only the first time counts."""
-        if self.state is CallState.ENDED or self._cancelled or self.decided:
+        if self.state is CallState.ENDED or self.cancelled_by is not None or self.decided:
             return
-        self._cancelled = True  # not read from the context, which its handler can end by itself
+        self.cancelled_by = error
         self.context.cancel(error)
         if self.task is None:
             self._finish(self.aborted(error))
@@ -235,21 +240,22 @@ class Call(ABC):
 
     async def _run(self) -> None:
         self.context.enter_here()
-        if self.context.error is not None:  # cancelled between `start` and its first step
-            return self._finish(self.aborted(self.context.error))
+        if self.cancelled_by is not None:  # between `start` and its first step
+            return self._finish(self.aborted(self.cancelled_by))
         self.state = CallState.RUNNING
         payload: bytes | None = None
         try:
             payload = await self.run()
         except asyncio.CancelledError:
-            payload = self.aborted(self.context.error or CallCancelled("the call's task was cancelled"))
+            error = self.cancelled_by or self.context.error or CallCancelled("the call's task was cancelled")
+            payload = self.aborted(error)
             raise
         except Exception:  # not the handler's, whose failures are answers; its client is answered all the same
             logger.exception("a call could not be answered request_id=%r", self.request_id)
             payload = self.aborted(CallCancelled("internal error"))
         else:
-            if self.context.error is not None:  # the handler caught its cancellation; the call was over all the same
-                payload = self.aborted(self.context.error)
+            if self.context.error is not None:
+                payload = self.outlived(payload, self.context.error)
         finally:
             self._finish(payload)
 

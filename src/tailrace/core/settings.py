@@ -34,6 +34,7 @@ class Settings:
     answer_time: float = 3600.0  # how long answers are kept for a resume
     eof_drain: float = 1.5  # stdio: for running calls after the end of input
     store_wait: float = 30.0  # for another process that holds the store
+    once_ttl: float = 86_400.0  # for which the answer of a call with an idempotency key is remembered
     retry: int = 2000  # milliseconds, told to clients as SSE `retry`
 
     # how much
@@ -62,6 +63,9 @@ class Settings:
     finished: int = 2000  # ended streams that a session keeps for a resume
     server_log: int = 512 * _MIB  # all streams of all sessions
     unwritten: int = 4 * _MIB  # stdio: answers that nobody reads yet
+    max_once: int = 200_000  # idempotency keys that are remembered
+    max_once_principal: int = 100_000  # the same, of one principal
+    max_once_bytes: int = 256 * _MIB  # of all of them and their answers; in memory 48 MiB at most
     state: int = 64 * 1024  # a session's own values, as JSON
     page: int = 100  # tools in one page of tools/list
 

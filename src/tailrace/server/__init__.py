@@ -174,6 +174,7 @@ class Server:
         await lifespan.enter()
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
+        await endpoint.once.recover()
         await endpoint.recovery.recover()
         await endpoint.task_table.recover()
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
@@ -335,6 +336,7 @@ class Server:
                 "accepted": tasks.started,
                 "ended": tasks.ended,
                 "tasks": len(self.endpoint.task_table.tasks),
+                "keys": len(self.endpoint.once.ledger),
             },
             "streams": {
                 "open": sum(
@@ -356,8 +358,7 @@ class Server:
 
 def _check_served(service: Service) -> None:
     """What can be defined and is not served yet is refused, never passed over in silence."""
-    unserved = [f"{tool.place}: once= of tool {tool.name}" for tool in service.tools.values() if tool.once]
-    unserved += [f"{resource.place}: resource {resource.uri}" for resource in service.resources.values()]
+    unserved = [f"{resource.place}: resource {resource.uri}" for resource in service.resources.values()]
     unserved += [f"{prompt.place}: prompt {prompt.name}" for prompt in service.prompts.values()]
     if service.middleware:
         unserved.append(f"middleware of service {service.name}")

@@ -270,6 +270,8 @@ def _check_tool(tool: Tool) -> None:
         raise DefinitionError(f"{place}: task is True, False, 'auto' or 'required', got {tool.task!r}")
     if tool.read_only and tool.destructive:
         raise DefinitionError(f"{place}: a tool cannot be both read_only and destructive")
+    if once and tool.task == "required":
+        raise DefinitionError(f"{place}: a call with a key is no task, so once= goes with task=True or 'auto' only")
     if isinstance(once, str) and not _is_text(tool.arguments.schema.get("properties", {}).get(once, {})):
         raise DefinitionError(f"{place}: once={once!r} must name an argument that is a str (or `str | None`)")
 
@@ -286,6 +288,7 @@ def _definition(tool: Tool) -> bytes:
         "inputSchema": tool.arguments.schema,
         "outputSchema": tool.result.schema,
         "annotations": tool.annotations(),
+        "_meta": {"io.tailrace/once": tool.once} if tool.once else None,  # so that a client knows that it may ask again
     }
     return msgspec.json.encode({name: part for name, part in parts.items() if part is not None})
 

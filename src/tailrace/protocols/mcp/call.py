@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import secrets
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
     from tailrace.service import Tool
 
-__all__ = ["Dialect", "DuplicateId", "McpCall", "PeerCancelled", "StoredCallData", "encode_failure"]
+__all__ = [
+    "Dialect",
+    "DuplicateId",
+    "McpCall",
+    "PeerCancelled",
+    "StoredCallData",
+    "encode_failure",
+    "no_room",
+]
 
 logger = logging.getLogger("tailrace.tools")
 
@@ -74,6 +82,7 @@ class StoredCallData(Struct, frozen=True):
     tool: str
     arguments: Raw
     progress_token: int | str | None = None
+    once: tuple[str, float] | None = None  # its idempotency key, and when it was accepted (wall clock)
     reran: bool = False  # it runs for the second time: a third one is not tried
     outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
 
@@ -127,6 +136,11 @@ class McpCall(Call):
         return None if self.dialect.modern else self.session
 
     @property
+    def once_key(self) -> tuple[str, float] | None:
+        """The key under which it runs once, and the wall clock."""
+        return None
+
+    @property
     def label(self) -> str:
         """For people: which call this is."""
         return f"{self.tool.name} (request {str(self.request_id)[:64]!r})"
@@ -137,16 +151,15 @@ class McpCall(Call):
         """Run the tool. Whatever it does, there is an answer; only a cancellation of the call comes out."""
         try:
             result = await self._result()
-            answer = encode_result(self.request_id, result)
+            answer = self.result(result)
             if len(answer) > ANSWER_ROOM and not await self.reply.room_for(len(answer)):
-                text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
-                raise LimitError("log", text)
+                raise no_room(answer)
             if self.collected is not None:
                 await self._publish(self.collected, result)
             return answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self.context.error is not None or (task is not None and task.cancelling()):
+            if self.cancelled_by is not None or (task is not None and task.cancelling()):
                 raise
             return self._bug("the tool was cancelled from inside")
         except ToolError as error:
@@ -155,9 +168,9 @@ class McpCall(Call):
             return self.aborted(error)
         except _NotPublished as error:
             logger.error("messages could not be committed, so the call failed tool=%s error=%s", self.tool.name, error)
-            return encode_error(self.request_id, INTERNAL_ERROR, "what the call publishes could not be stored")
+            return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
         except LimitError as error:
-            return encode_error(self.request_id, mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
+            return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self._bug("the tool raised an exception")
 
@@ -171,9 +184,9 @@ class McpCall(Call):
             return
         self.decided = True
         self.outcome = Raw(result)
-        record = self.reply.record(self)
+        records = self.reply.records(self)
         try:
-            await collected.outbox.write(messages, () if record is None else (record,))
+            await collected.outbox.write(messages, records)
         except StoreError as error:
             self.outcome = UNSET
             raise _NotPublished(str(error)) from None
@@ -193,10 +206,14 @@ class McpCall(Call):
         elif tool.is_generator:
             value = await self._collect(tool.fn(**arguments))
         else:
-            value = await self.tasks.in_thread(partial(tool.fn, **arguments))
+            value = await self.in_thread(partial(tool.fn, **arguments))
             if inspect.isawaitable(value):
                 value = await value
         return self._encode(value)
+
+    async def in_thread(self, fn: Callable[[], Any]) -> Any:
+        """Run a plain function."""
+        return await self.tasks.in_thread(fn)
 
     async def _collect(self, items: Any) -> list[Any]:
         """An async generator's items are progress; its collected list is the answer."""
@@ -216,6 +233,14 @@ class McpCall(Call):
         return collected
 
     # --- what goes out ---
+
+    def result(self, payload: bytes) -> bytes:
+        """The answer with an encoded result."""
+        return encode_result(self.request_id, payload)
+
+    def error(self, code: int, message: str, data: Any = None) -> bytes:
+        """The answer with an error."""
+        return encode_failure(self.request_id, ProtocolError(code, message, data))
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """`notifications/progress`, if the request carried a token."""
@@ -241,7 +266,10 @@ class McpCall(Call):
         """The journal's record of it: enough to answer it, or run it again, in another process life."""
         arguments = self.arguments if isinstance(self.arguments, Raw) else Raw(b"{}")
         token = None if self.meta.progress_token is UNSET else self.meta.progress_token
-        return mcp.encode(StoredCallData(self.request_id, self.tool.name, arguments, token, self.reran, self.outcome))
+        record = StoredCallData(
+            self.request_id, self.tool.name, arguments, token, self.once_key, self.reran, self.outcome
+        )
+        return mcp.encode(record)
 
     def aborted(self, error: Exception) -> bytes | None:
         """A timeout is the tool's failure; a cancellation is answered only where something waits for it."""
@@ -250,8 +278,8 @@ class McpCall(Call):
         if isinstance(error, PeerCancelled) and not self.keep_answer:
             return None
         if isinstance(error, StoreError):
-            return encode_error(self.request_id, INTERNAL_ERROR, "the call could not be stored, and was not begun")
-        return encode_error(self.request_id, mcp.LIMIT_REACHED, f"the call was cancelled: {error}")
+            return self.error(INTERNAL_ERROR, "the call could not be stored, and was not begun")
+        return self.error(mcp.LIMIT_REACHED, f"the call was cancelled: {error}")
 
     def _encode(self, value: Any) -> bytes:
         result = self.tool.result
@@ -280,7 +308,7 @@ class McpCall(Call):
         return self._failure(str(error.message), Raw(structured))
 
     def _failure(self, text: str, structured: Any = UNSET) -> bytes:
-        return encode_result(self.request_id, self._tool_result([Text(text)], structured, is_error=True))
+        return self.result(self._tool_result([Text(text)], structured, is_error=True))
 
     def _bug(self, what: str) -> bytes:
         """A fault of the program's: the client learns an id, the log has the rest under the same one."""
@@ -291,6 +319,12 @@ class McpCall(Call):
     def _tool_result(self, content: list[Any], structured: Any = UNSET, *, is_error: bool = False) -> bytes:
         dialect = self.dialect
         return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, dialect.server_info))
+
+
+def no_room(answer: bytes) -> LimitError:
+    """What is said of an answer that was made and cannot be kept for its reader."""
+    text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
+    return LimitError("log", text)
 
 
 def _content(value: Any) -> list[Any]:

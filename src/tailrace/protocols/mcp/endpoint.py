@@ -13,6 +13,8 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -31,6 +33,7 @@ from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
+from tailrace.protocols.mcp.once import Once, OnceCall
 from tailrace.protocols.mcp.recovery import Record, Recovery
 from tailrace.protocols.mcp.reply import SSE
 from tailrace.protocols.mcp.retention import Retention
@@ -120,6 +123,7 @@ class Endpoint:
         self.ending = False  # and no stored session is brought back: all of them end now
         self.numbers = itertools.count((seals.epoch << _EPOCH) + 1)  # of calls and of their streams
         self.retention = Retention(self)
+        self.once = Once(self)
         self.recovery = Recovery(self)
         self.listens = Listens(self)
         self.task_table = TaskTable(self)
@@ -155,6 +159,7 @@ class Endpoint:
         keep_answer: bool = False,
         kind: type[CallT] = McpCall,
         origin: Exchange | None = None,
+        batch: bool = False,
     ) -> CallT:
         """Make a call of a `tools/call` request and have its owner accept it. It has not started yet.
 
@@ -167,7 +172,8 @@ class Endpoint:
             by_id: The request id is its only address (HTTP+SSE, stdio), so a second one in flight is refused.
             keep_answer: Answer it also when its client cancels it.
             kind: What it is besides.
-            origin: The HTTP request that brought it, whose headers may say what it belongs to.
+            origin: The HTTP request that brought it, whose headers may say what it belongs to, and hold its key.
+            batch: That brought others as well.
 
         Raises:
             DuplicateId: The id is in flight.
@@ -183,7 +189,12 @@ class Endpoint:
             level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
         else:
             level = session.record.level if session is not None else None
-        call = kind(
+        make: Callable[..., CallT] = kind
+        if tool.once and kind is McpCall:
+            claim = self.once.claimed(tool, params, session, origin, batch=batch)
+            if claim is not None:
+                make = partial(OnceCall, once=self.once, claim=claim)  # type: ignore[assignment] - a McpCall, as asked
+        call = make(
             request.id if by_id else number,
             number,
             request.id,
@@ -197,7 +208,7 @@ class Endpoint:
             max_result=self.settings.max_result,
             keep_answer=keep_answer,
         )
-        values = self._values(params.meta, origin)
+        values = self.values(params.meta, origin)
         if values:
             call.context.set_values(values)
         try:
@@ -406,6 +417,7 @@ class Endpoint:
         self._next_expiry = now + 5.0
         self.sessions.expire(now)
         self.retention.expire(now)
+        self.once.ledger.expire()
         for session in self.sessions.by_id.values():
             if session.touched > session.saved and now - session.saved > SAVE_EVERY:
                 self.save(session)
@@ -445,7 +457,7 @@ class Endpoint:
             logger.error("session.state is not stored as it is now: %s", error)
         return PutSession(session.id, session.handle, session.principal, mcp.encode(session.record), time.time())
 
-    def _values(self, meta: mcp.Meta, origin: Exchange | None) -> dict[Any, Any]:
+    def values(self, meta: mcp.Meta, origin: Exchange | None) -> dict[Any, Any]:
         """What the context of a call holds from the start: its trace, where `_meta` comes before the headers, and
         the outbox."""
         values: dict[Any, Any] = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +19,8 @@ from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import McpCall, StoredCallData
+from tailrace.protocols.mcp.keys import fingerprint_of
+from tailrace.protocols.mcp.once import Claim, OnceCall
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
@@ -177,7 +181,14 @@ class Recovery:
         if not isinstance(data.outcome, UnsetType):  # it had succeeded
             return self._answer(session, number, log, encode_result(data.request_id, bytes(data.outcome)))
         tool = self.endpoint.service.tools.get(data.tool)
-        if tool is not None and self._rerun(session, number, log, tool, data):
+        if tool is not None and tool.once and data.once is not None:
+            key, since = data.once
+            # Later than that the ledger may have forgotten that it ran.
+            if since + self.endpoint.settings.once_ttl > time.time() and self._ask_again(
+                session, number, log, tool, data, key
+            ):
+                return None
+        elif tool is not None and self._rerun(session, number, log, tool, data):
             return None
         result = mcp.ToolResult(
             [Text("The server was stopped while this call was running; whether it took effect is unknown.")],
@@ -199,10 +210,41 @@ class Recovery:
         """Run an interrupted call again if its tool allows it, once at most: that is committed before it starts."""
         if tool.on_crash != "rerun" or data.reran:
             return False
-        journal = self.endpoint.journal_of(session)
         stream = log.stream
+        call = self._again(McpCall, session, number, log, tool, data)
+        if call is None:
+            return False
+        call.reran = True
+
+        def committed(error: StoreError | None) -> None:
+            if error is None:
+                self.endpoint.tasks.start(self._start_greeted(session, call), name="tailrace-rerun")
+            else:
+                call.cancel(error)
+
+        self.journals.write([PutCall(session.id, number, stream, call.stored())], committed)
+        return True
+
+    def _ask_again(self, session: Session, number: int, log: Log, tool: Tool, data: StoredCallData, key: str) -> bool:
+        """A call that runs once is asked for again, under its key: what came of it, the ledger knows.
+
+        If it knows nothing, the crash came before the run, which begins now.
+        """
+        claim = Claim(session.principal, key, fingerprint_of(tool.name, msgspec.json.decode(data.arguments)))
+        make = partial(OnceCall, once=self.endpoint.once, claim=claim, restored=True)
+        call = self._again(make, session, number, log, tool, data)
+        if call is not None:
+            self.endpoint.tasks.start(self._start_greeted(session, call), name="tailrace-rerun")
+        return call is not None
+
+    def _again(
+        self, make: Callable[..., McpCall], session: Session, number: int, log: Log, tool: Tool, data: StoredCallData
+    ) -> McpCall | None:
+        """A journalled call in its session once more; None if there is no room for it."""
+        stream = log.stream
+        journal = self.endpoint.journal_of(session)
         meta = mcp.Meta(progress_token=data.progress_token) if data.progress_token is not None else mcp.NO_META
-        call = McpCall(
+        call = make(
             number if stream else data.request_id,
             number,
             data.request_id,
@@ -215,21 +257,13 @@ class Recovery:
             level=session.record.level,
             max_result=self.endpoint.settings.max_result,
         )
-        call.reran = call.journalled = True
+        call.journalled = True
         try:
             session.accept(call)
         except (LimitError, KeyError) as error:
             logger.warning("a call of the last process life is not run again: %s", error)
-            return False
-
-        def committed(error: StoreError | None) -> None:
-            if error is None:
-                self.endpoint.tasks.start(self._start_greeted(session, call), name="tailrace-rerun")
-            else:
-                call.cancel(error)
-
-        self.journals.write([PutCall(session.id, number, stream, call.stored())], committed)
-        return True
+            return None
+        return call
 
     async def _start_greeted(self, session: Session, call: McpCall) -> None:
         """No code of the user's runs in a session before the hooks that greet it are through."""

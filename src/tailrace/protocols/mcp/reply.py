@@ -7,6 +7,7 @@ session's stream is journalled first, so that it can be resumed from its first b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
@@ -92,9 +93,9 @@ class SessionReply:
         """Nobody reads the session's stream."""
         return self._log.reader is None
 
-    def record(self, call: McpCall) -> Record | None:
-        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
-        return record_of(self.journal, call, self._log)
+    def records(self, call: McpCall) -> Sequence[Record]:
+        """What the journal is to hold of the call as it is now."""
+        return records_of(self.journal, call, self._log)
 
 
 def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float) -> None:
@@ -111,11 +112,11 @@ def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: byte
         log.append(payload, Kind.ANSWER, now)
 
 
-def record_of(journal: SessionJournal | None, call: McpCall, log: Log | None) -> Record | None:
-    """A journalled call's record as it is now."""
+def records_of(journal: SessionJournal | None, call: McpCall, log: Log | None) -> Sequence[Record]:
+    """A journalled call's record as it is now; nothing for one that is not journalled."""
     if journal is None or log is None or log.ended or not call.journalled:
-        return None
-    return PutCall(journal.session, call.number, log.stream, call.stored())
+        return ()
+    return (PutCall(journal.session, call.number, log.stream, call.stored()),)
 
 
 class ExchangeReply:
@@ -239,9 +240,9 @@ class ExchangeReply:
         """The POST's client went away."""
         return self.exchange.gone
 
-    def record(self, call: McpCall) -> Record | None:
-        """What the journal is to hold of the call as it is now; None where it holds nothing of it."""
-        return record_of(self.endpoint.journal_of(self.session), call, self.log)
+    def records(self, call: McpCall) -> Sequence[Record]:
+        """What the journal is to hold of the call as it is now."""
+        return records_of(self.endpoint.journal_of(self.session), call, self.log)
 
     # --- from the clock and the transport ---
 

@@ -259,7 +259,15 @@ class Streamable:
                         answers.append(body)
                         continue
                     call = endpoint.accept(
-                        message, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True, origin=exchange
+                        message,
+                        params,
+                        session,
+                        reply,
+                        endpoint.legacy,
+                        by_id=False,
+                        keep_answer=True,
+                        origin=exchange,
+                        batch=expected > 1,
                     )
                     reply.add(call)
                     calls.append(call)

@@ -6,6 +6,7 @@ belongs to the server, the request has its answer, and nothing but `tasks/cancel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +81,9 @@ class TaskReply:
         """Nobody waits for the answer. A task's is asked for later."""
         return self.stage is not Stage.TASK and self.inner is not None and self.inner.gone
 
-    def record(self, call: Call) -> Record | None:
+    def records(self, call: Call) -> Sequence[Record]:
         """Its entry, with the outcome that is being committed: it does not run again."""
-        return None if self.stage is Stage.PLAIN else self.task.entry()
+        return () if self.stage is Stage.PLAIN else (self.task.entry(),)
 
     def due(self) -> None:
         """It has run for long enough: make a task of it, unless there is no room for one."""

@@ -91,6 +91,8 @@ class TaskTable:
         tool = self.endpoint.tools.get(params.name)
         if tool is None or not tool.task:
             return None
+        if tool.once and self.endpoint.once.claimed(tool, params, session, origin, batch=False) is not None:
+            return None  # its key is what it is found again by
         if not declares_tasks(params.meta):
             if tool.task == "required":
                 raise tasks_missing()

@@ -1,0 +1,401 @@
+"""Which calls run once, and what came of them: a key is claimed, attached to, replayed or refused (G1b).
+
+An entry is committed before its work begins, and its answer before anybody gets it; between the two
+lies the moment whose outcome a crash leaves unknown. What a key means, how two calls are compared and
+what an answer looks like is the protocol's: here keys have owners, and all else is opaque bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgspec
+
+from tailrace.core.ports import DropEntry, PutEntry, Record, Store
+from tailrace.core.waiters import Waiters
+from tailrace.errors import LimitError, StoreError, TailraceError
+
+__all__ = ["Entry", "EntryState", "KeyReused", "Ledger", "Orphan", "Write"]
+
+logger = logging.getLogger("tailrace.ledger")
+
+Write: TypeAlias = Callable[[Sequence[Record], Callable[[StoreError | None], None] | None], object]
+
+_KIND = "once"
+_ANSWER, _HEAD = "a:", "h:"  # two records an entry, so that a start reads the small ones only: those behind "h:"
+_NEVER = 1e11  # wall clock: what has not ended does not expire
+_GRACE = 60.0  # seconds for which a new process still knows what expired while there was none
+_OVERHEAD = 512  # bytes that an entry takes beside its own
+_PAGE = 1000  # entries that are read, or forgotten, at once
+
+
+class KeyReused(TailraceError):
+    """The key stands for another call."""
+
+
+class EntryState(Enum):
+    """`CLAIMED` (being committed) -> `BEGUN` (its work may run) -> `ENDED` (it has an answer)."""
+
+    CLAIMED = 0
+    BEGUN = 1
+    ENDED = 2
+
+
+class Outcome:
+    """What those who are attached to one run wait for. They hold it, not the entry: it goes when the last one has it.
+
+    Attributes:
+        answer: Set when there is one.
+        error: Set when there will be none.
+        waiters: Those who wait.
+    """
+
+    __slots__ = ("answer", "error", "waiters")
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+        self.error: Exception | None = None
+        self.waiters = Waiters()
+
+
+class Entry:
+    """One key that is taken; only its ledger changes it.
+
+    Attributes:
+        name: Of its records in the store; the key cannot be read from it.
+        principal: Whose it is.
+        fingerprint: Of the call that it stands for.
+        state: Where it stands.
+        owner: Whoever does the work; None once that has ended.
+        outcome: What the attached wait for; None once it has ended.
+        kept: An answer that could not be stored.
+        expires: Wall clock, seconds.
+        size: Bytes it takes in the store, about.
+    """
+
+    __slots__ = ("expires", "fingerprint", "kept", "name", "outcome", "owner", "principal", "size", "state")
+
+    def __init__(self, name: str, principal: str, fingerprint: bytes, owner: Any, size: int) -> None:
+        self.name = name
+        self.principal = principal
+        self.fingerprint = fingerprint
+        self.state = EntryState.CLAIMED
+        self.owner = owner
+        self.outcome: Outcome | None = Outcome()
+        self.kept: bytes | None = None
+        self.expires = _NEVER
+        self.size = size
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """An entry whose work began in an earlier process life and did not end in it."""
+
+    entry: Entry
+    detail: bytes
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    principal: str
+    fingerprint: bytes
+    size: int
+    detail: bytes | None  # None once it has ended
+
+
+_encode_head = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+
+
+class Ledger:
+    """The keys of one server. All methods belong to its event loop.
+
+    What is full refuses. Nothing but time makes room: an entry that were evicted early would let its call run twice.
+
+    Args:
+        store: Where entries are read from; a durable one carries them over a restart.
+        write: Hands records to it and tells when they are safe (`Store.write` and `Store.when` in one); never raises.
+        ttl: Seconds for which an answer is kept, from its end on.
+        max_entries: Keys of the whole server.
+        max_principal: Keys of one principal.
+        max_bytes: Of all entries and their answers; looked at when a key is claimed.
+        clock: Wall clock, seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        write: Write,
+        *,
+        ttl: float = 86_400.0,
+        max_entries: int = 200_000,
+        max_principal: int = 100_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.ttl = ttl
+        self.max_entries = max_entries
+        self.max_principal = max_principal
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._store = store
+        self._write = write
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._ended: dict[str, Entry] = {}  # in the order in which they expire
+        self._principals: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def load(self) -> list[Orphan]:
+        """Read what an earlier process life left. What began and did not end is returned: `finish` or `rerun` each.
+
+        An entry that cannot be read keeps its key taken, as nobody knows what it stood for.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        orphans: list[Orphan] = []
+        ended: list[Entry] = []
+        after = _HEAD
+        while page := await self._store.entries(_KIND, after=after, limit=_PAGE):
+            for stored in page:
+                head = _read_head(stored.data)
+                entry = Entry(stored.key.removeprefix(_HEAD), head.principal, head.fingerprint, None, head.size)
+                entry.state = EntryState.BEGUN
+                self._enter(entry)
+                if head.detail is not None:
+                    orphans.append(Orphan(entry, head.detail))
+                else:
+                    entry.expires = max(stored.expires - self.ttl, self._clock() + _GRACE)
+                    ended.append(entry)
+            after = page[-1].key
+        for entry in sorted(ended, key=lambda entry: entry.expires):
+            self._end(entry)
+        return orphans
+
+    # --- asking ---
+
+    def find(self, principal: str, key: str, fingerprint: bytes) -> Entry | None:
+        """The entry of a key; None if the key is free.
+
+        Raises:
+            KeyReused: It stands for another call.
+        """
+        entry = self._entries.get(_name(principal, key))
+        if entry is None:
+            return None
+        if entry.expires <= self._clock():
+            self._forget(entry)
+            return None
+        if entry.fingerprint != fingerprint:
+            raise KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
+        return entry
+
+    def check_room(self, principal: str) -> None:
+        """Before a key is claimed.
+
+        Raises:
+            LimitError: ``ledger``: there are too many keys, or they hold too much.
+        """
+        if self._is_full(principal):
+            self.expire()
+            if self._is_full(principal):
+                text = "too many calls with an idempotency key are remembered; try again later, or without a key"
+                raise LimitError("ledger", text)
+
+    async def answer(self, entry: Entry) -> bytes:
+        """The entry's answer, as soon as there is one.
+
+        Raises:
+            StoreError: It could not be committed, and nothing has begun; or its answer cannot be read.
+            Exception: What `abandon` was told.
+        """
+        outcome = entry.outcome
+        if outcome is not None:
+            if outcome.answer is None and outcome.error is None:
+                await outcome.waiters.wait()
+            if outcome.error is not None:
+                raise outcome.error
+            assert outcome.answer is not None
+            return outcome.answer
+        if entry.kept is not None:
+            return entry.kept
+        stored = await self._store.entry(_KIND, _ANSWER + entry.name)
+        if stored is None:
+            raise StoreError("the answer that belongs to the idempotency key is not there")
+        return stored.data
+
+    # --- the work ---
+
+    def claim(
+        self,
+        principal: str,
+        key: str,
+        fingerprint: bytes,
+        detail: bytes,
+        begin: Callable[[StoreError | None], None],
+        owner: Any = None,
+    ) -> Entry:
+        """Take a key that `find` found free; no `await` may lie between the two.
+
+        Args:
+            principal: Whose it is.
+            key: As the client gave it.
+            fingerprint: Of the call.
+            detail: What a later process life has to know of work that did not end.
+            begin: Called once the entry is committed: then the work may begin. Or with the error: then the key is free
+                again. Not called if the entry is dropped before.
+            owner: Whoever does the work.
+
+        Raises:
+            LimitError: As `check_room`.
+        """
+        self.check_room(principal)
+        entry = Entry(_name(principal, key), principal, fingerprint, owner, _OVERHEAD + len(detail))
+        self._enter(entry)
+
+        def committed(error: StoreError | None) -> None:
+            if self._entries.get(entry.name) is not entry:
+                return  # dropped meanwhile
+            if error is None:
+                entry.state = EntryState.BEGUN
+            else:
+                self._leave(entry)
+                self._tell(entry, error=error)
+            begin(error)
+
+        self._write([self._head(entry, detail)], committed)
+        return entry
+
+    def rerun(self, orphan: Orphan, detail: bytes, begin: Callable[[StoreError | None], None], owner: Any) -> None:
+        """Begin an orphan's work again, once that is committed with its new detail; `begin` is as in `claim`."""
+        entry = orphan.entry
+        entry.state = EntryState.CLAIMED
+        entry.owner = owner
+
+        def committed(error: StoreError | None) -> None:
+            entry.state = EntryState.BEGUN
+            if error is not None:
+                self.abandon(entry, error)
+            begin(error)
+
+        self._write([self._head(entry, detail)], committed)
+
+    def finish(self, entry: Entry, answer: bytes) -> None:
+        """The work has ended: commit its answer, then give it to all who are attached.
+
+        If it cannot be committed, it is given all the same, and kept in memory; after a restart it is unknown.
+
+        Args:
+            entry: Its state is `BEGUN`.
+            answer: What is replayed from now on.
+        """
+        size = _OVERHEAD + len(answer)
+        self.bytes += size - entry.size
+        entry.size = size
+        expires = self._clock() + self.ttl
+
+        def committed(error: StoreError | None) -> None:
+            if error is not None:
+                entry.kept = answer
+            entry.expires = expires
+            self._tell(entry, answer=answer)
+            self._end(entry)
+
+        self._write(self.records(entry, answer), committed)
+
+    def records(self, entry: Entry, answer: bytes) -> list[Record]:
+        """What `finish` commits. Whoever has to commit something else together with the answer may do so before."""
+        gone = self._clock() + 2 * self.ttl  # the store lets it go later than the ledger does, which tells it so
+        head = _Head(entry.principal, entry.fingerprint, _OVERHEAD + len(answer), None)
+        return [
+            PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), gone),
+            PutEntry(_KIND, _ANSWER + entry.name, answer, gone),
+        ]
+
+    def drop(self, entry: Entry, answer: bytes) -> None:
+        """The work was not begun, and will not be: the key is free again; those who are attached get `answer`."""
+        self._forget(entry)
+        self._tell(entry, answer=answer)
+
+    def abandon(self, entry: Entry, error: Exception) -> None:
+        """The process ends before the work does: those who are attached, or will be, get `error`; the store keeps the
+        entry as it is, for the next process life."""
+        self._tell(entry, error=error)
+
+    # --- time ---
+
+    def expire(self) -> None:
+        """Forget what has expired, a thousand entries at most."""
+        now = self._clock()
+        expired: list[Entry] = []
+        for entry in islice(self._ended.values(), _PAGE):
+            if entry.expires > now:
+                break
+            expired.append(entry)
+        if expired:
+            self._forget(*expired)
+
+    # --- inside ---
+
+    def _is_full(self, principal: str) -> bool:
+        return (
+            len(self._entries) >= self.max_entries
+            or self._principals.get(principal, 0) >= self.max_principal
+            or self.bytes >= self.max_bytes
+        )
+
+    def _head(self, entry: Entry, detail: bytes) -> PutEntry:
+        head = _Head(entry.principal, entry.fingerprint, entry.size, detail)
+        return PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), _NEVER)
+
+    def _tell(self, entry: Entry, *, answer: bytes | None = None, error: Exception | None = None) -> None:
+        """Only the first time counts."""
+        outcome = entry.outcome
+        if outcome is not None and outcome.answer is None and outcome.error is None:
+            outcome.answer, outcome.error = answer, error
+            outcome.waiters.wake()
+
+    def _enter(self, entry: Entry) -> None:
+        self._entries[entry.name] = entry
+        self._principals[entry.principal] = self._principals.get(entry.principal, 0) + 1
+        self.bytes += entry.size
+
+    def _end(self, entry: Entry) -> None:
+        entry.state = EntryState.ENDED
+        entry.owner = entry.outcome = None
+        self._ended[entry.name] = entry
+
+    def _leave(self, entry: Entry) -> None:
+        del self._entries[entry.name]
+        self._ended.pop(entry.name, None)
+        self.bytes -= entry.size
+        self._principals[entry.principal] -= 1
+        if not self._principals[entry.principal]:
+            del self._principals[entry.principal]
+
+    def _forget(self, *entries: Entry) -> None:
+        for entry in entries:
+            self._leave(entry)
+        names = [prefix + entry.name for entry in entries for prefix in (_HEAD, _ANSWER)]
+        self._write([DropEntry(_KIND, name) for name in names], None)
+
+
+def _name(principal: str, key: str) -> str:
+    """What names an entry: the same size for every key, and nobody's key can be read from the store."""
+    owner = principal.encode()
+    return hashlib.sha256(b"%d:%b%b" % (len(owner), owner, key.encode())).hexdigest()
+
+
+def _read_head(data: bytes) -> _Head:
+    try:
+        return _decode_head(data)
+    except msgspec.MsgspecError:
+        logger.error("an entry of the ledger cannot be read: its key stays taken until it expires")
+        return _Head("", b"", _OVERHEAD, None)
