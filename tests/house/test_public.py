@@ -12,6 +12,8 @@ import tailrace
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = {
+    "tailrace.asgi": {"Background"},
+    "tailrace.publish": {"Message", "Outbox", "Publisher", "Rejected"},
     "tailrace": {
         "Annotations",
         "Audio",

@@ -333,6 +333,14 @@ class Context:
         variables.run(_current.set, self)
         return variables
 
+    def make_current(self) -> contextvars.Token[Context]:
+        """Make this context `current()` for a while, in contextvars that are somebody else's."""
+        return _current.set(self)
+
+    def restore_current(self, token: contextvars.Token[Context]) -> None:
+        """End that while."""
+        _current.reset(token)
+
     def enter_here(self) -> None:
         """Make this context `current()` in the running contextvars, which are a task's own."""
         _current.set(self)
