@@ -141,7 +141,8 @@ class Log:
     def commit(self, seq: int) -> None:
         """The journal says that everything up to `seq` is safe to be read."""
         if seq > self.ready:
-            self.uncommitted = sum(len(self._events.get(later, b"")) for later in range(seq + 1, self.last + 1))
+            later = range(seq + 1, self.last + 1)
+            self.uncommitted = sum(len(self._events.get(number, b"")) for number in later) if later else 0
             self._make_ready(seq)
             if self.uncommitted <= self.high_water:
                 self.free_rooms()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tailrace.core.ports import (
     AppendEvent,
     DropEntry,
+    DropSession,
     DropStream,
     EndCall,
     PutCall,
@@ -81,18 +82,20 @@ class Batch:
 
     def add(self, record: Record) -> None:
         """Take one record in; may run statements."""
-        if isinstance(record, PutEntry):  # entries have no order towards what belongs to a session
+        if isinstance(record, AppendEvent):  # most of them are
+            self._append(record)
+        elif isinstance(record, PutEntry):  # entries have no order towards what belongs to a session
             self._entries[record.kind, record.key] = (record.kind, record.key, record.data, record.expires)
-            return
-        if isinstance(record, DropEntry):
+        elif isinstance(record, DropEntry):
             self._entries[record.kind, record.key] = None
-            return
+        else:
+            self._add_other(record)
+
+    def _add_other(self, record: PutCall | EndCall | TrimStream | PutSession | DropStream | DropSession) -> None:
         session = record.session
         if self._dropped and session in self._dropped:
             self.flush()
-        if isinstance(record, AppendEvent):
-            self._append(record)
-        elif isinstance(record, PutCall):
+        if isinstance(record, PutCall):
             if (session, record.call) in self._ended:
                 self.flush()
             self._calls[session, record.call] = (session, record.call, record.stream, record.data)
@@ -111,6 +114,8 @@ class Batch:
 
     def _append(self, record: AppendEvent) -> None:
         session, stream, seq = record.session, record.stream, record.seq
+        if self._dropped and session in self._dropped:
+            self.flush()
         key = (session, stream, record.kind)
         if (self._trims and seq <= self._trims.get(key, seq - 1)) or (session, stream) in self._dropped_streams:
             self.flush()

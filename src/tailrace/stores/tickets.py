@@ -122,7 +122,7 @@ class Tickets:
         while self._waiting and self._waiting[0][0] <= self.settled:
             ticket, _, committed = heappop(self._waiting)
             try:
-                committed(self.error(ticket))
+                committed(self.error(ticket) if self._failed or self._forgotten else None)
             except Exception as error:  # one listener's fault is not the next one's
                 self._bound().call_exception_handler({"message": "a store's callback failed", "exception": error})
             except BaseException:  # the loop is being stopped: the others are still told, if it goes on

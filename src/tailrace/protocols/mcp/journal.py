@@ -29,7 +29,7 @@ class Journals:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.durable = store.durable
-        self._failing = False
+        self.failing = False
 
     def write(self, records: Sequence[Record], then: Callable[[StoreError | None], None] | None = None) -> int:
         """Hand over records; `then` is called on the loop with the outcome. Never raises.
@@ -65,13 +65,14 @@ class Journals:
     def note(self, error: StoreError | None) -> None:
         """An outcome is known: one ERROR for an outage, not one for each event."""
         if error is None:
-            self._failing = False
-        elif not self._failing:
-            self._failing = True
+            self.failing = False
+        elif not self.failing:
+            self.failing = True
             logger.error("the store does not commit; running calls go on from memory error=%s", error)
 
     def _outcome(self, then: Callable[[StoreError | None], None] | None, error: StoreError | None) -> None:
-        self.note(error)
+        if error is not None or self.failing:
+            self.note(error)
         if then is not None:
             then(error)
 
@@ -102,28 +103,26 @@ class SessionJournal:
             records += self._along
             self._along = []
         ticket = self.journals.write(records)
-        waiting = log in self._newest
-        self._newest[log] = (seq, ticket)
-        if not waiting:
-            self._watch(log)
+        if log in self._newest:  # its callback is under way
+            self._newest[log] = (seq, ticket)
+        else:
+            self._watch(log, seq, ticket)
 
     def trim(self, log: Log, kind: Kind, upto: int) -> None:
         """Forget events that the log no longer keeps."""
         self.journals.write([TrimStream(self.session, log.stream, kind, upto)])
 
-    def _watch(self, log: Log) -> None:
-        seq, ticket = self._newest[log]
+    def _watch(self, log: Log, seq: int, ticket: int) -> None:
         if ticket:
+            self._newest[log] = (seq, ticket)
             self.journals.store.when(ticket, partial(self._committed, log, seq))
         else:  # the store took nothing: deliver from memory
-            del self._newest[log]
             log.commit(seq)
 
     def _committed(self, log: Log, seq: int, error: StoreError | None) -> None:
-        self.journals.note(error)
-        newest, _ = self._newest[log]
-        log.commit(seq)
+        if error is not None or self.journals.failing:
+            self.journals.note(error)
+        newest, ticket = self._newest.pop(log)
         if newest > seq:
-            self._watch(log)
-        else:
-            del self._newest[log]
+            self._watch(log, newest, ticket)
+        log.commit(seq)
