@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -20,14 +21,16 @@ _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to one connection. Bytes are counted in the direction server -> client.
+    """What happens to one connection. Bytes are counted in the direction server -> client, unless it says otherwise.
 
     Attributes:
         cut_after: The fault strikes once exactly this many bytes have passed; None: never.
+        cut_up_after: The same of bytes client -> server, e.g. in the middle of a request.
         fault: `rst` resets both sides; `fin` closes both in order; `black-hole` passes nothing more in either direction
             and keeps both open; `half-close` ends the direction server -> client and lets the other go on.
         delay: Seconds before each piece is passed on, server -> client.
-        piece: At most this many bytes in one write, so that frames arrive in fragments.
+        piece: At most this many bytes in one write, so that frames arrive in fragments; in both directions.
+        chance: A seed: pieces have any size up to `piece`, so that boundaries fall anywhere; 0: they are full.
         refuse: Reset at once, without asking the server.
         parting: Sent to the client before the fault, as if the server had ended in order.
     """
@@ -38,6 +41,14 @@ class Plan:
     piece: int = 65_536
     refuse: bool = False
     parting: bytes = b""
+    cut_up_after: int | None = None
+    chance: int = 0
+
+    def sizes(self) -> Iterator[int]:
+        """How many bytes each piece has at most."""
+        own = random.Random(self.chance)
+        while True:
+            yield own.randint(1, self.piece) if self.chance else self.piece
 
 
 @dataclass(slots=True)
@@ -130,7 +141,8 @@ class Proxy:
         try:
             # Whoever ends first ends the connection, but for a half-close, after which the client may go on talking.
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-            if down.done() and passed.struck and passed.plan.fault == "half-close":
+            cut_below = passed.struck and passed.plan.cut_up_after is None
+            if down.done() and cut_below and passed.plan.fault == "half-close":
                 await up
         finally:
             up.cancel()
@@ -138,17 +150,27 @@ class Proxy:
             await asyncio.gather(up, down, return_exceptions=True)
 
     async def _pass_up(self, passed: Passed, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await source.read(65_536):
-            if passed.struck and passed.plan.fault == "black-hole":
+        plan, sizes = passed.plan, passed.plan.sizes()
+        while data := await source.read(next(sizes)):
+            if passed.struck and plan.fault == "black-hole":
                 continue
+            if plan.cut_up_after is not None:
+                data = data[: plan.cut_up_after - passed.up]
             passed.up += len(data)
             sink.write(data)
             await sink.drain()
+            if passed.up == plan.cut_up_after:
+                passed.struck = True
+                if plan.fault == "half-close":
+                    sink.write_eof()
+                elif plan.fault != "black-hole":
+                    return
+                await asyncio.Event().wait()  # nothing more goes up
 
     async def _pass_down(self, passed: Passed, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        plan = passed.plan
+        plan, sizes = passed.plan, passed.plan.sizes()
         while passed.cut_after is None or passed.down < passed.cut_after:
-            data = await source.read(plan.piece)
+            data = await source.read(next(sizes))
             if not data:
                 return
             if plan.delay:

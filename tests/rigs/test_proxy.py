@@ -20,7 +20,10 @@ async def events_server(ends: list[str]) -> AsyncIterator[int]:
     """Answers any request with REPLY; notes in `ends` how each connection ended as it saw it."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return writer.close()
         writer.write(REPLY)
         try:
             ends.append("data" if await reader.read(1) else "fin")
@@ -55,6 +58,27 @@ async def test_without_a_fault_every_byte_passes(piece: int) -> None:
         assert stream.last_event_id == "19"
         assert proxy.connections[0].down == len(REPLY)
         assert proxy.connections[0].up > 0
+
+
+async def test_pieces_may_have_any_size() -> None:
+    async with events_server([]) as port, running_proxy(port, lambda _: Plan(piece=9, chance=1)) as proxy:
+        async with RawConnection(proxy.url) as connection:
+            stream = await read_events(connection)
+        assert [event.data for event in stream.events] == [f"event {n}" for n in range(20)]
+    sizes = Plan(piece=9, chance=1).sizes()
+    assert {next(sizes) for _ in range(200)} == set(range(1, 10))
+
+
+@pytest.mark.parametrize("fault", ["rst", "fin", "half-close", "black-hole"])
+async def test_a_request_can_be_cut_as_well(fault: Fault) -> None:
+    ends: list[str] = []
+    plan = Plan(cut_up_after=10, fault=fault)
+    async with events_server(ends) as port, running_proxy(port, lambda _: plan) as proxy:
+        async with RawConnection(proxy.url) as connection:
+            with pytest.raises((Cut, Stalled)):
+                await read_events(connection, limit=0.5)
+        assert (proxy.connections[0].up, proxy.connections[0].struck) == (10, True)
+    assert ends == []
 
 
 @pytest.mark.parametrize("fault", ["rst", "fin", "half-close"])
