@@ -508,3 +508,21 @@ async def test_a_link_in_memory_is_a_server_of_its_own_that_ends_with_it() -> No
     assert shop.service.statistics()["store"]["name"] == "memory"
     await link.close(1.0)
     assert shop.service.statistics()["store"]["name"] == "none"
+
+
+@virtual
+async def test_a_farewell_may_take_what_the_drain_left_of_its_time() -> None:
+    service = Service("slow-farewell")
+    said: list[str] = []
+
+    @service.on_unregister_session
+    async def leaving(session: Session) -> None:
+        await asyncio.sleep(4.0)  # more than a server without a drain would give
+        said.append(session.id)
+
+    server = Server(service, make_settings({"drain": 20.0}), make_store("memory"))
+    await server.start()
+    session = server.endpoint.new_session("streamable", "")
+    await session.open()
+    await server.stop()
+    assert said == [session.id]
