@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tailrace.core.call import Call
@@ -259,8 +259,8 @@ class _Nowhere:
     async def room_for(self, size: int) -> bool:
         return True
 
-    def record(self, call: Any) -> Record | None:
-        return None
+    def records(self, call: Any) -> Sequence[Record]:
+        return ()
 
 
 async def _refuse(send: Send) -> None:
