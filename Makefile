@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit soak check bench bench-quick scoreboard conformance docs lock clean distclean help
+.PHONY: demo test unit soak check bench bench-quick scoreboard conformance fuzz docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -63,6 +63,10 @@ scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers
 
 conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with the scores of both requirement sets
 	$(PY) -m tests.conformance
+
+SECONDS ?= 60
+fuzz: $(VENV)/.installed-test ## bytes at random against parsers, listener and endpoint: SECONDS=60 for each target
+	$(PY) -m tests.fuzz --seconds $(SECONDS)
 
 docs: $(VENV)/.installed-dev ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

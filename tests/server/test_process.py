@@ -11,7 +11,7 @@ import pytest
 
 from tailrace import DefinitionError, Service
 from tailrace.server import make_settings, run
-from tailrace.server.logs import _TextFormatter  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.logs import _JsonFormatter, _TextFormatter  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.process import _listen, _unlink  # pyright: ignore[reportPrivateUsage]
 from tests.rigs.server import ServerProcess, tailrace_command
 
@@ -142,3 +142,18 @@ def test_no_text_of_a_client_begins_a_line_or_reaches_the_terminal_as_a_command(
     assert others[0] == "  Traceback (most recent call last):"
     assert all(line.startswith("  ") for line in others)
     assert others[-1] == r"  2026-11-21T00:00:00.000Z ERROR forged\x1b[2J\x9b2J\u2028end"
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "x\n" * 500_000])
+def test_a_traceback_repeats_only_a_little_of_what_a_client_sent(text: str) -> None:
+    record = logging.LogRecord("tailrace.tools", logging.ERROR, "", 0, "the tool raised an exception", None, None)
+    try:
+        raise ValueError(f"invalid: {text} (the end)")
+    except ValueError as error:
+        record.exc_info = (ValueError, error, error.__traceback__)
+    for formatter in (_TextFormatter(), _JsonFormatter()):
+        said = formatter.format(record)
+        assert len(said) < 10_000
+        assert "Traceback (most recent call last)" in said
+        assert "ValueError: invalid: x" in said
+        assert "(the end)" in said

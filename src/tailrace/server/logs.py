@@ -37,7 +37,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_stamp(record)} {record.levelname} {record.name} {record.getMessage().translate(_ESCAPES)}"
         if record.exc_info:
-            traceback = self.formatException(record.exc_info).split("\n")
+            traceback = _bounded(self.formatException(record.exc_info))
             line = "\n  ".join([line, *(text.translate(_ESCAPES) for text in traceback)])
         return line
 
@@ -57,8 +57,25 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = "\n".join(_bounded(self.formatException(record.exc_info)))
         return msgspec.json.encode(fields).decode()
+
+
+def _bounded(traceback: str) -> list[str]:
+    """Its lines. The text of an exception often repeats what it was about (``int(text)``), which a client chose: long
+    lines and many lines lose their middle."""
+    lines = traceback.split("\n")
+    if len(lines) > _LINES:
+        lines[_LINES // 2 : -_LINES // 2] = [f"... {len(lines) - _LINES} lines ..."]
+    half = _WIDTH // 2
+    return [
+        line if len(line) <= _WIDTH else f"{line[:half]} ... {len(line) - _WIDTH} characters ... {line[-half:]}"
+        for line in lines
+    ]
+
+
+_LINES = 200
+_WIDTH = 1000
 
 
 def _stamp(record: logging.LogRecord) -> str:
