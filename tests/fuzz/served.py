@@ -191,7 +191,7 @@ class Arguments(Target):
         return re.sub(r"[0-9]+|'.*?'", "#", problem)[:60], kwargs is None
 
 
-_LARGE = re.compile(rb"[0-9]{19}|[eE]")  # integers of more than 64 bits, and numbers with exponents: see rough edges
+_LARGE = re.compile(rb"[0-9][eE][+-]?[0-9]")  # 1e2 is an integer to JSON Schema, and not to us
 
 
 # --- the endpoint -----------------------------------------------------------------------------------

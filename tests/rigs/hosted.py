@@ -101,6 +101,8 @@ def hosted(kind: str, service: Service, **settings: Any) -> Iterator[Hosted]:
         except BaseException as error:
             ready.append(error)
             known.set()
+        finally:
+            listening.close()
 
     thread = threading.Thread(target=run, name=f"hosted by {kind}", daemon=True)
     thread.start()

@@ -424,3 +424,17 @@ def test_a_definition_that_cannot_work_is_refused_with_its_place(fn: Callable[..
     assert says in str(refused.value)
     assert f"{fn.__name__}() at " in str(refused.value)
     assert f"test_arguments.py:{fn.__code__.co_firstlineno}" in str(refused.value)
+
+
+def test_a_whole_number_with_a_fraction_of_zero_is_an_integer() -> None:
+    """As JSON Schema has it, which is what clients are shown."""
+
+    def takes(n: int, x: float, text: str, many: list[int], any: Any = None) -> None: ...
+
+    arguments = arguments_of(takes)
+    raw = b'{"n":1.0,"x":2.0,"text":"3.0, \\"4.0,","many":[-5.00, 6],"any":7.5}'
+    assert arguments.decode(raw) == {"n": 1, "x": 2.0, "text": '3.0, "4.0,', "many": [-5, 6], "any": 7.5}
+    assert arguments.decode(msgspec.Raw(raw))["n"] == 1
+    for wrong in (b"1.5", b'"1.0"', b"1.01", b"true"):
+        with pytest.raises(InvalidArguments, match="argument 'n': expected int"):
+            arguments.decode(b'{"n":%b,"x":2,"text":"a","many":[1.0]}' % wrong)

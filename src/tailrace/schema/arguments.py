@@ -9,6 +9,7 @@ own, that one is shown and checked first; the hints then say what the function t
 from __future__ import annotations
 
 import copy
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast, get_args, get_origin
@@ -78,6 +79,8 @@ class Arguments:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if raw and bytes(raw).strip() == b"null":
                 return self.decode(None)
+            if raw and "got `float`" in str(error) and (whole := _WHOLE.sub(_cut_fraction, raw)) != raw:
+                return self.decode(whole)
             raise InvalidArguments(*complaint_of_msgspec(error, self.schema)) from None
         return self._validate(kwargs) if self._adapters else kwargs
 
@@ -96,6 +99,14 @@ class Arguments:
                 except ValueError as error:
                     raise InvalidArguments(*complaint_of_pydantic(error, parameter.json_name)) from None
         return kwargs
+
+
+# To JSON Schema 1.0 is an integer (2020-12 validation, 6.1.1), to msgspec it is none. Strings are passed over.
+_WHOLE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(\.0+)(?=[\s,}\]])')
+
+
+def _cut_fraction(token: re.Match[bytes]) -> bytes:
+    return token[0] if token[1] is None else token[0][: -len(token[1])]
 
 
 def arguments_of(
