@@ -77,6 +77,8 @@ class Streamable:
             if not is_json(exchange):
                 return None
             version, session = exchange.header(b"mcp-protocol-version"), exchange.header(b"mcp-session-id")
+            if exchange.doubled(_VERSION):
+                session = None  # the long way, which refuses it
             exchange.verdicts["streamable"] = head = _Head(version, session)
         message = parse_body(exchange, self.endpoint.settings.max_batch)
         if message is None:
