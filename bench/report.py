@@ -23,7 +23,7 @@ BEGIN = "<!-- measured: begin (python -m bench.report writes this) -->"
 END = "<!-- measured: end -->"
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_REFERENCES = ("mcp-go", "go-sdk", "mcp", "mcp-uvloop", "fastmcp")
+_REFERENCES = ("mcp-go", "go-sdk", "mcp", "mcp-uvloop", "fastmcp", "tailrace")  # the last: what durability costs
 
 Results = Mapping[str, Any]
 _COLUMNS = {  # of each kind of trial, beside the server: title and key
@@ -122,7 +122,10 @@ def _ratios(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]]
         for headline in (HEADLINES[trial["kind"]], *MORE_RATIOS.get(trial["kind"], ())):
             for ours in (server for server in results["servers"] if server.startswith("tailrace")):
                 if (name, ours) in found and headline.key in (mine := found[name, ours]):
-                    cells = (_ratio(ratio(mine, found.get((name, other)), headline.key)) for other in others)
+                    cells = (
+                        _ratio(None if other == ours else ratio(mine, found.get((name, other)), headline.key))
+                        for other in others
+                    )
                     title = results["servers"][ours]["title"]
                     yield f"| {name} | {_direction(headline)} | {title} | {' | '.join(cells)} |"
 
