@@ -50,22 +50,58 @@ def test_the_count_is_what_is_there_whatever_happens_to_the_log() -> None:
         assert (budget.held, log.bytes, log.events) == (0, 0, 0)
 
 
-def test_over_the_budget_a_ring_keeps_hardly_anything_and_the_reader_is_told_of_the_gap() -> None:
+def test_over_the_budget_a_ring_that_nobody_reads_keeps_hardly_anything_and_a_later_reader_is_told_of_the_gap() -> None:
     budget = Budget(10_000)
     hoard, log = Log(budget=budget), Log(budget=budget)
     for _ in range(5):
         log.append(b"n" * 1000, NOTE)
-    cursor = log.attach(0)
     hoard.append(b"a" * 10_000, ANSWER)
     for _ in range(5):
         log.append(b"n" * 1000, NOTE)
     assert log.bytes <= 4096
+    cursor = log.attach(0)
     assert len(payloads(cursor)) + cursor.lost == 10
+    assert cursor.lost == 6
+    cursor.stop()
     log.append(b"n" * 5000, NOTE)
     assert log.bytes == 0, "one that is large by itself is not kept either"
     assert log.append(b"answer", ANSWER)
-    assert payloads(cursor)[-1] == b"answer"
-    assert cursor.lost == 7
+    cursor = log.attach(10)
+    assert payloads(cursor) == [b"answer"]
+    assert cursor.lost == 1
+
+
+async def test_over_the_budget_a_reader_that_reads_loses_nothing_and_its_producer_waits() -> None:
+    budget = Budget(10_000)
+    hoard, log = Log(budget=budget), Log(budget=budget)
+    hoard.append(b"a" * 10_000, ANSWER)
+    cursor, got = log.attach(0), []
+
+    async def produce() -> None:
+        for number in range(500):
+            log.append(b"%d " % number + b"n" * 500, NOTE)
+            await log.room()
+
+    async with asyncio.TaskGroup() as group:
+        producer = group.create_task(produce())
+        while not producer.done():
+            await turns()
+            assert log.events <= 2, "one that is taken, one that is to be"
+            got += payloads(cursor)
+            cursor.taken()
+    assert [int(payload.split()[0]) for payload in got] == list(range(500))
+    assert cursor.lost == 0
+
+
+def test_over_the_budget_a_producer_that_does_not_wait_piles_up_little_for_a_reader() -> None:
+    log = Log(budget=Budget(0))
+    cursor = log.attach(0)
+    for _ in range(100):
+        log.append(b"n" * 1000, NOTE)
+    assert 15_000 <= log.bytes <= 16 * 1024
+    assert len(payloads(cursor)) + cursor.lost == 100
+    log.append(b"n" * 100_000, NOTE)
+    assert payloads(cursor) == [b"n" * 100_000], "the newest stays, however large: it is about to be taken"
 
 
 def test_a_journal_is_told_of_what_a_ring_lost_for_want_of_room() -> None:

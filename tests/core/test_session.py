@@ -11,6 +11,7 @@ from typing import Any
 import detangle
 import pytest
 
+from tailrace.core.budget import EVENT_BYTES
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
 from tailrace.core.session import STREAM_BYTES, Lifecycle, Session
@@ -116,7 +117,7 @@ async def test_a_stream_that_has_ended_is_listed_with_its_time_and_what_it_takes
         session.streams[number].append(payload, Kind.ANSWER)
         await asyncio.sleep(2.0)
         session.retire(session.streams[number])
-    sizes = [STREAM_BYTES + 3, STREAM_BYTES + 4]
+    sizes = [STREAM_BYTES + EVENT_BYTES + 3, STREAM_BYTES + EVENT_BYTES + 4]
     assert [(entry.log.stream, entry.ended) for entry in session.finished] == [(7, 2.0), (8, 4.0)]
     assert [entry.size for entry in session.finished] == sizes, "a stream takes more than its events"
     assert session.finished_bytes == sum(sizes)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Cursor", "Journal", "Log"]
 
 _TRIM_EVERY = 64  # evictions that are told to the journal together
+_LAST_UNREAD = 16 * 1024  # bytes of notifications that wait for a connected reader there, if their producer does not
 _LAST_NOTE = 4096  # bytes of the one notification that a ring keeps where there is no room at all
 
 
@@ -158,12 +159,19 @@ class Log:
     async def room(self, limit: int | None = None) -> None:
         """Wait while a connected reader or the journal is behind by more than `limit` bytes (default: `high_water`).
 
-        Returns as soon as the reader caught up, went away (also by its own stall limit) or the log ended, and
-        the journal has had its say: never raises for a slow reader, never waits for an absent one.
+        Where the budget is full, behind is a reader that has not taken everything. Returns as soon as it caught up,
+        went away (also by its own stall limit) or the log ended, and the journal has had its say: never raises for a
+        slow reader, never waits for an absent one.
         """
         limit = self.high_water if limit is None else limit
-        while not self.ended and (self.uncommitted > limit or (self.reader is not None and self.reader.unread > limit)):
+        while not self.ended and (self.uncommitted > limit or self._reader_is_behind(limit)):
             await self._rooms.wait()
+
+    def _reader_is_behind(self, limit: int) -> bool:
+        if self.reader is None:
+            return False
+        unread = self.reader.unread
+        return unread > limit or (unread > 0 and self.budget is not None and self.budget.full)
 
     # --- reading ---
 
@@ -264,10 +272,21 @@ class Log:
             if self.ring_bytes > self.ring:
                 self._turn_ring(self.ring, 1)  # the newest stays, however large
             if budget is not None and budget.full:
-                self._turn_ring(_LAST_NOTE, 0)
+                self._give_way()
         else:
             self._answers.append((seq, now))
             self.answer_bytes += size
+
+    def _give_way(self) -> None:
+        """The budget is full: what a connected reader has taken goes, what it has not taken stays (`room` makes the
+        producer wait for it). Only of what nobody reads, or a producer piles up that does not wait, more goes."""
+        if self.reader is None:
+            return self._turn_ring(_LAST_NOTE, 0)
+        seqs, taken = self.ring_seqs, self.reader.seq
+        while seqs and seqs[0] <= taken:
+            self.ring_bytes -= self._remove(seqs.popleft())
+            self._evicted += 1
+        return self._turn_ring(_LAST_UNREAD, 1)
 
     def _turn_ring(self, limit: int, least: int) -> None:
         """Let the oldest notifications go until `limit` bytes, or `least` of them, are left."""

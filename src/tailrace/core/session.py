@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tailrace.core.budget import Budget
+from tailrace.core.budget import EVENT_BYTES, Budget
 from tailrace.core.ports import Kind
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError
@@ -205,7 +205,7 @@ class Session:
 
     def retire(self, log: Log) -> None:
         """A call's stream has ended; it stays for a resume until it expires or room is needed."""
-        size = log.bytes + STREAM_BYTES
+        size = log.bytes + EVENT_BYTES * log.events + STREAM_BYTES
         self.finished.append(Finished(log, self.tasks.loop.time(), size))
         self.finished_bytes += size
 
