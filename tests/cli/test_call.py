@@ -56,6 +56,11 @@ async def wait() -> str:
     await asyncio.sleep(60)
     return "waited"
 
+@svc.tool(once=True)
+def pay() -> str:
+    """Pay."""
+    return "paid"
+
 if __name__ == "__main__":
     svc.run()
 '''
@@ -87,7 +92,7 @@ def test_ls_shows_the_tools_of_a_file(cli: Invoke) -> None:
 
 def test_ls_as_json_is_what_the_server_sent(cli: Invoke) -> None:
     tools = json.loads(cli("ls", "shop.py", "--json").stdout)["tools"]
-    assert [tool["name"] for tool in tools] == ["place", "greet", "fail", "bug", "wait"]
+    assert [tool["name"] for tool in tools] == ["place", "greet", "fail", "bug", "wait", "pay"]
     assert tools[0]["inputSchema"]["required"] == ["item"]
     assert "outputSchema" in tools[0]
 
@@ -116,6 +121,13 @@ def test_call_as_json_is_the_whole_result(cli: Invoke) -> None:
     assert result["structuredContent"] == {"item": "tea", "qty": 1}
     assert result["isError"] is False
     assert result["content"][0]["type"] == "text"
+
+
+def test_call_gives_its_key(cli: Invoke) -> None:
+    assert cli("call", "shop.py", "pay", "--idempotency-key", "k").stdout == "paid\n"
+    refused = cli("call", "shop.py", "pay", "--idempotency-key", "k" * 256)
+    assert refused.exit_code == 1
+    assert "1 to 255 bytes" in refused.stderr
 
 
 def test_a_tool_that_fails_exits_1_with_its_text(cli: Invoke) -> None:

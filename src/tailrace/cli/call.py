@@ -57,10 +57,13 @@ def ls_command(context: click.Context, server: str | None, as_json: bool, timeou
 
 @click.command("call", cls=WithProgram, options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, metavar="URL|FILE.py TOOL [NAME=VALUE | JSON]...", type=click.UNPROCESSED)
+@click.option("--idempotency-key", "key", metavar="KEY", help="Under the same key a `once` tool runs once.")
 @_json_option
 @_timeout_option
 @click.pass_context
-def call_command(context: click.Context, words: tuple[str, ...], as_json: bool, timeout: float) -> None:
+def call_command(
+    context: click.Context, words: tuple[str, ...], key: str | None, as_json: bool, timeout: float
+) -> None:
     """Call a tool and print its answer.
 
     \b
@@ -84,7 +87,7 @@ def call_command(context: click.Context, words: tuple[str, ...], as_json: bool, 
 
     with explained():
         where = _where(context, server)
-        result = asyncio.run(_call(where, rest[0], rest[1:], timeout))
+        result = asyncio.run(_call(where, rest[0], rest[1:], timeout, key))
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
@@ -134,7 +137,9 @@ async def _tools(where: str | list[str] | Service, timeout: float) -> list[dict[
         return [_tool_json(tool) for tool in await client.list_tools()]
 
 
-async def _call(where: str | list[str] | Service, name: str, words: list[str], timeout: float) -> dict[str, Any]:
+async def _call(
+    where: str | list[str] | Service, name: str, words: list[str], timeout: float, key: str | None
+) -> dict[str, Any]:
     import asyncio
 
     from tailrace.cli.render import CallView
@@ -149,7 +154,10 @@ async def _call(where: str | list[str] | Service, name: str, words: list[str], t
                 arguments = await asyncio.to_thread(parse_arguments, words, tools[name].input_schema, _read)
             except ArgumentError as error:
                 raise click.UsageError(str(error)) from None
-            return _result_json(await client.call_tool(name, arguments, progress=view.progress, timeout=timeout))
+            result = await client.call_tool(
+                name, arguments, progress=view.progress, timeout=timeout, idempotency_key=key
+            )
+            return _result_json(result)
 
 
 def _tool_json(tool: ToolInfo) -> dict[str, Any]:

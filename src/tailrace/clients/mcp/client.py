@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tailrace import __version__
+from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.conversation import Conversation
 from tailrace.clients.mcp.handshake import Era, Server, agree
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
@@ -231,8 +233,10 @@ class Client:
             progress: Called with (done, total, message) for each report, plain or async, in the caller's task,
                 never after the result; a slow one may miss the oldest of more than 1,024 reports.
             timeout: Seconds; None: the client's; `math.inf`: no limit.
-            idempotency_key: A call with the same key runs once, however often it is made, if the tool is a
-                `once` tool of a Tailrace server.
+            idempotency_key: A call with the same key (1 to 255 bytes) runs once, however often it is made, if the tool
+                is a `once` tool of a Tailrace server. Over Streamable HTTP it is then asked for again by itself when
+                the connection breaks or the server restarts, for `reconnect` seconds; a tool that does not say in the
+                list that it runs once is not.
             meta: More entries for the request's `_meta`.
             on_task: A plain function told of the task's id, if there is one: with it, `task_result` gets the result in
                 another process.
@@ -249,22 +253,14 @@ class Client:
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
         given = dict(arguments or {})
-        params = {"name": name, "arguments": given}
-        headers = self._listing.headers(name, given)
-        try:
-            raw = await self._request(
-                "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=headers
+        ask = partial(self._ask, {"name": name, "arguments": given}, extra, progress, begun + limit)
+        if idempotency_key is not None and isinstance(self._open().link, StreamableLink):
+            runs_once = partial(self._runs_once, name, begun + limit)
+            raw = await ask_until_answered(
+                ask, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
             )
-        except ProtocolError as error:
-            if error.code != HEADER_MISMATCH:
-                raise
-            await self.list_tools(timeout=timeout)  # 2026-07-28, transports: the tool may have changed, so look again
-            again = self._listing.headers(name, given)
-            if again == headers:
-                raise
-            raw = await self._request(
-                "tools/call", params, timeout=timeout, meta=extra, progress=progress, headers=again
-            )
+        else:
+            raw = await ask()
         if (task := task_of(raw)) is not None:
             if on_task is not None:
                 on_task(task.task_id)
@@ -294,6 +290,32 @@ class Client:
         await self._open().notify(method, params, timeout=self._timeout if timeout is None else timeout)
 
     # --- inside ---
+
+    async def _ask(
+        self, params: Mapping[str, Any], meta: Mapping[str, Any], progress: Progress | None, until: float
+    ) -> msgspec.Raw:
+        """Make one request of a call."""
+        name, given = params["name"], params["arguments"]
+        headers = self._listing.headers(name, given)
+        left = _left(until)
+        try:
+            return await self._request(
+                "tools/call", params, timeout=left, meta=meta, progress=progress, headers=headers
+            )
+        except ProtocolError as error:
+            if error.code != HEADER_MISMATCH:
+                raise
+            await self.list_tools(timeout=left)  # 2026-07-28, transports: the tool may have changed, so look again
+            again = self._listing.headers(name, given)
+            if again == headers:
+                raise
+        return await self._request("tools/call", params, timeout=left, meta=meta, progress=progress, headers=again)
+
+    async def _runs_once(self, name: str, until: float) -> bool:
+        """Whether the server says that calls of the tool with the same key are one."""
+        if not self._listing.knows(name):
+            await self.list_tools(timeout=_left(until))
+        return self._listing.runs_once(name)
 
     async def _request(
         self,
@@ -405,6 +427,11 @@ class Client:
             self._on_warning(f"the connection did not end in order: {error}")
         finally:
             await tasks.close(self._close_timeout * 0.2)
+
+
+def _left(until: float) -> float:
+    """Seconds until then, in a number that people can read in a message."""
+    return round(until - asyncio.get_running_loop().time(), 3)
 
 
 def _check_target(target: Target) -> Target:

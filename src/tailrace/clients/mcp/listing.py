@@ -27,6 +27,7 @@ class Listing:
         self._on_warning = on_warning
         self._schemas: dict[str, dict[str, Any] | None] = {}
         self._headers: dict[str, tuple[ParamHeader, ...]] = {}
+        self._once: set[str] = set()
 
     def take(self, tools: list[ToolInfo], *, with_headers: bool) -> list[ToolInfo]:
         """Remember the tools; gives those that can be called.
@@ -36,12 +37,21 @@ class Listing:
                 server/tools).
         """
         self._schemas = {tool.name: tool.output_schema for tool in tools}
+        self._once = {tool.name for tool in tools if (tool.meta or {}).get("io.tailrace/once")}
         self._headers = {}
         return [tool for tool in tools if self._usable(tool)] if with_headers else tools
 
     def output_schema(self, name: str) -> dict[str, Any] | None:
         """Of a tool that was listed."""
         return self._schemas.get(name)
+
+    def knows(self, name: str) -> bool:
+        """Whether the tool was listed."""
+        return name in self._schemas
+
+    def runs_once(self, name: str) -> bool:
+        """Whether the tool that was listed runs once a key."""
+        return name in self._once
 
     def headers(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
         """The headers `Mcp-Param-*` of a call."""
