@@ -81,7 +81,9 @@ def _check(server: Server) -> None:
 def _run(server: Server, transport: str, ways: tuple[str, ...]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=_OUTPUT) as folder:
         report = Path(folder) / "report.json"
-        command = [word.replace("65535", "{port}") for word in server.command(transport, 65535, Path(folder), True)]
+        command = server.command(transport, 65535, Path(folder), transport == "http")
+        if transport != "stdio":
+            command = [word.replace("65535", "{port}") for word in command]
         where = [] if transport == "stdio" else ["--http", "0"]
         asked = [part for way in ways for part in ("--way", way)]
         check = [

@@ -29,6 +29,8 @@ __all__ = ["MODERN", "Modern", "Streamable", "exchange"]
 
 MODERN = "2026-07-28"
 _NEWEST = "2025-11-25"
+_LATER = (409, 429, 503)  # what a resume that comes too early is met with
+_PATIENCE = 3.0  # seconds for which such a resume is tried again
 _BOTH = ("Accept", "application/json, text/event-stream")
 _PREFIX = "io.modelcontextprotocol/"
 
@@ -212,6 +214,11 @@ class Streamable(_OwnStreams):
             raise Failed("its events had no id to resume from")
         again = await self.get(last, limit=limit)
         assert again.head is not None
+        until = asyncio.get_running_loop().time() + _PATIENCE
+        while again.head.status in _LATER and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.1)  # it has not seen yet that the old connection is gone: clients try again
+            again = await self.get(last, limit=limit)
+            assert again.head is not None
         assert again.connection is not None
         if again.head.status != 200:
             again.connection.abort()
