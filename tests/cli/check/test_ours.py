@@ -35,6 +35,8 @@ async def test_with_a_store_in_memory_all_but_the_kills_passes(tmp_path: Path) -
     assert said(report, Verdict.PASS) == {}
 
 
-async def test_over_stdio_everything_passes(tmp_path: Path) -> None:
-    report = await tried(ours("--stdio", "--drain", "3"), tmp_path, http=False)
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_over_stdio_everything_passes(store: str, tmp_path: Path) -> None:
+    where = store if store == "memory" else f"sqlite:{tmp_path / 'store.db'}"
+    report = await tried(ours("--stdio", "--store", where, "--drain", "3"), tmp_path, http=False)
     assert said(report, Verdict.PASS) == {}

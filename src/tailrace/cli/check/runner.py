@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tailrace.cli.check.lab import Lab, Witness, unique
 from tailrace.cli.check.model import Failed, Json, NotApplicable, Options, Result, Trial, Verdict, Way
+from tailrace.cli.check.talk import shorten
 from tailrace.cli.check.tools import ROLES, Tool, choose
 from tailrace.cli.check.trials import TRIALS
 
@@ -220,21 +221,21 @@ class _Session:
         try:
             await client.open()
             answer = await client.ask("tools/list")
-            listed = answer.get("result", {}).get("tools")
-            if not isinstance(listed, list):
-                raise Failed(f"tools/list was answered with {answer}")
-            tools: dict[str, Tool | str] = {}
-            for role in ROLES:
-                name = self._plan.names.get(role, role)
-                tool, why = choose(role, name, cast("list[Any]", listed), self._plan.arguments.get(role))
-                tools[role] = why if tool is None else tool
-            if isinstance(tools["effect"], Tool):
-                tools["effect"] = await self._traced(way, tools)
             self.servers[way] = client.server
-            return tools
         finally:
             with suppress(Failed):
-                await client.close()
+                await client.close()  # before the next begins: over stdio two processes may wait for one store
+        listed = answer.get("result", {}).get("tools")
+        if not isinstance(listed, list):
+            raise Failed(f"tools/list was answered with {shorten(answer)}")
+        tools: dict[str, Tool | str] = {}
+        for role in ROLES:
+            name = self._plan.names.get(role, role)
+            tool, why = choose(role, name, cast("list[Any]", listed), self._plan.arguments.get(role))
+            tools[role] = why if tool is None else tool
+        if isinstance(tools["effect"], Tool):
+            tools["effect"] = await self._traced(way, tools)
+        return tools
 
     async def _traced(self, way: Way, tools: dict[str, Tool | str]) -> Tool | str:
         """The tool in the role `effect` if it leaves a trace that can be read."""

@@ -23,8 +23,8 @@ _LOSS = "Judged by loss: a server may keep all in memory, and then all that it a
 
 @trial(
     "kill-session", "A session goes on in the next process after kill -9.", "2025-11-25 transports, Session "
-    "Management 4: "
-    f"with 404 the client MUST start anew, and what it had is gone. {_LOSS}", Way.STREAMABLE, process=True, ends=True,
+    f"Management 4: with 404 the client MUST start anew, and what it had is gone. {_LOSS}", Way.STREAMABLE,
+    process=True, ends=True,
 )  # fmt: skip
 async def kill_session(lab: Lab) -> str:
     client = await lab.streamable()
@@ -39,8 +39,7 @@ async def kill_session(lab: Lab) -> str:
 
 @trial(
     "kill-answers", "Calls accepted before kill -9 have an answer after it, and do not run twice.", f"{_LOSS}. An "
-    f"error "
-    "that says so is an answer: the caller then knows", Way.STREAMABLE, Way.SSE, needs=("effect",), process=True,
+    "error that says so is an answer: the caller then knows", Way.STREAMABLE, Way.SSE, needs=("effect",), process=True,
     ends=True,
 )  # fmt: skip
 async def kill_answers(lab: Lab) -> str:

@@ -43,10 +43,10 @@ async def vanish(lab: Lab) -> str:
 
 
 @trial(
-    "kept", "The answer of an accepted call waits for a client that comes back.", "No MUST: judged by loss. A call "
-    "that was accepted, and whose answer nobody can have any more, is lost; also where there is no event id to come "
-    "back "
-    "with", Way.STREAMABLE, Way.SSE, needs=("slow",),
+    "kept", "The answer of an accepted call waits for a client that comes back.",
+    "No MUST: judged by loss. A call that was accepted, and whose answer nobody can have any more, is lost; "
+    "also where there is no event id to come back with",
+    Way.STREAMABLE, Way.SSE, needs=("slow",),
 )  # fmt: skip
 async def kept(lab: Lab) -> str:
     client = await lab.client()
@@ -69,8 +69,9 @@ async def kept(lab: Lab) -> str:
 
 
 @trial(
-    "resume", "A stream that is cut goes on where it was: nothing lost, nothing twice.", "2025-11-25 transports, "
-    "Resumability and Redelivery: events have ids, and Last-Event-ID replays what came after it on that stream",
+    "resume", "A stream that is cut goes on where it was: nothing lost, nothing twice.",
+    "2025-11-25 transports, Resumability and Redelivery: events have ids, and Last-Event-ID replays what came "
+    "after it on that stream",
     Way.STREAMABLE, Way.SSE, needs=("burst",),
 )  # fmt: skip
 async def resume(lab: Lab) -> str:
@@ -85,7 +86,8 @@ async def resume(lab: Lab) -> str:
 
 @trial(
     "resume-loop", "Streams that are cut over and over, while their calls speak, lose and double nothing.",
-    "2025-11-25 transports, Resumability and Redelivery; between what is replayed and what is new there must be no gap",
+    "2025-11-25 transports, Resumability and Redelivery; between what is replayed and what is new there must be"
+    " no gap",
     Way.STREAMABLE, Way.SSE, needs=("burst",),
 )  # fmt: skip
 async def resume_loop(lab: Lab) -> str:
@@ -112,9 +114,10 @@ async def resume_loop(lab: Lab) -> str:
 
 
 @trial(
-    "disconnect-cancels", "A call is cancelled when its client's connection breaks.", "2026-07-28 transports, "
-    "Cancellation: the server MUST treat the closing of the response stream as cancellation", Way.MODERN,
-    needs=("effect",),
+    "disconnect-cancels", "A call is cancelled when its client's connection breaks.",
+    "2026-07-28 transports, Cancellation: the server MUST treat the closing of the response stream as "
+    "cancellation",
+    Way.MODERN, needs=("effect",),
 )  # fmt: skip
 async def disconnect_cancels(lab: Lab) -> str:
     client = await lab.client()
@@ -126,9 +129,9 @@ async def disconnect_cancels(lab: Lab) -> str:
 
 
 @trial(
-    "delete", "A session that is deleted while a call runs answers that call before its stream ends.", "No MUST: "
-    "judged "
-    "by loss. A result or an error tells the caller what became of it; a stream that just ends does not",
+    "delete", "A session that is deleted while a call runs answers that call before its stream ends.",
+    "No MUST: judged by loss. A result or an error tells the caller what became of it; a stream that just ends "
+    "does not",
     Way.STREAMABLE, needs=("slow",),
 )  # fmt: skip
 async def delete(lab: Lab) -> str:

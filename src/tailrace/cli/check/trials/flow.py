@@ -29,8 +29,9 @@ _SPARE = 8  # descriptors that may be open beyond those before
 
 
 @trial(
-    "burst", "Many notifications in a row all reach a client that reads, in order, and before the answer.", "basic "
-    "utilities, Progress: the value MUST increase, and notifications MUST stop after completion. Loss: judged as loss",
+    "burst", "Many notifications in a row all reach a client that reads, in order, and before the answer.",
+    "basic utilities, Progress: the value MUST increase, and notifications MUST stop after completion. Loss: "
+    "judged as loss",
     *Way, needs=("burst",),
 )  # fmt: skip
 async def burst(lab: Lab) -> str:
@@ -51,7 +52,8 @@ async def burst(lab: Lab) -> str:
 
 @trial(
     "slow-reader", "A client that does not read costs no other client its answers, and the server little memory.",
-    "The specification is silent: judged by what the others get", Way.STREAMABLE, Way.SSE, Way.MODERN, needs=("burst",),
+    "The specification is silent: judged by what the others get",
+    Way.STREAMABLE, Way.SSE, Way.MODERN, needs=("burst",),
 )  # fmt: skip
 async def slow_reader(lab: Lab) -> str:
     other = await lab.client()
@@ -71,9 +73,9 @@ async def slow_reader(lab: Lab) -> str:
 
 
 @trial(
-    "head-of-line", "One unread stream does not hold up the other calls of its session.", "2025-11-25 transports, "
-    "Multiple "
-    "Connections: a client may have several streams at once. Judged by whether the other calls are answered",
+    "head-of-line", "One unread stream does not hold up the other calls of its session.",
+    "2025-11-25 transports, Multiple Connections: a client may have several streams at once. Judged by whether "
+    "the other calls are answered",
     Way.STREAMABLE, needs=("burst",),
 )  # fmt: skip
 async def head_of_line(lab: Lab) -> str:
@@ -93,7 +95,8 @@ async def head_of_line(lab: Lab) -> str:
 
 @trial(
     "storm", "Sixty clients that leave at once, each in its own way and with a call in flight, leave nothing behind.",
-    "Sessions end in any way a connection can: judged by whether the next client is served, and by open descriptors",
+    "Sessions end in any way a connection can: judged by whether the next client is served, and by open "
+    "descriptors",
     Way.STREAMABLE, Way.SSE, Way.MODERN, needs=("slow",),
 )  # fmt: skip
 async def storm(lab: Lab) -> str:

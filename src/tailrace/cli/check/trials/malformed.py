@@ -24,10 +24,10 @@ _LIMIT = 5.0  # seconds until a bad request must be met with something
 
 
 @trial(
-    "malformed", "Wrong requests are refused with the right status, and the next good one is answered.", "RFC 9110 and "
-    "9112; JSON-RPC 2.0, 5.1; transports and basic of the version spoken. Only a MUST fails a row, or a status of "
-    "500 and "
-    "more, or no reply", Way.STREAMABLE, Way.SSE, Way.MODERN,
+    "malformed", "Wrong requests are refused with the right status, and the next good one is answered.",
+    "RFC 9110 and 9112; JSON-RPC 2.0, 5.1; transports and basic of the version spoken. Only a MUST fails a row,"
+    " or a status of 500 and more, or no reply",
+    Way.STREAMABLE, Way.SSE, Way.MODERN,
 )  # fmt: skip
 async def malformed(lab: Lab) -> str:
     client = await lab.client()
@@ -53,9 +53,9 @@ async def malformed(lab: Lab) -> str:
 
 
 @trial(
-    "malformed-lines", "Wrong lines on standard input are refused, and the next good one is answered.", "JSON-RPC "
-    "2.0, 5.1; "
-    "stdio: the server MUST write nothing to its output that is no valid MCP message", Way.STDIO,
+    "malformed-lines", "Wrong lines on standard input are refused, and the next good one is answered.",
+    "JSON-RPC 2.0, 5.1; stdio: the server MUST write nothing to its output that is no valid MCP message",
+    Way.STDIO,
 )  # fmt: skip
 async def malformed_lines(lab: Lab) -> str:
     client = await lab.stdio()
@@ -78,9 +78,9 @@ async def malformed_lines(lab: Lab) -> str:
 
 
 @trial(
-    "origin", "A web page of another site cannot use the server.", "2025-11-25 transports, Security Warning: the "
-    "server "
-    "MUST validate Origin, and MUST answer an invalid one with 403 (older versions: MUST validate)",
+    "origin", "A web page of another site cannot use the server.",
+    "2025-11-25 transports, Security Warning: the server MUST validate Origin, and MUST answer an invalid one "
+    "with 403 (older versions: MUST validate)",
     Way.STREAMABLE, Way.SSE, Way.MODERN,
 )  # fmt: skip
 async def origin(lab: Lab) -> str:

@@ -15,8 +15,10 @@ _AT_ONCE = 20
 
 
 @trial(
-    "idle-memory", "An idle session costs little memory.", "The specification is silent: judged by the limit "
-    "--session-kb, as sessions are kept for clients that may never come back", Way.STREAMABLE, Way.SSE, process=True,
+    "idle-memory", "An idle session costs little memory.",
+    "The specification is silent: judged by the limit --session-kb, as sessions are kept for clients that may "
+    "never come back",
+    Way.STREAMABLE, Way.SSE, process=True,
 )  # fmt: skip
 async def idle_memory(lab: Lab) -> str:
     await lab.target.restart()  # what earlier trials left free in its heap would hide what sessions take

@@ -14,11 +14,10 @@ _WORK = 0.6  # seconds a call takes
 
 
 @trial(
-    "retry-keyed", "A call that is sent again with the same idempotency key runs once.", "2026-07-28 transports: a "
-    "lost "
-    "request is issued again under a new id, and nothing says how a server knows it again: judged by what is done "
-    "twice. "
-    "The key is sent as the header Idempotency-Key and as _meta[\"io.tailrace/idempotencyKey\"]",
+    "retry-keyed", "A call that is sent again with the same idempotency key runs once.",
+    "2026-07-28 transports: a lost request is issued again under a new id, and nothing says how a server knows "
+    "it again: judged by what is done twice. The key is sent as the header Idempotency-Key and as "
+    "_meta[\"io.tailrace/idempotencyKey\"]",
     Way.STREAMABLE, Way.SSE, Way.MODERN, needs=("effect",),
 )  # fmt: skip
 async def retry_keyed(lab: Lab) -> str:
@@ -40,8 +39,9 @@ async def retry_keyed(lab: Lab) -> str:
 
 
 @trial(
-    "retry-plain", "Two equal calls without a key are two calls.", "JSON-RPC 2.0, 4: each request object is a request; "
-    "taking two equal ones for one loses an order", Way.STREAMABLE, Way.SSE, Way.MODERN, Way.STDIO, needs=("effect",),
+    "retry-plain", "Two equal calls without a key are two calls.",
+    "JSON-RPC 2.0, 4: each request object is a request; taking two equal ones for one loses an order",
+    Way.STREAMABLE, Way.SSE, Way.MODERN, Way.STDIO, needs=("effect",),
 )  # fmt: skip
 async def retry_plain(lab: Lab) -> str:
     client, trace = await lab.client(), unique("order")

@@ -57,9 +57,9 @@ async def sigterm_busy(lab: Lab) -> str:
 
 @trial(
     "sigterm-listening", "An open listening stream does not keep the server from ending.",
-    "2026-07-28 subscriptions/listen: the server SHOULD send its result when it ends the stream; else silent: judged "
-    "by "
-    "whether the process ends", Way.STREAMABLE, Way.SSE, Way.MODERN, process=True, ends=True,
+    "2026-07-28 subscriptions/listen: the server SHOULD send its result when it ends the stream; else silent: "
+    "judged by whether the process ends",
+    Way.STREAMABLE, Way.SSE, Way.MODERN, process=True, ends=True,
 )  # fmt: skip
 async def sigterm_listening(lab: Lab) -> str:
     client = await lab.client()
@@ -83,10 +83,10 @@ async def sigterm_unread(lab: Lab) -> str:
 
 
 @trial(
-    "stdin-eof", "A stdio server ends when its input ends, and answers what it can.", "2026-07-28 stdio: the server "
-    "SHOULD "
-    "exit promptly when its input is closed. Calls that take no longer than that are judged by loss", Way.STDIO,
-    ends=True,
+    "stdin-eof", "A stdio server ends when its input ends, and answers what it can.",
+    "2026-07-28 stdio: the server SHOULD exit promptly when its input is closed. Calls that take no longer than"
+    " that are judged by loss",
+    Way.STDIO, ends=True,
 )  # fmt: skip
 async def stdin_eof(lab: Lab) -> str:
     client = await lab.stdio()
