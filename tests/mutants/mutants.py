@@ -326,4 +326,90 @@ MUTANTS = [
         [f"{LOSSY}[small]"],
         "run again more than once",
     ),
+    # --- of tasks ---
+    Mutant(
+        "a task is told of before it is committed",
+        "protocols/mcp/tasks.py",
+        [
+            (
+                "        self.journals.write([place.task.entry()], partial(self._created, call))\n",
+                "        self.journals.write([place.task.entry()])\n        self._created(call, None)\n",
+            )
+        ],
+        [f"{UNIT}/test_tasks.py::test_nothing_runs_and_nobody_is_told_before_the_task_is_committed"],
+        "assert",
+    ),
+    Mutant(
+        "the end of a task is seen before it is committed",
+        "protocols/mcp/tasks.py",
+        [
+            (
+                "        self.journals.write(records, committed)\n",
+                "        self.journals.write(records)\n        committed(None)\n",
+            )
+        ],
+        [f"{UNIT}/test_tasks.py::test_an_end_is_seen_once_it_is_committed"],
+        "assert",
+    ),
+    Mutant(
+        "a task ends twice",
+        "protocols/mcp/tasks.py",
+        [
+            ("        if task.ended:\n            return\n        task.ended = True\n", "        task.ended = True\n"),
+            ("        if task.ended or task.cancelling:\n            return\n", ""),
+            (
+                "            task.call.cancel(TaskCancelled(",
+                '            task.call.cancel(TaskCancelled(""))\n'
+                '        self._settle(task, "cancelled", message=str(TaskCancelled(',
+            ),
+            (
+                '"cancelled by its client"))\n        await written',
+                '"cancelled by its client")))\n        await written',
+            ),
+        ],
+        [f"{UNIT}/test_tasks.py::test_a_cancel_that_comes_too_late_changes_nothing"],
+        "assert",
+    ),
+    Mutant(
+        "a foreign principal reads a task",
+        "protocols/mcp/tasks.py",
+        [("if task is None or task.principal != principal or", "if task is None or")],
+        [f"{UNIT}/test_tasks.py::test_nobody_but_its_principal_finds_a_task[tasks/get]"],
+        "assert",
+    ),
+    Mutant(
+        "the disconnect of the request that made a task cancels it",
+        "protocols/mcp/tasks.py",
+        [("        place.inner.release(call)\n", "")],
+        [f"{UNIT}/test_tasks.py::test_a_disconnect_behind_the_stream_that_told_of_it_does_not_touch_a_task"],
+        "TimeoutError",
+    ),
+    Mutant(
+        "a call that its client has left becomes a task that nobody ends",
+        "protocols/mcp/tasks.py",
+        [("        if call.context.error is not None:  # its client", "        if False:  # its client")],
+        ["tests/schedules/test_tasks.py::test_a_task_that_was_told_of_is_there[disconnect-maybe]"],
+        "a call is left without a task, or a task without a call",
+    ),
+    Mutant(
+        "a task runs again after every crash",
+        "protocols/mcp/tasks.py",
+        [('tool.on_crash != "rerun" or task.reran:', 'tool.on_crash != "rerun":')],
+        [f"{UNIT}/test_tasks.py::test_a_third_run_is_not_tried"],
+        "TimeoutError",
+    ),
+    Mutant(
+        "a stream that listens is not told that the server ends it",
+        "server/__init__.py",
+        [('        endpoint.listens.close("the server is shutting down")\n', "")],
+        [f"{UNIT}/test_listen.py::test_at_shutdown_it_ends_with_its_result"],
+        "Timeout|assert",
+    ),
+    Mutant(
+        "a stream that listens is told what it did not ask for",
+        "protocols/mcp/listen.py",
+        [("        return kind is not None and getattr(self.granted, kind)\n", "        return kind is not None\n")],
+        [f"{UNIT}/test_listen.py::test_only_the_kinds_that_were_asked_for_are_told_each_with_the_id_of_its_stream"],
+        "assert",
+    ),
 ]

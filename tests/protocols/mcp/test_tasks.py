@@ -119,10 +119,11 @@ class Client:
         return await self.post("tasks/cancel", {"taskId": id}).json()
 
     async def until(self, id: str, status: str) -> dict[str, Any]:
-        """Ask until the task stands so."""
-        while (found := await self.get(id))["status"] != status:
-            assert found["status"] == "working", found
-            await asyncio.sleep(0.01)
+        """Ask until the task stands so, 20 seconds at most."""
+        async with asyncio.timeout(20):
+            while (found := await self.get(id))["status"] != status:
+                assert found["status"] == "working", found
+                await asyncio.sleep(0.01)
         return found
 
     def listen(self, *ids: str) -> FakeExchange:

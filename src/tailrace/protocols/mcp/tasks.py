@@ -141,6 +141,9 @@ class TaskTable:
             if call.task is None:
                 call.cancel(error)
             return  # a running one is a plain call again
+        if call.context.error is not None:  # its client has gone meanwhile: it is ending as a plain call
+            place.stage = Stage.PLAIN
+            return self.drop(place.task)
         assert place.inner is not None
         place.stage = Stage.TASK
         place.inner.release(call)
