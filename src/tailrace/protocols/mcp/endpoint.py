@@ -8,11 +8,11 @@ comes back from the store `recovery`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,8 @@ from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.once import Once, OnceCall
-from tailrace.protocols.mcp.recovery import Record, Recovery
+from tailrace.protocols.mcp.records import Record, put_session, state_changed
+from tailrace.protocols.mcp.recovery import Recovery
 from tailrace.protocols.mcp.reply import SSE
 from tailrace.protocols.mcp.retention import Retention
 from tailrace.protocols.mcp.tasks import TaskTable
@@ -302,11 +303,14 @@ class Endpoint:
         record.capabilities = params.capabilities
         if session.log.journal is not None:
             try:
-                await self.journals.commit([self._put(session)])
+                await self.journals.commit([put_session(session)])
             except StoreError:
                 session.close("the session could not be stored")
                 raise ProtocolError(INTERNAL_ERROR, "the session could not be stored; try again later") from None
         await session.open()
+        if (put := self.changed_state(session)) is not None:  # by its hooks
+            with contextlib.suppress(StoreError):  # which is logged; the next call tries again
+                await self.journals.commit([put])
         return encode_result(request.id, self.methods.initialize_result(record.version))
 
     def find(self, id: str, principal: str) -> Session | None:
@@ -315,7 +319,7 @@ class Endpoint:
         session = self.sessions.by_id.get(id)
         if session is None or session.principal != principal or session.lifecycle is not Lifecycle.OPEN:
             return None
-        if session.restored and session.opening:
+        if session.restored and (session.opening or not session.greeted):
             return None
         session.touched = self.now()
         return session
@@ -326,9 +330,18 @@ class Endpoint:
 
     def save(self, session: Session) -> None:
         """Store the session's record as it is now."""
-        if session.log.journal is not None and session.record.version:
+        journal = self.journal_of(session)
+        if journal is not None and session.record.version:
             session.saved = self.now()
-            self.journals.write([self._put(session)])
+            state_changed(session, journal, self.settings.state)
+            self.journals.write([put_session(session)])
+
+    def changed_state(self, session: Session | None) -> PutSession | None:
+        """The record to be stored, if a session's own values were changed since they were stored."""
+        journal = self.journal_of(session)
+        if journal is None or session is None or not session.record.version:
+            return None
+        return put_session(session) if state_changed(session, journal, self.settings.state) else None
 
     # --- streams ---
 
@@ -408,6 +421,8 @@ class Endpoint:
         for reply, since in list(self.waiting.items()):
             if now - since >= self._patience:
                 reply.due()
+        if self.journals.store.failure is not None:  # one that only writes saw to which nobody listens
+            self.journals.note(self.journals.store.failure)
         while self._changed:
             news = self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
             self.tasks.start(news, name="tailrace-broadcast")
@@ -444,18 +459,7 @@ class Endpoint:
             max_calls=self.settings.max_session_calls,
             restored=restored,
         )
-        session.state = dict(record.state)
         return session
-
-    def _put(self, session: Session) -> PutSession:
-        """The session's record, with the newest state that can be stored."""
-        try:
-            if session.state and len(mcp.encode(session.state)) > self.settings.state:
-                raise ValueError(f"it is over {self.settings.state} bytes")
-            session.record.state = dict(session.state)
-        except (TypeError, ValueError) as error:
-            logger.error("session.state is not stored as it is now: %s", error)
-        return PutSession(session.id, session.handle, session.principal, mcp.encode(session.record), time.time())
 
     def values(self, meta: mcp.Meta, origin: Exchange | None) -> dict[Any, Any]:
         """What the context of a call holds from the start: its trace, where `_meta` comes before the headers, and

@@ -84,17 +84,18 @@ class SessionJournal:
     was set for, and is set again for the newest event.
     """
 
-    __slots__ = ("_along", "_newest", "journals", "session")
+    __slots__ = ("_along", "_newest", "journals", "session", "state_refused")
 
     def __init__(self, session: str, journals: Journals) -> None:
         self.session = session
         self.journals = journals
+        self.state_refused = False  # the session's own values cannot be stored, which was logged
         self._along: list[Record] = []
         self._newest: dict[Log, tuple[int, int]] = {}  # per log: the newest event and its ticket
 
-    def along(self, record: Record) -> None:
-        """Commit `record` together with the next event, or not at all."""
-        self._along.append(record)
+    def along(self, *records: Record) -> None:
+        """Commit `records` together with the next event, or not at all."""
+        self._along.extend(records)
 
     def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
         """Hand over one event; `log.commit` follows."""

@@ -6,14 +6,16 @@ sessions without one come back when somebody asks for them. Those that nobody as
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct, UnsetType
+from msgspec import UnsetType
 
 from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
@@ -21,6 +23,7 @@ from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.call import McpCall, StoredCallData
 from tailrace.protocols.mcp.keys import fingerprint_of
 from tailrace.protocols.mcp.once import Claim, OnceCall
+from tailrace.protocols.mcp.records import decode_record, decode_state
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
@@ -33,27 +36,15 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
 
-__all__ = ["Record", "Recovery"]
+__all__ = ["Recovery"]
 
 logger = logging.getLogger("tailrace.mcp")
 
 _CLEAN_EVERY = 600.0  # seconds between two looks for stored sessions that nobody came back for
+_GREETINGS = 64  # restored sessions whose hooks run at the same time
 _LATENESS = 600.0  # seconds by which the store's "last used" may lag behind
 
 
-class Record(Struct):
-    """What MCP keeps of a legacy session; stored as JSON."""
-
-    transport: str  # "streamable", "sse", "stdio"
-    version: str = ""
-    client: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    capabilities: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    level: str | None = None
-    initialized: bool = False
-    state: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-
-
-_decode_record = msgspec.json.Decoder(Record).decode
 _decode_call = msgspec.json.Decoder(StoredCallData).decode
 
 
@@ -64,8 +55,9 @@ class Recovery:
         self.endpoint = endpoint
         self.journals = endpoint.journals
         self.sessions = endpoint.sessions
-        self._loading = 0  # sessions being read from the store
-        self._ended: set[str] = set()  # those that ended meanwhile: what was read of them is the past
+        self._ends = itertools.count()
+        self._loads: dict[object, int] = {}  # sessions being read from the store, the oldest first, and since which end
+        self._ended: dict[str, int] = {}  # those that ended meanwhile: what was read of them is the past
         self._next_cleaning = 0.0
 
     async def restore(self, principal: str, id: str | None = None, *, handle: bytes | None = None) -> Session | None:
@@ -81,16 +73,16 @@ class Recovery:
         known = self.sessions.by_id.get(id) if id is not None else self.sessions.by_handle.get(handle or b"")
         if known is not None:  # it is ending: what the store still has of it is the past
             return await self._opened(known) if known.principal == principal else None
-        self._loading += 1
+        load = object()
+        self._loads[load] = next(self._ends)
         try:
             stored = await self.journals.store.load(id, handle=handle)
             ended = stored is not None and (stored.session in self._ended or stored.session in self.sessions.evicted)
         except StoreError as error:
             raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
         finally:
-            self._loading -= 1
-            if not self._loading:
-                self._ended.clear()
+            del self._loads[load]
+            self._forget_ended()
         self._check_ending()
         if stored is None or ended or stored.principal != principal:
             return None
@@ -117,22 +109,45 @@ class Recovery:
             raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "draining"})
 
     async def recover(self) -> None:
-        """At the start: every call that was accepted and not answered is answered now, or runs again."""
-        if self.journals.durable:
-            for id in await self.journals.store.unfinished():
-                stored = await self.journals.store.load(id)
-                if stored is not None and id not in self.sessions.by_id:
-                    try:
-                        await self._revive(stored).open()
-                    except LimitError as error:  # its calls are answered when somebody asks for it
-                        logger.warning("a stored session has to wait: %s", error)
-                    except msgspec.MsgspecError as error:  # one bad record must not keep the others waiting
-                        logger.error("a stored session cannot be read: %s", error)
+        """At the start: every call that was accepted and not answered is answered now, or runs again.
+
+        The hooks of several sessions run at the same time, and are waited for as long as one of them may take: who
+        asks for a session whose hooks are slower waits for it, the others do not.
+        """
+        if not self.journals.durable:
+            return
+        greeting: list[asyncio.Task[None]] = []
+        places = asyncio.Semaphore(_GREETINGS)
+        for id in await self.journals.store.unfinished():
+            stored = await self.journals.store.load(id)
+            if stored is not None and id not in self.sessions.by_id:
+                try:
+                    session = self._revive(stored)
+                except LimitError as error:  # its calls are answered when somebody asks for it
+                    logger.warning("a stored session has to wait: %s", error)
+                except msgspec.MsgspecError as error:  # one bad record must not keep the others waiting
+                    logger.error("a stored session cannot be read: %s", error)
+                else:
+                    greeting.append(self.endpoint.tasks.start(_greet(session, places), name="tailrace-greet"))
+        if greeting:
+            _, late = await asyncio.wait(greeting, timeout=self.endpoint.settings.hook_time)
+            if late:
+                logger.warning("ready, although restored sessions are still being greeted count=%d", len(late))
 
     def ended(self, id: str) -> None:
         """A session has ended: what is being read of it from the store must not bring it back."""
-        if self._loading:
-            self._ended.add(id)
+        if self._loads:
+            self._ended.pop(id, None)  # it goes to the end: they are in the order in which they ended
+            self._ended[id] = next(self._ends)
+
+    def _forget_ended(self) -> None:
+        """Those go that ended before the oldest read that is under way began."""
+        oldest = next(iter(self._loads.values()), None)
+        while self._ended:
+            id, ended = next(iter(self._ended.items()))
+            if oldest is not None and ended > oldest:
+                break
+            del self._ended[id]
 
     def sweep(self, now: float) -> None:
         """Every few minutes: end stored sessions that nobody came back for."""
@@ -151,11 +166,13 @@ class Recovery:
 
     def _revive(self, stored: StoredSession) -> Session:
         """Raises `LimitError`, and `MsgspecError` for a record that cannot be read; then nothing has begun."""
-        record = _decode_record(stored.data)
+        record = decode_record(stored.data)
+        state = decode_state(record.state)
         calls = [(call, _decode_call(call.data)) for call in stored.calls]
         session = self.endpoint.make_session(
             stored.session, stored.handle, stored.principal, record, last=stored.last.get(0, 0), restored=True
         )
+        session.state = state
         self.sessions.add(session)
         now = self.endpoint.now()
         for stream, last in stored.last.items():
@@ -269,3 +286,8 @@ class Recovery:
         """No code of the user's runs in a session before the hooks that greet it are through."""
         await session.open()
         call.start()
+
+
+async def _greet(session: Session, places: asyncio.Semaphore) -> None:
+    async with places:
+        await session.open()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import EndCall, Kind, PutCall, Record
+from tailrace.core.session import Lifecycle
 from tailrace.errors import ClientGone
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.wire import sse
@@ -72,7 +73,8 @@ class SessionReply:
 
     def answer(self, call: Call, payload: bytes | None) -> None:
         """Into the log, together with the record that the call has ended."""
-        end_call(self.journal, call, self._log, payload, self._now())
+        state = self._retention.endpoint.changed_state(self._session) if self.journal is not None else None
+        end_call(self.journal, call, self._log, payload, self._now(), state)
         if self._retire:
             self._log.end()
             self._retention.retire(self._session, self._log)
@@ -98,16 +100,21 @@ class SessionReply:
         return records_of(self.journal, call, self._log)
 
 
-def end_call(journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float) -> None:
-    """Append a call's answer and, where its acceptance is journalled, its end: both or neither."""
+def end_call(
+    journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float, state: Record | None
+) -> None:
+    """Append a call's answer and, where its acceptance is journalled, its end, and what it made of the session's
+    `state`: all or nothing."""
     if log.ended:  # the session ends: what the journal holds now is for the next process life
         return
-    if journal is not None and call.journalled:
-        ended = EndCall(journal.session, call.number)
-        if payload is None:
-            journal.journals.write([ended])
+    if journal is not None:
+        records: list[Record] = [] if state is None else [state]
+        if call.journalled:
+            records.append(EndCall(journal.session, call.number))
+        if records and (payload is None or log.journal is None):
+            journal.journals.write(records)
         else:
-            journal.along(ended)
+            journal.along(*records)
     if payload is not None:
         log.append(payload, Kind.ANSWER, now)
 
@@ -200,6 +207,11 @@ class ExchangeReply:
             self._settle()
             if self.log is None and payload is not None and not self.batch and not self.exchange.gone:
                 self._calls.clear()  # they hold it as well, as the exchange does: see `Call._finish`
+                state = self.endpoint.changed_state(self.session) if self.session is not None else None
+                if state is not None:
+                    self._answers.append(payload)
+                    self.endpoint.journals.write([state], self._state_stored)
+                    return None
                 self.exchange.on_gone = None
                 return self.exchange.respond(200, JSON, payload)
         if self.log is None and self.exchange.gone and not self.cancels:
@@ -207,13 +219,25 @@ class ExchangeReply:
         if (self.log is None or self._opening) and payload is not None:
             self._answers.append(payload)
         if self.log is not None:
-            end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now())
+            state = self.endpoint.changed_state(self.session)
+            end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now(), state)
             if not self.expected:
                 self.log.end()
                 if not self._opening:  # else it may still be given up
                     self.endpoint.retention.retire(self.session, self.log)
         elif not self.expected:
             self._reply_json()
+        return None
+
+    def _state_stored(self, error: StoreError | None) -> None:
+        """What the call made of its session's state is safe (or cannot be made so): now it may be heard of."""
+        if not self.exchange.gone:
+            return self._reply_json()
+        if self.session is not None and self.session.lifecycle is Lifecycle.OPEN:
+            self._open()
+            if self.log is not None:
+                self.log.end()
+                self.endpoint.retention.retire(self.session, self.log)
         return None
 
     def answer_now(self, payload: bytes) -> None:

@@ -228,7 +228,7 @@ class Streamable:
         try:
             body = endpoint.inline(request, params, session, endpoint.legacy)
             if body is not None:
-                return exchange.respond(200, JSON, body)
+                return self._respond(exchange, session, request, body)
             reply = ExchangeReply(endpoint, exchange, session, 1, primed=_primed(session))
             call = endpoint.accept(
                 request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True, origin=exchange
@@ -238,6 +238,13 @@ class Streamable:
         reply.add(call)
         endpoint.hold.add(reply)
         return call.start()
+
+    def _respond(self, exchange: Exchange, session: Session | None, request: Request, body: bytes) -> None:
+        if request.method == "logging/setLevel" and self.endpoint.journal_of(session) is not None:
+            respond = partial(exchange.respond, 200, JSON, body)  # the level is kept: it is answered when it is stored
+            self.endpoint.journals.write([], lambda error: respond())
+        else:
+            exchange.respond(200, JSON, body)
 
     def _batch(self, exchange: Exchange, session: Session | None, batch: Batch) -> None:
         """2025-03-26: an array. What has a call is started once all have been looked at."""
