@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import pytest
 
-from tailrace.core.context import Context
-from tailrace.core.trace import read_trace
-from tests.core.support import Work, make_tasks, virtual
+from tailrace.core.context import Context, current
+from tailrace.core.trace import Span, Tracer, read_trace
+from tailrace.errors import CallCancelled
+from tests.core.support import Work, answer_at_once, make_tasks, never, turns, virtual
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -58,3 +64,101 @@ async def test_a_call_that_brought_no_id_gets_one_that_its_detached_work_shares(
 
 def test_outside_of_calls_there_is_none() -> None:
     assert Context.background().correlation_id is None
+
+
+class Notes(Tracer):
+    """A tracer that writes down what begins and ends, under which trace."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def begin(self, kind: str, name: str, values: Mapping[Any, Any], attributes: Mapping[str, Any]) -> Span:
+        self.said.append(f"begin {kind} {name} of {values.get('traceparent')}")
+        return Span(self, name, {"traceparent": name})
+
+    def end(self, span: Span, error: BaseException | str | None) -> None:
+        self.said.append(f"end {span.inner}" if error is None else f"end {span.inner}: {error!r}")
+
+    def current(self, span: Span) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def traced(work: Callable[[Work], Awaitable[bytes | None]]) -> tuple[Work, Notes]:
+    tasks, notes = make_tasks(), Notes()
+    tasks.tracer = notes
+    call = Work(tasks, work).accepted()
+    call.span = notes.begin("server", "call", {}, {})
+    call.context.set_values(dict(call.span.values))
+    return call, notes
+
+
+async def run(call: Work) -> None:
+    call.start()
+    assert call.task is not None
+    await asyncio.wait([call.task])
+
+
+@virtual
+async def test_a_calls_run_is_a_span_below_its_own() -> None:
+    call, notes = traced(answer_at_once)
+    await run(call)
+    assert notes.said == [
+        "begin server call of None",
+        "begin internal run request of call",
+        "end run request",
+        "end call",
+    ]
+
+
+@virtual
+async def test_an_answer_that_is_an_error_fails_both() -> None:
+    async def work(call: Work) -> bytes:
+        call.failure = "sold out"
+        return b"error"
+
+    call, notes = traced(work)
+    await run(call)
+    assert notes.said[2:] == ["end run request: 'sold out'", "end call: 'sold out'"]
+
+
+@virtual
+async def test_a_cancellation_is_seen_in_both() -> None:
+    call, notes = traced(never)
+    call.start()
+    await turns()
+    error = CallCancelled("enough")
+    call.cancel(error)
+    await turns()
+    assert notes.said[2:] == ["end run request: CancelledError()", f"end call: {error!r}"]
+
+
+@virtual
+async def test_detached_work_has_a_span_and_what_it_does_belongs_to_that() -> None:
+    seen: list[Any] = []
+
+    async def mail() -> None:
+        seen.append(current().value("traceparent"))
+
+    def broken() -> None:
+        raise ValueError("no mail")
+
+    async def work(call: Work) -> bytes:
+        call.context.spawn(mail)
+        call.context.spawn(broken, on_error=lambda error: None)
+        return b"done"
+
+    call, notes = traced(work)
+    await run(call)
+    await turns()
+    assert seen == ["detached mail"]
+    assert "begin internal detached mail of call" in notes.said
+    assert "end detached mail" in notes.said
+    assert "end detached broken: ValueError('no mail')" in notes.said
+
+
+def test_a_context_can_be_the_current_one_for_a_while() -> None:
+    context = Context()
+    token = context.make_current()
+    assert current() is context
+    context.restore_current(token)
+    assert current() is Context.background()

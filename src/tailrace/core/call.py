@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Record
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
+    from tailrace.core.trace import Span
 
 __all__ = ["Call", "CallState", "Reply"]
 
@@ -85,6 +86,8 @@ class Call(ABC):
         context: What its handler is given; once it has ended without an error, the empty one.
         collected: What it wants published, if anything.
         decided: Its outcome is being committed: a cancellation comes too late now.
+        span: Of the call as a whole, where somebody traces.
+        failure: Why its answer is an error, for the span.
         task: Where it runs, while it does.
     """
 
@@ -95,12 +98,14 @@ class Call(ABC):
         "collected",
         "context",
         "decided",
+        "failure",
         "journalled",
         "key",
         "number",
         "reply",
         "request_id",
         "session",
+        "span",
         "state",
         "task",
         "tasks",
@@ -124,6 +129,8 @@ class Call(ABC):
         self._reports = 0
         self.collected: Collected | None = None
         self.decided = False
+        self.span: Span | None = None
+        self.failure: str | None = None
 
     @property
     def public_session(self) -> Session | None:
@@ -245,7 +252,7 @@ class Call(ABC):
         self.state = CallState.RUNNING
         payload: bytes | None = None
         try:
-            payload = await self.run()
+            payload = await (self.run() if self.span is None else self._run_traced(self.span))
         except asyncio.CancelledError:
             error = self.cancelled_by or self.context.error or CallCancelled("the call's task was cancelled")
             payload = self.aborted(error)
@@ -258,6 +265,20 @@ class Call(ABC):
                 payload = self.outlived(payload, self.context.error)
         finally:
             self._finish(payload)
+
+    async def _run_traced(self, span: Span) -> bytes | None:
+        run = span.tracer.begin("internal", f"run {self.label.partition(' ')[0]}", span.values, {})
+        error: BaseException | str | None = None
+        try:
+            with span.tracer.current(run):
+                payload = await self.run()
+            error = self.failure
+            return payload
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            run.end(error)
 
     def _finish(self, payload: bytes | None) -> None:
         """Its task has ended, or there will be none."""
@@ -278,4 +299,6 @@ class Call(ABC):
             self._deadline_timer.cancel()
         if self.session is not None:
             self.session.release(self)
+        if self.span is not None:
+            self.span.end(self.cancelled_by or self.failure)
         self.reply.answer(self, payload)

@@ -310,6 +310,11 @@ class Context:
 
     # --- the call's owner ---
 
+    @property
+    def own_values(self) -> dict[Any, Any]:
+        """What was set here, and not in a parent."""
+        return self._values or {}
+
     def set_values(self, values: dict[Any, Any]) -> None:
         """Give a call's own context its values, before its handler runs."""
         self._values = values

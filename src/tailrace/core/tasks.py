@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tailrace.core.trace import trace_of
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tailrace.core.call import Call
     from tailrace.core.context import Context
     from tailrace.core.threads import Threads
+    from tailrace.core.trace import Tracer
 
 __all__ = ["DelayLine", "Delayed", "Detached", "Sweeper", "Swept", "Tasks"]
 
@@ -55,6 +57,9 @@ class Tasks:
         threads: Where plain functions run.
         max_calls: Calls in flight, over all sessions; one more is refused.
         max_detached: Detached work in flight; one more is refused.
+
+    Attributes:
+        tracer: Hears what begins and ends, if anybody wants to.
     """
 
     def __init__(self, threads: Threads, *, max_calls: int = 1000, max_detached: int = 1000) -> None:
@@ -69,6 +74,7 @@ class Tasks:
         self._lasting: set[asyncio.Task[Any]] = set()
         self._idle = Waiters()
         self._closed = False
+        self.tracer: Tracer | None = None
         self.started = 0  # calls, ever
         self.ended = 0
 
@@ -226,18 +232,37 @@ class Tasks:
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                if inspect.iscoroutinefunction(fn):
-                    await fn(*args)
+                if self.tracer is None:
+                    await self._run_function(fn, args)
                 else:
-                    result = await self.in_thread(lambda: fn(*args))
-                    if inspect.isawaitable(result):
-                        await result
+                    await self._run_traced(self.tracer, work, fn, args)
         except SystemExit as error:  # it may end itself, not the server
             await self._report(work, RuntimeError(f"it called sys.exit({error.code!r})"), on_error)
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():  # a TimeoutError of its own stays what it is
                 error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
             await self._report(work, error, on_error)
+
+    async def _run_function(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if inspect.iscoroutinefunction(fn):
+            await fn(*args)
+        else:
+            result = await self.in_thread(lambda: fn(*args))
+            if inspect.isawaitable(result):
+                await result
+
+    async def _run_traced(self, tracer: Tracer, work: Detached, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        span = tracer.begin("internal", f"detached {work.name}", trace_of(work.context), {})
+        work.context.set_values({**work.context.own_values, **span.values})  # what it publishes is its span's child
+        error: BaseException | None = None
+        try:
+            with tracer.current(span):
+                await self._run_function(fn, args)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            span.end(error)
 
     def _report_dropped(self, work: Detached) -> None:
         logger.error(

@@ -1,11 +1,19 @@
-"""What ties a request to others across services: its trace (W3C Trace Context) and its correlation id."""
+"""What ties a request to others across services: its trace (W3C Trace Context) and its correlation id.
+
+The core tells a `Tracer`, where there is one, what begins and ends; `telemetry` makes OpenTelemetry spans of it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["TRACE_HEADERS", "read_trace"]
+if TYPE_CHECKING:
+    from tailrace.core.context import Context
+
+__all__ = ["TRACE_HEADERS", "Span", "Tracer", "read_trace", "trace_of"]
 
 TRACE_HEADERS = (b"traceparent", b"tracestate", b"x-correlation-id", b"x-request-id")
 
@@ -39,3 +47,59 @@ def read_trace(get: Callable[[bytes], str | None]) -> dict[str, str]:
             values["correlation_id"] = given
             return values
     return values
+
+
+def trace_of(context: Context) -> dict[str, Any]:
+    """Where in its trace a context stands: `traceparent` and `tracestate`."""
+    return {"traceparent": context.value("traceparent"), "tracestate": context.value("tracestate")}
+
+
+class Tracer(Protocol):
+    """Makes spans."""
+
+    def here(self) -> Mapping[str, str]:
+        """`traceparent` and `tracestate` of the running task's current span; empty where there is none."""
+        ...
+
+    def begin(self, kind: str, name: str, values: Mapping[Any, Any], attributes: Mapping[str, Any]) -> Span:
+        """Begin a span.
+
+        Args:
+            kind: server, producer or internal.
+            name: Of few different values.
+            values: What it belongs to: `traceparent` and `tracestate`, as in a context's values.
+            attributes: What is known at its begin.
+        """
+        ...
+
+    def end(self, span: Span, error: BaseException | str | None) -> None:
+        """End it, and say whether it failed."""
+        ...
+
+    def current(self, span: Span) -> AbstractContextManager[None]:
+        """Make it the running task's current span for the time of a block."""
+        ...
+
+    def delivered(self, headers: Mapping[str, str], topic: str, seconds: float, error: BaseException | None) -> None:
+        """A message with these headers was told to the broker, which took so long."""
+        ...
+
+
+class Span:
+    """One span.
+
+    Attributes:
+        values: `traceparent` and `tracestate` of what happens under it.
+        inner: The tracer's own.
+    """
+
+    __slots__ = ("inner", "tracer", "values")
+
+    def __init__(self, tracer: Tracer, inner: object, values: Mapping[str, str]) -> None:
+        self.tracer = tracer
+        self.inner = inner
+        self.values = values
+
+    def end(self, error: BaseException | str | None = None) -> None:
+        """It is over."""
+        self.tracer.end(self, error)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tailrace.core.outgoing import Message
+from tailrace.core.trace import trace_of
 from tailrace.schema import encode_value
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ _OWN = frozenset({"message-id", "correlation-id", "content-type", *_TRACING})
 
 
 def make_message(
-    context: Context, topic: str, value: Any, key: str | bytes | None = None, headers: Mapping[str, str | bytes] = {}
+    context: Context,
+    topic: str,
+    value: Any,
+    key: str | bytes | None = None,
+    headers: Mapping[str, str | bytes] = {},
+    trace: Mapping[str, str] | None = None,
 ) -> Message:
     """Encode one message; it gets its id here.
 
@@ -35,6 +41,7 @@ def make_message(
         value: bytes as they are, str as UTF-8, anything else as JSON; at most 1 MiB.
         key: At most 1 KiB, or None.
         headers: More headers, at most 16 KiB; those that Tailrace sets itself cannot be given.
+        trace: `traceparent` and `tracestate`, where they are not the context's.
 
     Raises:
         ValueError: One of them is not as said.
@@ -48,7 +55,7 @@ def make_message(
     if encoded_key is not None and len(encoded_key) > _MAX_KEY:
         raise ValueError(f"the key has {len(encoded_key)} bytes; at most {_MAX_KEY} are taken")
     id = secrets.token_hex(16)
-    return Message(id, topic, encoded_key, body, _headers(context, id, content_type, headers), time.time())
+    return Message(id, topic, encoded_key, body, _headers(context, id, content_type, headers, trace), time.time())
 
 
 def _encode(value: Any) -> tuple[bytes, str]:
@@ -60,9 +67,9 @@ def _encode(value: Any) -> tuple[bytes, str]:
 
 
 def _headers(
-    context: Context, id: str, content_type: str, given: Mapping[str, str | bytes]
+    context: Context, id: str, content_type: str, given: Mapping[str, str | bytes], trace: Mapping[str, str] | None
 ) -> tuple[tuple[str, bytes], ...]:
-    own: dict[str, str | bytes | None] = {name: context.value(name) for name in _TRACING}
+    own: dict[str, str | bytes | None] = dict(trace_of(context) if trace is None else trace)
     own |= {"correlation-id": context.correlation_id, "message-id": id, "content-type": content_type}
     headers = [(name, _bytes(value)) for name, value in own.items() if value is not None]
     size = 0

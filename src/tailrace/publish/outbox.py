@@ -16,6 +16,7 @@ import msgspec
 
 from tailrace.core.outgoing import Message
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
+from tailrace.core.trace import trace_of
 from tailrace.errors import LimitError, StoreError
 from tailrace.publish.encoding import make_message
 from tailrace.publish.relay import Relay, Waiting
@@ -112,7 +113,16 @@ class StoreOutbox:
         """Encode a message (see `encoding.make_message`)."""
         if self.waiting >= self._limit:
             raise LimitError("outbox", f"{self._limit} messages wait for the broker; try again later")
-        return make_message(context, topic, value, key, headers)
+        tracer = self._tasks.tracer
+        if tracer is None:
+            return make_message(context, topic, value, key, headers)
+        about = {"messaging.operation.type": "create", "messaging.operation.name": "create",
+                 "messaging.destination.name": topic}  # fmt: skip
+        span = tracer.begin("producer", f"create {topic}", trace_of(context), about)
+        try:
+            return make_message(context, topic, value, key, headers, trace=span.values)
+        finally:
+            span.end()
 
     async def write(self, messages: Sequence[Message], along: Sequence[Record] = ()) -> None:
         """Commit them in one write with `along`, then let the relay have them."""

@@ -21,6 +21,7 @@ from tailrace.publish.publishers import Publisher, Rejected
 if TYPE_CHECKING:
     from tailrace.core.outgoing import Message
     from tailrace.core.tasks import Tasks
+    from tailrace.core.trace import Tracer
 
 __all__ = ["Relay", "Source", "Waiting"]
 
@@ -211,12 +212,21 @@ class Relay:
         message = item.waiting.message
         return message.key is None or self._lines[message.topic, message.key][0] is item
 
+    def _trace(self, tracer: Tracer, batch: list[_Item], outcomes: Sequence[Exception | None], seconds: float) -> None:
+        for item, outcome in zip(batch, outcomes, strict=True):
+            message = item.waiting.message
+            headers = {name: value.decode("ascii", "replace") for name, value in message.headers}
+            tracer.delivered(headers, message.topic, seconds, outcome)
+
     async def _deliver(self, batch: list[_Item]) -> None:
+        began = self._now()
         try:
             async with asyncio.timeout(_PUBLISH_LIMIT):
                 outcomes = await self.publisher.publish([item.waiting.message for item in batch])
         except Exception as error:
             outcomes = [error] * len(batch)
+        if self._tasks.tracer is not None:
+            self._trace(self._tasks.tracer, batch, outcomes, self._now() - began)
         try:
             await self._settle(batch, outcomes)
         finally:

@@ -32,6 +32,7 @@ from tailrace.publish.publishers import make_publisher
 from tailrace.server.lifespan import Lifespan
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
+from tailrace.telemetry import make_tracer
 from tailrace.transports.asgi import AsgiApp
 from tailrace.transports.bearer import Bearer, Refusal, make_bearer
 from tailrace.transports.guard import Guard
@@ -147,6 +148,7 @@ class Server:
             max_calls=settings.max_calls,
             max_detached=settings.max_detached,
         )
+        tasks.tracer = make_tracer()
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
         await self.store.open(wait=settings.store_wait)

@@ -19,6 +19,7 @@ from tailrace.core.trace import read_trace
 from tailrace.errors import AnswerWritten, ClientGone, StoreError
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
+from tailrace.telemetry import make_tracer
 
 if TYPE_CHECKING:
     from tailrace.core.ports import Record, Store
@@ -98,6 +99,7 @@ class Background:
         async with self._starting:
             if self._tasks is None:
                 tasks = Tasks(Threads(size=self._max_threads), max_detached=self._max_detached)
+                tasks.tracer = make_tracer()
                 await self._store.open(wait=30.0)
                 if self._publisher is not None:
                     epoch = await self._store.next_epoch()
@@ -152,6 +154,11 @@ class _Request(Call):
         values: dict[Any, Any] = dict(read_trace(headers.get))
         if outbox is not None:
             values[OUTBOX] = outbox
+        if tasks.tracer is not None:
+            values.update(tasks.tracer.here())  # of whoever instruments the application
+            about = {"http.request.method": scope["method"], "url.path": scope["path"]}
+            self.span = tasks.tracer.begin("server", f"request {scope['method']}", values, about)
+            values.update(self.span.values)
         self.context.set_values(values)
         self._refused = False
         self._bodyless = b"content-length" not in headers and b"transfer-encoding" not in headers
@@ -200,6 +207,8 @@ class _Request(Call):
             self.context.cancel(AnswerWritten())
             if self._watcher is not None:
                 self._watcher.cancel()
+            if self.span is not None:
+                self.span.end(self.failure)
 
     async def _watch(self, receive: Receive) -> None:
         """See the client leave, while the application is at work."""
@@ -211,6 +220,8 @@ class _Request(Call):
         """The response begins: what the request publishes is committed with its success, or not at all."""
         self.decided = True
         collected, self.collected = self.collected, None
+        if status >= _FIRST_ERROR:
+            self.failure = f"HTTP {status}"
         if collected is None or status >= _FIRST_ERROR:
             return
         messages = collected.take(gone=isinstance(self.context.error, ClientGone))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
 from tailrace.server.logs import set_up_logging
+from tailrace.telemetry import set_up_export
 from tailrace.transports.guard import is_loopback
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ def run_process(
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format)
+    end_export = set_up_export(service.name)  # before the server asks whether anybody wants spans
     running = make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish)
     if transport == "stdio":
         from tailrace.transports.stdio import guard
 
         _run_loop(_serve_stdio(running, pipes or guard()))
+        end_export()
     elif transport == "http":
         if not (uds or insecure or running.bearer or is_loopback(host)):
             raise DefinitionError(
@@ -112,6 +115,7 @@ def run_process(
             listening.close()
             if uds and bound:
                 _unlink(uds, bound)
+            end_export()
     else:
         raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
 

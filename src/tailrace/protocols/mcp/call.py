@@ -240,6 +240,7 @@ class McpCall(Call):
 
     def error(self, code: int, message: str, data: Any = None) -> bytes:
         """The answer with an error."""
+        self.failure = message
         return encode_failure(self.request_id, ProtocolError(code, message, data))
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
@@ -308,6 +309,7 @@ class McpCall(Call):
         return self._failure(str(error.message), Raw(structured))
 
     def _failure(self, text: str, structured: Any = UNSET) -> bytes:
+        self.failure = text
         return self.result(self._tool_result([Text(text)], structured, is_error=True))
 
     def _bug(self, what: str) -> bytes:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tailrace.core.call import Reply
     from tailrace.core.exchange import Exchange, Headers
     from tailrace.core.settings import Settings
+    from tailrace.core.trace import Tracer
     from tailrace.core.writer import Framing
     from tailrace.protocols.mcp.hooks import Hooks
     from tailrace.protocols.mcp.reply import ExchangeReply
@@ -227,7 +228,25 @@ class Endpoint:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         except KeyError:
             raise DuplicateId(request.id) from None
+        if self.tasks.tracer is not None:
+            self._trace(self.tasks.tracer, call)
         return call
+
+    def _trace(self, tracer: Tracer, call: McpCall) -> None:
+        """Begin the call's span; what happens in the call belongs to it (semantic conventions for MCP)."""
+        context = call.context
+        call.span = tracer.begin(
+            "server",
+            f"tools/call {call.tool.name}",
+            context.own_values,
+            {
+                "mcp.method.name": "tools/call",
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": call.tool.name,
+                "jsonrpc.request.id": str(call.request_id)[:128],
+            },
+        )
+        context.set_values({**context.own_values, **call.span.values})
 
     def check_room(self, session: Session) -> None:
         """Before an answer is made that the session's stream has to keep.
