@@ -581,3 +581,14 @@ async def test_a_call_made_while_the_server_is_away_goes_out_when_it_is_back(
         await server.start()
         assert (await call).data == "back"
         assert len(server.asked("tools/call")) == 1
+
+
+async def test_a_server_that_wants_a_token_is_told_of_with_what_to_do() -> None:
+    async def script(x: Exchange) -> None:
+        await x.error(401, -32600, www_authenticate="Bearer")
+
+    async with serving(script) as server:
+        with pytest.raises(TransportError, match=r"HTTP 401 \(error -32600\); pass valid credentials"):
+            async with Client(server.url):
+                pass
+        assert len(server.exchanges) == 1

@@ -235,4 +235,6 @@ class StreamableLink:
         if refused.status == 404 and self._session is not None:
             said = refused.error.message if refused.error is not None else "HTTP 404"
             return HttpRefused(404, f"the server does not know this session any more ({said}): connect again")
-        return refused if refused.error is None or message is None else refused.error
+        if refused.error is None or message is None or refused.status == 401:  # who asks is no matter of the request
+            return refused
+        return refused.error
