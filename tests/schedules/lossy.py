@@ -29,6 +29,7 @@ from tests.rigs.asgi import Request
 from tests.schedules.served import Errors
 
 SYNC = 0.001  # virtual seconds until a group of writes is on the disk
+ORDERS = ("h6", "s5")  # calls of the tool that runs once for each key
 OWED = 5.0  # virtual seconds in which an owed answer must be there after a restart
 SERVICE = Service("lossy")
 
@@ -64,6 +65,15 @@ async def look(key: str, seconds: float = 0.1) -> str:
     World.current.executed[key] += 1
     await asyncio.sleep(seconds)
     return f"look {key}"
+
+
+@SERVICE.tool(once="key")
+async def order(ctx: Context, key: str) -> str:
+    """Runs once for each key, over whatever number of process lives."""
+    World.current.executed[key] += 1
+    await ctx.progress(1, 1)
+    await asyncio.sleep(0.1)
+    return f"ordered {key}"
 
 
 @dataclass
@@ -385,6 +395,8 @@ async def lead(found: list[Crash], batch: int) -> None:
         calls = [sse.ask("s1", "slow"), sse.ask("s2", "quick"), sse.ask("s3", "look")]
         posts = [http.ask("h1", "slow"), http.ask("h2", "quick"), http.ask("h3", "silent"), http.ask("h4", "look")]
         calls += [sse.ask("s4", "slow", seconds=60.0)]
+        posts += [http.ask("h6", "order")]
+        calls += [sse.ask("s5", "order")]
         posts += [http.ask("h5", "slow", seconds=60.0), brief.ask("b1", "slow", seconds=60.0)]
         replies = await asyncio.gather(*posts, *calls)
         world.server.endpoint.sessions.by_id[http.id].notify("notifications/tools/list_changed")
@@ -466,6 +478,7 @@ async def aftermath(crash: Crash, found: list[Crash]) -> None:
         found.extend(world.crashes)
     for key in known.accepted - {"s3", "h4"}:  # those only read
         assert known.executed[key] <= 1, f"{key} ran {known.executed[key]} times"
+    assert max(known.executed[key] for key in ORDERS) <= 1, f"an order ran twice: {known.executed}"
     assert max(known.executed.values(), default=0) <= 2, f"run again more than once: {known.executed}"
 
 
@@ -503,3 +516,16 @@ async def _return_streamable(world: World, session: str, before: dict[tuple[str,
     assert await reply.until(lambda: b'"result"' in reply.received), f"no answer to a new call: {reply.received!r}"
     check_new(key, world, before)
     assert (session, known.places[key][1]) not in {(of, on) for of, on, _ in before}, "a stream's number is used again"
+    for key in ORDERS:
+        await _order_again(world, peer, key)
+
+
+async def _order_again(world: World, peer: StreamablePeer, key: str) -> None:
+    """Ask with the same key: what was answered is answered again, and nothing runs twice."""
+    id, ran = f"again {world.disk.epoch} {key} {peer.id}", world.known.executed[key]
+    reply = peer.post(rawmcp.call(id, "order", {"key": key}))
+    assert b'"result"' in await reply.whole(), f"{key} was asked again: {reply.received!r}"
+    assert not ran or world.known.executed[key] == ran, f"{key} ran again"
+    if (before := world.known.answers.get(key)) is not None:
+        text = rawmcp.text_of(json.loads(before))
+        assert json.dumps(text).encode() in reply.received, f"{key} was answered {text!r}, and now {reply.received!r}"
