@@ -66,7 +66,7 @@ async def slow(seconds: float) -> str:
     return "done"
 
 
-@svc.tool
+@svc.tool(once=True)
 async def effect(key: str, seconds: float) -> str:
     """Leave a trace of the start and of the end, with so many seconds between."""
     note(f"start {key}")

@@ -32,7 +32,7 @@ async def burst(ctx: Context, count: int, size: int = 0, pause: float = 0.0) -> 
     return count
 
 
-@svc.tool
+@svc.tool(once=True)
 async def effect(key: str, seconds: float) -> str:
     note(f"start {key}")
     await asyncio.sleep(seconds)

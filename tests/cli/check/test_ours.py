@@ -15,7 +15,6 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.may_block,  # a program alone on its loop: it reads the witness file and /proc where it stands
 ]
-NOT_YET = ("retry-keyed",)  # until once= is served
 FORGETFUL = ("kill-*",)  # what a store in memory does not promise
 
 
@@ -24,14 +23,12 @@ async def test_with_a_durable_store_everything_passes(served_by: str, tmp_path: 
     command = ours(
         "--port", "{port}", "--store", f"sqlite:{tmp_path / 'store.db'}", "--server", served_by, "--drain", "3"
     )
-    report = await tried(command, tmp_path, skip=NOT_YET)
+    report = await tried(command, tmp_path)
     assert said(report, Verdict.PASS) == {}
 
 
 async def test_with_a_store_in_memory_all_but_the_kills_passes(tmp_path: Path) -> None:
-    report = await tried(
-        ours("--port", "{port}", "--store", "memory", "--drain", "3"), tmp_path, skip=NOT_YET + FORGETFUL
-    )
+    report = await tried(ours("--port", "{port}", "--store", "memory", "--drain", "3"), tmp_path, skip=FORGETFUL)
     assert said(report, Verdict.PASS) == {}
 
 
