@@ -360,7 +360,7 @@ MUTANTS = [
             (
                 "            task.call.cancel(TaskCancelled(",
                 '            task.call.cancel(TaskCancelled(""))\n'
-                '        self._settle(task, "cancelled", message=str(TaskCancelled(',
+                '        self.settle(task, "cancelled", message=str(TaskCancelled(',
             ),
             (
                 '"cancelled by its client"))\n        await written',
@@ -387,13 +387,13 @@ MUTANTS = [
     Mutant(
         "a call that its client has left becomes a task that nobody ends",
         "protocols/mcp/tasks.py",
-        [("        if call.context.error is not None:  # its client", "        if False:  # its client")],
+        [("        if call.cancelled_by is not None:  # its client", "        if False:  # its client")],
         ["tests/schedules/test_tasks.py::test_a_task_that_was_told_of_is_there[disconnect-maybe]"],
         "a call is left without a task, or a task without a call",
     ),
     Mutant(
         "a task runs again after every crash",
-        "protocols/mcp/tasks.py",
+        "protocols/mcp/task_recovery.py",
         [('tool.on_crash != "rerun" or task.reran:', 'tool.on_crash != "rerun":')],
         [f"{UNIT}/test_tasks.py::test_a_third_run_is_not_tried"],
         "TimeoutError",
@@ -410,6 +410,13 @@ MUTANTS = [
         "protocols/mcp/listen.py",
         [("        return kind is not None and getattr(self.granted, kind)\n", "        return kind is not None\n")],
         [f"{UNIT}/test_listen.py::test_only_the_kinds_that_were_asked_for_are_told_each_with_the_id_of_its_stream"],
+        "assert",
+    ),
+    Mutant(
+        "a retry of a call that runs once makes another task",
+        "protocols/mcp/tasks.py",
+        [("            if same is not None:\n                return same\n", "")],
+        [f"{UNIT}/test_tasks.py::test_the_same_key_gives_the_same_task"],
         "assert",
     ),
 ]

@@ -27,6 +27,7 @@ from tailrace.protocols.mcp.journal import Journals
 from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.protocols.mcp.streamable import Streamable
+from tailrace.protocols.mcp.task_recovery import TaskRecovery
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
 from tailrace.server.lifespan import Lifespan
@@ -178,7 +179,7 @@ class Server:
         self._exits.callback(self.service.detach, self)
         await endpoint.once.recover()
         await endpoint.recovery.recover()
-        await endpoint.task_table.recover()
+        await TaskRecovery(endpoint.task_table).recover()
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
         self._routes = {
             "/mcp": streamable.handle,

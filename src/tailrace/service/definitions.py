@@ -270,8 +270,6 @@ def _check_tool(tool: Tool) -> None:
         raise DefinitionError(f"{place}: task is True, False, 'auto' or 'required', got {tool.task!r}")
     if tool.read_only and tool.destructive:
         raise DefinitionError(f"{place}: a tool cannot be both read_only and destructive")
-    if once and tool.task == "required":
-        raise DefinitionError(f"{place}: a call with a key is no task, so once= goes with task=True or 'auto' only")
     if isinstance(once, str) and not _is_text(tool.arguments.schema.get("properties", {}).get(once, {})):
         raise DefinitionError(f"{place}: once={once!r} must name an argument that is a str (or `str | None`)")
 

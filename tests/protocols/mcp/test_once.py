@@ -990,33 +990,3 @@ def test_a_key_argument_must_be_a_text_that_is_there(name: str) -> None:
         @Service("x").tool(once=name)
         async def work(request_id: str, qty: int) -> str:
             return ""
-
-
-def test_a_key_and_a_task_that_has_to_be_do_not_go_together() -> None:
-    with pytest.raises(DefinitionError, match="is no task"):
-
-        @Service("x").tool(once=True, task="required")
-        async def work() -> str:
-            return ""
-
-
-@virtual
-async def test_a_call_with_a_key_is_no_task_and_one_without_may_be() -> None:
-    service, runs = Service("both"), list[int]()
-
-    @service.tool(once=True, task=True)
-    async def work() -> str:
-        runs.append(1)
-        return "done"
-
-    async with serving(service) as server:
-        capabilities = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
-        results = []
-        for id, key in ((1, "k"), (2, "k"), (3, None)):
-            meta = {"clientCapabilities": capabilities, **({KEY: key} if key else {})}
-            message = modern_request(id, "tools/call", {"name": "work", "arguments": {}}, **meta)
-            exchange = send(server, FakeExchange("POST", "/mcp", message, modern_headers(message).items()))
-            results.append((await exchange.answer(id))["result"])
-        assert [result["resultType"] for result in results] == ["complete", "complete", "task"]
-        await turns()
-        assert len(runs) == 2

@@ -141,7 +141,7 @@ async def test_a_call_of_a_client_that_knows_tasks_becomes_one() -> None:
         created = (await post.json())["result"]
         assert created["resultType"] == "task"
         assert created["status"] == "working"
-        assert created["ttlMs"] == 3_600_000
+        assert 3_600_000 <= created["ttlMs"] < 3_660_000
         assert created["pollIntervalMs"] == 500
         assert created["createdAt"] == created["lastUpdatedAt"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created["createdAt"])
@@ -895,6 +895,195 @@ async def test_the_trace_of_a_task_goes_on_in_its_second_run() -> None:
         await turns()
         gate.set()
     assert seen == [trace, trace]
+
+
+# --- together with once -------------------------------------------------------------------------------
+
+KEY = "io.tailrace/idempotencyKey"
+
+
+class Shop:
+    """A service whose calls run once for a key, as tasks."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.runs: list[str] = []
+        self.service = service = Service("shop")
+
+        async def order(ctx: Context, item: str) -> str:
+            self.runs.append(item)
+            await ctx.progress(1, 2, f"packing {item}")
+            await self.gate.wait()
+            return f"{item} {len(self.runs)}"
+
+        service.tool(name="order", once=True, task=True)(order)
+        service.tool(name="again", once=True, task=True, on_crash="rerun")(order)
+        service.tool(name="maybe", once=True, task="auto")(order)
+        service.tool(name="only", once=True, task="required")(order)
+
+
+def keyed(server: Server, key: str, principal: str = "", **more: Any) -> Client:
+    return Client(server, principal, **{**KNOWS, KEY: key, **more})
+
+
+async def test_the_same_key_gives_the_same_task() -> None:
+    shop = Shop()
+    async with serving(shop.service) as server:
+        alice = keyed(server, "k", "alice")
+        first = (await alice.call("order", item="tea").json())["result"]
+        second = (await alice.call("order", item="tea").json())["result"]
+        assert second["taskId"] == first["taskId"]
+        assert second["_meta"]["io.tailrace/replayed"] is True
+        assert "io.tailrace/replayed" not in first["_meta"]
+        assert await keyed(server, "k", "bob").begin("order", item="tea") != first["taskId"]
+        assert await keyed(server, "other", "alice").begin("order", item="tea") != first["taskId"]
+        assert await Client(server, "alice").begin("order", item="tea") != first["taskId"], "no key, no deduplication"
+        await turns()
+        assert len(shop.runs) == 4
+        assert (await alice.get(first["taskId"]))["statusMessage"] == "packing tea"
+        shop.gate.set()
+        done = await alice.until(first["taskId"], "completed")
+        assert text_of(done) == "tea 4"
+        after = (await alice.call("order", item="tea").json())["result"]
+        assert (after["taskId"], after["status"], after["resultType"]) == (first["taskId"], "completed", "task")
+        assert "result" not in after
+
+
+async def test_fifty_calls_with_one_key_are_one_task() -> None:
+    shop, store = Shop(), SlowStore()
+    async with serving(shop.service, store) as server:
+        client = keyed(server, "k")
+        posts = [client.call("only", item="tea") for _ in range(50)]
+        await turns()
+        assert not any(post.replied for post in posts), "the task is not committed"
+        store.go_on()
+        ids = {(await post.json())["result"]["taskId"] for post in posts}
+        assert len(ids) == 1
+        shop.gate.set()
+        assert text_of(await client.until(ids.pop(), "completed")) == "tea 1"
+        assert shop.runs == ["tea"]
+
+
+async def test_a_task_that_could_not_be_stored_is_refused_to_all_who_asked_with_its_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop, store = Shop(), MemoryStore()
+    async with serving(shop.service, store) as server:
+        client = keyed(server, "k")
+        store.fail_commits(DISK_FULL)
+        posts = [client.call("order", item="tea") for _ in range(3)]
+        for post in posts:
+            assert (await post.json())["error"]["code"] == INTERNAL_ERROR
+        store.fail_commits(None)
+        assert await client.begin("order", item="tea"), "the key is free"
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("changed", [{"tool": "order", "item": "coffee"}, {"tool": "only", "item": "tea"}])
+async def test_a_key_that_stands_for_another_task_is_refused(changed: dict[str, str]) -> None:
+    shop, store = Shop(), SlowStore()
+    async with serving(shop.service, store) as server:
+        client = keyed(server, "k")
+        first = client.call("order", item="tea")
+        early = client.call(**changed)  # before anything is committed
+        assert (await early.json())["error"]["code"] == INVALID_PARAMS
+        store.go_on()
+        assert (await first.json())["result"]["taskId"]
+        await turns()
+        assert (await client.call(**changed).json())["error"]["code"] == INVALID_PARAMS
+
+
+async def test_a_client_without_tasks_attaches_to_the_run_of_a_task_and_the_other_way_round() -> None:
+    shop = Shop()
+    async with serving(shop.service) as server:
+        id = await keyed(server, "a").begin("order", item="tea")
+        await turns()
+        plain = keyed(server, "a", clientCapabilities={}).call("order", item="tea")
+        other = keyed(server, "b", clientCapabilities={}).call("order", item="milk")
+        await turns()
+        later = await keyed(server, "b").begin("order", item="milk")
+        await turns()
+        assert shop.runs == ["tea", "milk"]
+        shop.gate.set()
+        assert text_of(await plain.json()) == text_of(await keyed(server, "a").until(id, "completed"))
+        assert text_of(await other.json()) == text_of(await keyed(server, "b").until(later, "completed"))
+        assert shop.runs == ["tea", "milk"]
+
+
+async def test_an_answer_that_outlives_its_task_is_replayed() -> None:
+    shop = Shop()
+    shop.gate.set()
+    async with serving(shop.service, task_ttl=100.0) as server:
+        client = keyed(server, "k")
+        await client.until(await client.begin("order", item="tea"), "completed")
+        begun = server.endpoint.task_table.wall()
+        server.endpoint.task_table.wall = lambda: begun + 1000
+        answer = await client.call("order", item="tea").json()
+        assert answer["result"]["resultType"] == "complete"
+        assert answer["result"]["_meta"]["io.tailrace/replayed"] is True
+        assert text_of(answer) == "tea 1"
+        assert shop.runs == ["tea"]
+
+
+async def test_cancelling_a_task_whose_call_runs_once_ends_the_run() -> None:
+    shop = Shop()
+    async with serving(shop.service) as server:
+        client = keyed(server, "k")
+        id = await client.begin("order", item="tea")
+        await turns()
+        await client.cancel(id)
+        await client.until(id, "cancelled")
+        await turns()
+        assert server.tasks.calls == {}
+        again = (await client.call("order", item="tea").json())["result"]
+        assert (again["taskId"], again["status"]) == (id, "cancelled"), "the key is taken: it runs once"
+
+
+@virtual
+async def test_a_retry_within_the_hold_of_auto_waits_for_the_same_run() -> None:
+    shop = Shop()
+    async with serving(shop.service) as server:
+        client = keyed(server, "k")
+        first, second = client.call("maybe", item="tea"), client.call("maybe", item="tea")
+        await asyncio.sleep(2)
+        assert (await first.json())["result"]["resultType"] == "task"
+        shop.gate.set()
+        assert text_of(await second.json()) == "tea 1"
+        assert shop.runs == ["tea"]
+
+
+@pytest.mark.parametrize("how", ["in order", "killed"])
+@pytest.mark.parametrize(("tool", "runs"), [("order", 1), ("again", 2)])
+async def test_a_task_whose_call_runs_once_is_found_by_its_key_after_a_restart(tool: str, runs: int, how: str) -> None:
+    shop, store = Shop(), MemoryStore(durable=True)
+    async with serving(shop.service, store) as server:
+        id = await keyed(server, "k").begin(tool, item="tea")
+        await turns()
+        if how == "killed":
+            await end_at_once(server, store)
+    shop.gate.set()
+    async with serving(shop.service, store) as server:
+        client = keyed(server, "k")
+        assert await client.begin(tool, item="tea") == id
+        found = await client.until(id, "completed")
+        assert found["result"].get("isError", False) is (runs == 1)
+        assert found["result"]["_meta"].get("io.tailrace/outcome") == ("unknown" if runs == 1 else None)
+        assert "io.tailrace/replayed" not in found["result"]["_meta"]
+    async with serving(shop.service, store) as server:
+        assert await keyed(server, "k").get(id) == found
+    assert len(shop.runs) == runs
+
+
+async def test_a_task_whose_key_is_forgotten_does_not_run_again() -> None:
+    shop, store = Shop(), MemoryStore(durable=True)
+    async with serving(shop.service, store, once_ttl=100.0) as server:
+        server.endpoint.task_table.wall = lambda: 1e9  # long ago
+        id = await keyed(server, "k").begin("again", item="tea")
+        await end_at_once(server, store)
+    async with serving(shop.service, store, once_ttl=100.0) as server:
+        found = await keyed(server, "k").until(id, "completed")
+        assert found["result"]["_meta"]["io.tailrace/outcome"] == "unknown"
+    assert shop.runs == []
 
 
 # --- over stdio ---------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ class Endpoint:
         *,
         by_id: bool,
         keep_answer: bool = False,
-        kind: type[CallT] = McpCall,
+        kind: Callable[..., CallT] = McpCall,
         origin: Exchange | None = None,
         batch: bool = False,
     ) -> CallT:

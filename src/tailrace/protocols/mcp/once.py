@@ -146,6 +146,13 @@ class Once:
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         return claim
 
+    def known(self, claim: Claim) -> Entry | None:
+        """What is remembered of a key, if anything; one that stands for another call was refused by `claimed`."""
+        try:
+            return self.ledger.find(*claim)
+        except KeyReused:
+            return None
+
     async def outcome(self, call: OnceCall) -> tuple[bytes, bool]:
         """The remembered answer to a request, and whether it was there before the request came.
 

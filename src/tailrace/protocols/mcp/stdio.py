@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
@@ -19,6 +20,7 @@ from tailrace.errors import CallCancelled, ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId, encode_failure
 from tailrace.protocols.mcp.framing import LineFraming
 from tailrace.protocols.mcp.reply import SessionReply
+from tailrace.protocols.mcp.task_state import ToolTask
 from tailrace.wire import mcp, tasks
 from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, Notification, Request, encode_error, parse
 
@@ -128,8 +130,9 @@ class Conversation:
         if dialect.modern and request.method == "subscriptions/listen":
             return endpoint.listens.open_session(self.session, request, params)
         if dialect.modern and request.method in tasks.METHODS:
-            self._waited = endpoint.tasks.start(self._answer_task(request, params), name="tailrace-task-answer")
-            return None
+            return self._answer_later(
+                request, partial(endpoint.task_table.answer, request, params, self.session.principal)
+            )
         body = endpoint.inline(request, params, self.session, dialect)
         if body is not None:
             return self._send(body)
@@ -138,14 +141,19 @@ class Conversation:
         if dialect.modern:
             table = endpoint.task_table
             task_call = table.accept(request, params, self.session, self._reply, self.session.principal, by_id=True)
+            if isinstance(task_call, ToolTask):
+                return self._answer_later(request, partial(table.tell, request, task_call))
             if task_call is not None:
                 return table.start(task_call)
         call = endpoint.accept(request, params, self.session, self._reply, dialect, by_id=True)
         return call.start()
 
-    async def _answer_task(self, request: Request, params: Any) -> None:
+    def _answer_later(self, request: Request, answering: Callable[[], Awaitable[bytes]]) -> None:
+        self._waited = self.endpoint.tasks.start(self._answer_task(request, answering), name="tailrace-task-answer")
+
+    async def _answer_task(self, request: Request, answering: Callable[[], Awaitable[bytes]]) -> None:
         try:
-            body = await self.endpoint.task_table.answer(request, params, self.session.principal)
+            body = await answering()
         except ProtocolError as error:
             body = encode_failure(request.id, error)
         self._send(body)

@@ -15,6 +15,7 @@ from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
+from tailrace.protocols.mcp.task_state import ToolTask
 from tailrace.wire import mcp, sse, tasks
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
@@ -33,7 +34,7 @@ from tailrace.wire.jsonrpc import (
 from tailrace.wire.param_headers import check_param_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
@@ -131,7 +132,8 @@ class Streamable:
             elif request.method == "subscriptions/listen":
                 return endpoint.listens.open_exchange(exchange, request, params)
             elif request.method in tasks.METHODS:
-                work = self._answer_task(exchange, request, params)
+                answering = partial(endpoint.task_table.answer, request, params, exchange.principal)
+                work = self._answer_task(exchange, request, answering)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
             body = endpoint.inline(request, params, None, endpoint.modern)
             if body is not None:
@@ -140,6 +142,9 @@ class Streamable:
             task_call = endpoint.task_table.accept(
                 request, params, None, reply, exchange.principal, by_id=False, origin=exchange
             )
+            if isinstance(task_call, ToolTask):
+                work = self._answer_task(exchange, request, partial(endpoint.task_table.tell, request, task_call))
+                return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
             call = task_call or endpoint.accept(
                 request, params, None, reply, endpoint.modern, by_id=False, origin=exchange
             )
@@ -149,9 +154,11 @@ class Streamable:
         endpoint.waiting[reply] = endpoint.now()
         return call.start() if task_call is None else endpoint.task_table.start(task_call)
 
-    async def _answer_task(self, exchange: Exchange, request: Request, params: Any) -> None:
+    async def _answer_task(
+        self, exchange: Exchange, request: Request, answering: Callable[[], Awaitable[bytes]]
+    ) -> None:
         try:
-            body = await self.endpoint.task_table.answer(request, params, exchange.principal)
+            body = await answering()
         except ProtocolError as error:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         return exchange.respond(200, JSON, body)

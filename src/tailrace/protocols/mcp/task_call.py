@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.once import OnceCall
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.task_state import ToolTask
     from tailrace.protocols.mcp.tasks import TaskTable
 
-__all__ = ["Stage", "TaskCall", "TaskReply"]
+__all__ = ["OnceTaskCall", "Stage", "TaskCall", "TaskReply"]
 
 
 class Stage(Enum):
@@ -113,6 +114,12 @@ class TaskCall(McpCall):
         """Log records go to the request while it waits; tasks have none."""
         if self.place.stage is not Stage.TASK:
             super().log(level, data, logger)
+
+
+class OnceTaskCall(TaskCall, OnceCall):
+    """The same with an idempotency key: the task waits for the key's one run, as every request with that key does."""
+
+    __slots__ = ()
 
 
 def _described(done: float, total: float | None) -> str:

@@ -42,6 +42,8 @@ class ToolTask:
         status: ``working``, or one of the terminal states, which is final.
         message: What it said last.
         created, updated: When.
+        key: The idempotency key of its call (`once`), under which it is found again; None without one.
+        fingerprint: Of that call.
         expires: Set when it ends.
         ended: Its end is decided, and may still be on its way into the store.
         cancelling: Its client asked for its end.
@@ -59,8 +61,10 @@ class ToolTask:
         "created",
         "ended",
         "expires",
+        "fingerprint",
         "id",
         "kept",
+        "key",
         "message",
         "outcome",
         "principal",
@@ -86,6 +90,8 @@ class ToolTask:
         self.size = len(arguments) + _OVERHEAD
         self.kept: bytes | None = None
         self.outcome: bytes | None = None
+        self.key: str | None = None
+        self.fingerprint = b""
         self.call: TaskCall | None = None
 
     @property
@@ -107,6 +113,8 @@ class ToolTask:
             cancelling=self.cancelling,
             reran=self.reran,
             size=self.size,
+            key=self.key,
+            fingerprint=self.fingerprint,
             outcome=self.call.outcome if self.call is not None else UNSET,
         )
         return PutEntry(STATE, self.id, mcp.encode(stored), self.expires)
@@ -149,6 +157,8 @@ class StoredTask(Struct, frozen=True, omit_defaults=True):
     cancelling: bool = False
     reran: bool = False
     size: int = 0
+    key: str | None = None
+    fingerprint: bytes = b""
     outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
 
 
@@ -165,6 +175,7 @@ def restored(id: str, data: bytes, expires: float) -> ToolTask:
     task = ToolTask(id, stored.principal, stored.tool, stored.arguments, stored.trace, stored.created)
     task.updated, task.status, task.message = stored.updated, stored.status, stored.message
     task.cancelling, task.reran, task.size = stored.cancelling, stored.reran, stored.size
+    task.key, task.fingerprint = stored.key, stored.fingerprint
     if stored.outcome is not UNSET:
         task.outcome = bytes(stored.outcome)
     if task.status in TERMINAL:

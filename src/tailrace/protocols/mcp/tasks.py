@@ -8,22 +8,21 @@ one that a start reads, and the result. Tasks of an earlier process life run aga
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
+from tailrace.core.ledger import EntryState
 from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, ProtocolError, StoreError
-from tailrace.protocols.mcp.task_call import Stage, TaskCall, TaskReply
-from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, restored, unknown_outcome
+from tailrace.protocols.mcp.task_call import OnceTaskCall, Stage, TaskCall, TaskReply
+from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
@@ -32,13 +31,11 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.once import Claim
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
-    from tailrace.service import Tool
     from tailrace.wire.jsonrpc import Request
 
 __all__ = ["TaskTable"]
-
-logger = logging.getLogger("tailrace.mcp")
 
 _MESSAGE = 1000  # characters of a status message
 _EXPIRE_EVERY = 5.0  # seconds
@@ -61,6 +58,8 @@ class TaskTable:
         self._principals: Counter[str] = Counter()
         self._hold = DelayLine(endpoint.settings.task_hold)
         self._said: dict[ToolTask, None] = {}  # whose message is new
+        self._keyed: dict[tuple[str, str | None], ToolTask] = {}  # those of calls that run once, by principal and key
+        self._creating = Waiters()
         self._unsettled = 0  # ends that are being committed
         self._idle = Waiters()
         self._next_expiry = 0.0
@@ -77,8 +76,9 @@ class TaskTable:
         *,
         by_id: bool,
         origin: Exchange | None = None,
-    ) -> TaskCall | None:
-        """Accept a call of a tool that may run as a task; None where it is a plain call, of this client or at all.
+    ) -> TaskCall | ToolTask | None:
+        """Accept a call of a tool that may run as a task. None where it is a plain call, of this client or at all; the
+        task, where there is one for the call's idempotency key: `tell` it.
 
         Args:
             request, params, session, by_id, origin: As for `Endpoint.accept`.
@@ -86,27 +86,37 @@ class TaskTable:
             principal: Whose task it will be.
 
         Raises:
-            ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached.
+            ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached; the
+                idempotency key stands for another call.
         """
         tool = self.endpoint.tools.get(params.name)
         if tool is None or not tool.task:
             return None
-        if tool.once and self.endpoint.once.claimed(tool, params, session, origin, batch=False) is not None:
-            return None  # its key is what it is found again by
         if not declares_tasks(params.meta):
             if tool.task == "required":
                 raise tasks_missing()
             return None
+        once, kind, claim = self.endpoint.once, TaskCall, None
+        if tool.once and (claim := once.claimed(tool, params, session, origin, batch=False)) is not None:
+            same = self._same(claim)
+            if same is not None:
+                return same
+            entry = once.known(claim)
+            if entry is not None and entry.state is EntryState.ENDED:
+                return None  # its answer outlived its task, if there was one: it is replayed
+            kind = partial(OnceTaskCall, once=once, claim=claim)
         if tool.task != "auto":
             self._check_room(principal)
         arguments = params.arguments if isinstance(params.arguments, Raw) else Raw(b"{}")
-        trace = params.meta.traceparent if params.meta.traceparent is not UNSET else None
-        task = ToolTask(secrets.token_urlsafe(16), principal, tool.name, arguments, trace, self.wall())
+        task = ToolTask(secrets.token_urlsafe(16), principal, tool.name, arguments, None, self.wall())
+        if claim is not None:
+            task.key, task.fingerprint = claim.key, claim.fingerprint
         reply = TaskReply(self, task, inner)
         call = self.endpoint.accept(
-            request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=TaskCall, origin=origin
+            request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=kind, origin=origin
         )
         reply.call = task.call = call
+        task.trace = call.context.value("traceparent")
         return call
 
     def start(self, call: TaskCall) -> None:
@@ -118,21 +128,26 @@ class TaskTable:
             self._create(call)
 
     def convert(self, call: TaskCall) -> None:
-        """A call that takes its time becomes a task; where there is no room for one, it stays what it is."""
+        """A call that takes its time becomes a task. It stays what it is where there is no room for one, or one for its
+        key is there already."""
+        task = call.place.task
         try:
-            self._check_room(call.place.task.principal)
+            self._check_room(task.principal)
         except ProtocolError:
+            return
+        if (task.principal, task.key) in self._keyed:
             return
         self._create(call)
 
     def _create(self, call: TaskCall) -> None:
         place = call.place
         place.stage = Stage.CREATING
-        self._enter(place.task)
+        self.enter(place.task)
         self.journals.write([place.task.entry()], partial(self._created, call))
 
     def _created(self, call: TaskCall, error: StoreError | None) -> None:
         place = call.place
+        self._creating.wake()
         if place.stage is not Stage.CREATING:  # it has ended, and there is no task
             return
         if error is not None:
@@ -141,7 +156,7 @@ class TaskTable:
             if call.task is None:
                 call.cancel(error)
             return  # a running one is a plain call again
-        if call.context.error is not None:  # its client has gone meanwhile: it is ending as a plain call
+        if call.cancelled_by is not None:  # its client has gone meanwhile: it is ending as a plain call
             place.stage = Stage.PLAIN
             return self.drop(place.task)
         assert place.inner is not None
@@ -155,6 +170,28 @@ class TaskTable:
         """It came to nothing: its call has ended before it was there."""
         self._remove(task)
         self.journals.write([DropEntry(STATE, task.id)])
+
+    def _same(self, claim: Claim) -> ToolTask | None:
+        """The task that an idempotency key stands for."""
+        task = self._keyed.get((claim.principal, claim.key))
+        if task is None or self.wall() >= task.expires:
+            return None
+        if task.fingerprint != claim.fingerprint:
+            text = "the idempotency key stands for a task of another tool, or with other arguments"
+            raise ProtocolError(INVALID_PARAMS, text)
+        return task
+
+    async def tell(self, request: Request, task: ToolTask) -> bytes:
+        """Answer a `tools/call` with a task that is there already, as soon as that is committed.
+
+        Raises:
+            ProtocolError: It is not going to be.
+        """
+        while task.call is not None and task.call.place.stage is Stage.CREATING:
+            await self._creating.wait()
+        if task.id not in self.tasks:
+            raise ProtocolError(INTERNAL_ERROR, "the task with this idempotency key came to nothing: try again")
+        return encode_result(request.id, self._told(task, None, "task", replayed=True))
 
     def _check_room(self, principal: str) -> None:
         settings = self.settings
@@ -181,21 +218,21 @@ class TaskTable:
     def ended(self, task: ToolTask, call: TaskCall, payload: bytes | None) -> None:
         """Its call has ended. Whom the end of the server cut off stays open: the next process life settles it."""
         task.call = None
-        error = call.context.error
+        error = call.cancelled_by
         if isinstance(error, TaskCancelled) or payload is None:
-            return self._settle(task, "cancelled", message=str(error))
+            return self.settle(task, "cancelled", message=str(error))
         if isinstance(error, CallCancelled):
             return None
         answer = jsonrpc.parse(payload)
         if isinstance(answer, jsonrpc.Response):
-            return self._settle(task, "completed", bytes(answer.result))
+            return self.settle(task, "completed", bytes(answer.result))
         assert isinstance(answer, jsonrpc.ErrorResponse)
         fault: dict[str, Any] = {"code": answer.code, "message": answer.message}
         if answer.data:
             fault["data"] = answer.data
-        return self._settle(task, "failed", mcp.encode(fault), message=answer.message)
+        return self.settle(task, "failed", mcp.encode(fault), message=answer.message)
 
-    def _settle(self, task: ToolTask, status: str, body: bytes = b"", *, message: str = "") -> None:
+    def settle(self, task: ToolTask, status: str, body: bytes = b"", *, message: str = "") -> None:
         """The one place where a task ends. The first end counts, and is committed before it is seen."""
         if task.ended:
             return
@@ -287,10 +324,13 @@ class TaskTable:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
         return entry.data
 
-    def _told(self, task: ToolTask, outcome: bytes | None, result_type: str | None = None) -> bytes:
+    def _told(
+        self, task: ToolTask, outcome: bytes | None, result_type: str | None = None, *, replayed: bool = False
+    ) -> bytes:
         """Its state, encoded. A task lives `task_ttl` from its end on; while it works, from now on."""
         end = task.expires if task.ended else self.wall() + self.settings.task_ttl
-        more = {"result_type": result_type, "meta": self.endpoint.modern.server_info} if result_type else None
+        meta = {**self.endpoint.modern.server_info, "io.tailrace/replayed": True} if replayed else None
+        more = {"result_type": result_type, "meta": meta or self.endpoint.modern.server_info} if result_type else None
         return task.told(outcome, end, self.settings.task_poll, more)
 
     # --- their table, and its entries in the store ---
@@ -300,8 +340,11 @@ class TaskTable:
         """The calls of those that run."""
         return [task.call for task in self.tasks.values() if task.call is not None]
 
-    def _enter(self, task: ToolTask) -> None:
+    def enter(self, task: ToolTask) -> None:
+        """Keep it; nothing of it is stored by this."""
         self.tasks[task.id] = task
+        if task.key is not None:
+            self._keyed[task.principal, task.key] = task
         self._principals[task.principal] += 1
         self.bytes += task.size
 
@@ -309,63 +352,12 @@ class TaskTable:
         if self.tasks.pop(task.id, None) is not None:
             self.bytes -= task.size
             self._said.pop(task, None)
+            if self._keyed.get((task.principal, task.key)) is task:
+                del self._keyed[task.principal, task.key]
+            self._creating.wake()
             self._principals[task.principal] -= 1
             if not self._principals[task.principal]:
                 del self._principals[task.principal]
-
-    # --- after a restart ---
-
-    async def recover(self) -> None:
-        """At the start: the tasks of earlier process lives; those that were working run again or end.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
-        after = ""
-        while page := await self.journals.store.entries(STATE, after=after):
-            for entry in page:
-                try:
-                    self._restore(restored(entry.key, entry.data, entry.expires))
-                except msgspec.MsgspecError as error:  # one bad entry must not keep the others waiting
-                    logger.error("a stored task cannot be read: %s", error)
-            after = page[-1].key
-
-    def _restore(self, task: ToolTask) -> None:
-        self._enter(task)
-        if task.ended:
-            return
-        if task.outcome is not None:
-            self._settle(task, "completed", task.outcome)
-        elif task.cancelling:
-            self._settle(task, "cancelled", message="cancelled by its client; the server was stopped meanwhile")
-        elif not self._rerun(task):
-            self._settle(task, "completed", unknown_outcome(self.endpoint.modern))
-
-    def _rerun(self, task: ToolTask) -> bool:
-        """Run it again if its tool allows that, once at most: that is committed before it starts."""
-        tool: Tool | None = self.endpoint.tools.get(task.tool)
-        if tool is None or tool.on_crash != "rerun" or task.reran:
-            return False
-        meta = mcp.Meta(traceparent=task.trace) if task.trace is not None else mcp.NO_META
-        reply = TaskReply(self, task, None)
-        params = mcp.CallParams(tool.name, task.arguments, meta)
-        request = jsonrpc.Request(task.id, "tools/call", jsonrpc.EMPTY)
-        try:
-            call = self.endpoint.accept(request, params, None, reply, self.endpoint.modern, by_id=False, kind=TaskCall)
-        except ProtocolError as error:
-            logger.warning("a task of the last process life is not run again: %s", error)
-            return False
-        reply.call = task.call = call
-        task.reran = call.reran = True
-
-        def committed(error: StoreError | None) -> None:
-            if error is None:
-                call.start()
-            else:
-                call.cancel(error)
-
-        self.journals.write([task.entry()], committed)
-        return True
 
     # --- the clock, and the end ---
 
