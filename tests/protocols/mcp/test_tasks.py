@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from tailrace import Context, DefinitionError, LimitError, Service, ToolError
+from tailrace.core.settings import Settings
+from tailrace.errors import StoreError
 from tailrace.protocols.mcp.task_state import timestamp
+from tailrace.publish.publishers import MemoryPublisher
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
@@ -895,6 +898,51 @@ async def test_the_trace_of_a_task_goes_on_in_its_second_run() -> None:
         await turns()
         gate.set()
     assert seen == [trace, trace]
+
+
+# --- together with publish ------------------------------------------------------------------------------
+
+
+class CrashBehind(MemoryStore):
+    """Takes nothing more once messages were written: a crash right behind their commit."""
+
+    crashed = False
+
+    def write(self, records: Any) -> int:
+        if self.crashed:
+            raise StoreError("crashed")
+        ticket = super().write(records)
+        self.crashed = any(getattr(record, "kind", None) not in (None, "task", "task-result") for record in records)
+        return ticket
+
+
+async def test_a_task_that_has_published_is_not_run_again_after_a_crash(caplog: pytest.LogCaptureFixture) -> None:
+    service, runs = Service("mail"), list[int]()
+
+    @service.tool(task=True, on_crash="rerun")
+    async def send(ctx: Context) -> str:
+        runs.append(1)
+        await ctx.publish("mails", "hello", key="k")
+        return "sent"
+
+    store, publisher = CrashBehind(durable=True), MemoryPublisher()
+    server = Server(service, Settings(drain=0.0), store, publisher=publisher)
+    await server.start()
+    id = await Client(server).begin("send")
+    while not store.crashed:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    await end_at_once(server, store)
+    store.crashed = False
+    store.write = lambda records: MemoryStore.write(store, records)  # type: ignore[method-assign]
+    server = Server(service, Settings(drain=0.0), store, publisher=publisher)
+    await server.start()
+    try:
+        assert text_of(await Client(server).until(id, "completed")) == "sent"
+        assert runs == [1]
+        assert {message.value for message in publisher.messages} <= {b'"hello"', b"hello"}
+    finally:
+        await server.stop()
 
 
 # --- together with once -------------------------------------------------------------------------------

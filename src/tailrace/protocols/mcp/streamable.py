@@ -139,9 +139,12 @@ class Streamable:
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
-            task_call = endpoint.task_table.accept(
-                request, params, None, reply, exchange.principal, by_id=False, origin=exchange
-            )
+            task_call = None
+            tool = endpoint.tools.get(params.name)
+            if tool is not None and tool.task:
+                task_call = endpoint.task_table.accept(
+                    request, params, None, reply, exchange.principal, by_id=False, origin=exchange
+                )
             if isinstance(task_call, ToolTask):
                 work = self._answer_task(exchange, request, partial(endpoint.task_table.tell, request, task_call))
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
