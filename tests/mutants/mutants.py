@@ -10,6 +10,10 @@ STREAMABLE = "tests/schedules/test_streamable.py::test_two_ends_meet"
 MODERN = "tests/schedules/test_modern.py"
 VIRTUAL = f"{MODERN}::test_a_call_is_cancelled_within_a_tenth_of_a_second_of_its_clients_disconnect"
 UNIT = "tests/protocols/mcp"
+BACKGROUND = "tests/server/test_background.py"
+AFTERWARDS = (
+    f"{BACKGROUND}::test_spawned_work_outlives_the_answer_and_is_waited_for_at_shutdown_before_the_application_ends"
+)
 LOG = "tests/core/test_log.py"
 LOSSY = "tests/schedules/test_lossy.py::test_whatever_was_promised_survives_a_crash_at_every_point"
 SAY_202 = '        exchange.respond(202, (), b"Accepted")\n'
@@ -417,6 +421,51 @@ MUTANTS = [
         "protocols/mcp/tasks.py",
         [("            if same is not None:\n                return same\n", "")],
         [f"{UNIT}/test_tasks.py::test_the_same_key_gives_the_same_task"],
+        "work after the answer publishes under the request's context, which is over",
+        "core/context.py",
+        [
+            (
+                "        outbox: Outbox | None = self.value(OUTBOX)\n",
+                "        if self.error is not None:\n            raise self.error\n"
+                "        outbox: Outbox | None = self.value(OUTBOX)\n",
+            )
+        ],
+        [AFTERWARDS],
+        "the answer is written",
+    ),
+    Mutant(
+        "detached work has an empty context",
+        "core/context.py",
+        [("                detached._values = context._values | (detached._values or {})\n", "                pass\n")],
+        [
+            f"{BACKGROUND}::test_spawned_work_outlives_the_answer_and_is_waited_for_at_shutdown_before_the_application_ends"
+        ],
+        "assert|nowhere to go",
+    ),
+    Mutant(
+        "detached work is not tracked",
+        "core/tasks.py",
+        [("        self.detached[task] = work\n", "")],
+        [f"{BACKGROUND}::test_what_never_ends_is_dropped_by_name"],
+        "assert",
+    ),
+    Mutant(
+        "a message is published before its call has succeeded",
+        "core/context.py",
+        [("        if self.call is None or self.call.over:\n", "        if True:\n")],
+        [f"{UNIT}/test_publish.py::test_a_call_that_fails_publishes_nothing[memory-tool-modern]"],
+        "never",
+    ),
+    Mutant(
+        "the relay forgets a message before the broker has it",
+        "publish/relay.py",
+        [
+            (
+                "            if outcome is None:\n                delivered.append(item)\n",
+                "            if True:\n                delivered.append(item)\n",
+            )
+        ],
+        ["tests/publish/test_relay.py::test_a_broker_that_goes_away_in_between_gets_the_same_message_again"],
         "assert",
     ),
 ]
