@@ -421,6 +421,9 @@ MUTANTS = [
         "protocols/mcp/tasks.py",
         [("            if same is not None:\n                return same\n", "")],
         [f"{UNIT}/test_tasks.py::test_the_same_key_gives_the_same_task"],
+        "assert",
+    ),
+    Mutant(
         "work after the answer publishes under the request's context, which is over",
         "core/context.py",
         [
