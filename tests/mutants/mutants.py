@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.once import ONCE_MUTANTS
 from tests.mutants.planting import Mutant
 
 CORE = "tests/schedules/test_core.py::test_two_ends_meet"
@@ -471,4 +472,5 @@ MUTANTS = [
         ["tests/publish/test_relay.py::test_a_broker_that_goes_away_in_between_gets_the_same_message_again"],
         "assert",
     ),
+    *ONCE_MUTANTS,
 ]

@@ -859,6 +859,17 @@ async def test_a_shutdown_leaves_what_it_interrupts_to_the_next_life() -> None:
         assert till.runs == ["tea"]
 
 
+@virtual
+async def test_what_may_run_again_is_left_to_the_next_life_by_a_shutdown() -> None:
+    till, store = Till(on_crash="rerun"), MemoryStore(durable=True)
+    async with serving(till.service, store) as server:
+        post(server, 1, "pay", {"item": "tea"}, "k")
+        await turns()
+    till.open("tea")
+    async with serving(till.service, store) as server:
+        assert text_of(await post(server, 2, "pay", {"item": "tea"}, "k").answer(2)) == "tea 1 #2"
+
+
 async def ask_over_sse(server: Server) -> SseSession:
     session = await SseSession(server).start()
     assert await session.post(keyed(1, "pay", {"item": "tea"}, "k")).status_code() == 202

@@ -1,0 +1,170 @@
+"""The faults of run-once and of its tokens: rows of `mutants.MUTANTS`."""
+
+from __future__ import annotations
+
+from tests.mutants.planting import Mutant
+
+LEDGER = "core/ledger.py"
+ONCE = "protocols/mcp/once.py"
+UNIT = "tests/protocols/mcp/test_once.py"
+RACES = "tests/schedules/test_once.py"
+
+ONCE_MUTANTS = [
+    Mutant(
+        "the ledger replays whatever was called under the key",
+        LEDGER,
+        [("        if entry.fingerprint != fingerprint:\n", "        if False:\n")],
+        [
+            f"{UNIT}::test_another_call_under_the_same_key_is_refused[True-refund-arguments4]",
+            f"{UNIT}::test_two_other_calls_that_race_for_one_key_are_not_one",
+        ],
+        "KeyError|assert",
+    ),
+    Mutant(
+        "an entry is committed after its work has begun",
+        LEDGER,
+        [
+            (
+                "        self._write([self._head(entry, detail)], committed)\n        return entry\n",
+                "        entry.state = EntryState.BEGUN\n        begin(None)\n"
+                "        self._write([self._head(entry, detail)], lambda error: None)\n        return entry\n",
+            )
+        ],
+        [f"{RACES}::test_ends_meet[duplicate-leave-running]"],
+        "the handler starts before its entry is committed",
+    ),
+    Mutant(
+        "an answer is given before it is committed",
+        LEDGER,
+        [
+            (
+                "        self._write(self.records(entry, answer), committed)\n",
+                "        self._tell(entry, answer=answer)\n"
+                "        self._write(self.records(entry, answer), committed)\n",
+            )
+        ],
+        [f"{RACES}::test_ends_meet[duplicate-end-running]"],
+        "an answer is sent uncommitted",
+    ),
+    Mutant(
+        "one who attaches while the answer is being committed never gets it",
+        LEDGER,
+        [
+            (
+                "        self._write(self.records(entry, answer), committed)\n",
+                "        attached, entry.outcome = entry.outcome, Outcome()\n"
+                "        self._write(self.records(entry, answer), committed)\n"
+                "        if attached is not None:\n"
+                "            attached.answer = answer\n            attached.waiters.wake()\n",
+            ),
+            (
+                "            self._tell(entry, answer=answer)\n            self._end(entry)\n",
+                "            self._end(entry)\n",
+            ),
+        ],
+        [f"{RACES}::test_ends_meet[duplicate-end-running]"],
+        "a call did not end|Timeout",
+    ),
+    Mutant(
+        "two duplicates both find the key free",
+        ONCE,
+        [
+            (
+                "            entry = self._begin(call)\n",
+                "            await asyncio.sleep(0)\n            entry = self._begin(call)\n",
+            )
+        ],
+        [
+            f"{UNIT}::test_requests_with_one_key_are_one_run_and_each_gets_its_own_answer",
+            f"{RACES}::test_three_meet[Asker-duplicate-duplicate-end]",
+        ],
+        "assert|the handler runs twice",
+    ),
+    Mutant(
+        "a disconnect cancels the run",
+        ONCE,
+        [("        if isinstance(reason, ClientGone):\n", "        if False:\n")],
+        [f"{UNIT}::test_over_modern_http_a_disconnect_ends_nothing_and_the_handler_is_told"],
+        "assert",
+    ),
+    Mutant(
+        "one who cancels ends the run that another waits for",
+        ONCE,
+        [("        elif not self.listeners and not self._kept", "        elif not self._kept")],
+        [f"{UNIT}::test_one_who_cancels_takes_nothing_from_another_who_waits"],
+        "assert",
+    ),
+    Mutant(
+        "a full ledger forgets an old key",
+        LEDGER,
+        [
+            (
+                '                raise LimitError("ledger", text)\n',
+                "                self._forget(next(iter(self._ended.values())))\n",
+            )
+        ],
+        [f"{UNIT}::test_a_full_ledger_refuses_new_keys_in_every_way_in"],
+        "assert",
+    ),
+    Mutant(
+        "a principal attaches to another's key",
+        LEDGER,
+        [("    owner = principal.encode()\n", '    owner = b""\n')],
+        [f"{UNIT}::test_a_key_is_its_principals"],
+        "assert|KeyError",
+    ),
+    Mutant(
+        "a run that was killed is begun again",
+        ONCE,
+        [('        if tool is None or tool.on_crash != "rerun" or detail.reran:\n', "        if tool is None:\n")],
+        [
+            f"{UNIT}::test_a_run_that_was_killed_is_unknown_and_never_begun_again",
+            f"{UNIT}::test_a_run_that_is_killed_twice_is_unknown",
+        ],
+        "assert|Timeout",
+    ),
+    Mutant(
+        "a shutdown is remembered as an outcome",
+        ONCE,
+        [("        if self._once.endpoint.ending and not isinstance(error, Abandoned):\n", "        if False:\n")],
+        [f"{UNIT}::test_what_may_run_again_is_left_to_the_next_life_by_a_shutdown"],
+        "assert|Timeout",
+    ),
+    Mutant(
+        "a call whose arguments do not fit takes its key",
+        ONCE,
+        [
+            (
+                "            call.tool.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)\n",
+                "",
+            )
+        ],
+        [f"{UNIT}::test_arguments_that_never_reach_the_tool_leave_the_key_free"],
+        "KeyError|assert",
+    ),
+    Mutant(
+        "any token will do",
+        "transports/bearer.py",
+        [("self._judge.principal(token) or _INVALID", 'self._judge.principal(token) or "somebody"')],
+        [
+            "tests/server/test_auth.py::test_without_a_token_nothing_is_served[POST-/mcp]",
+            "tests/transports/test_bearer.py::test_whoever_shows_none_or_another_is_refused_and_told_how_to_ask"
+            '[values5-Bearer error="invalid_token"]',
+        ],
+        "assert",
+    ),
+    Mutant(
+        "a client that has left is served once its token is judged",
+        "server/__init__.py",
+        [("        if exchange.gone:  # while the token was verified\n", "        if False:\n")],
+        ["tests/server/test_auth.py::test_a_client_that_leaves_while_its_token_is_judged_starts_nothing"],
+        "assert",
+    ),
+    Mutant(
+        "a client asks again where nobody said that it is safe",
+        "clients/mcp/again.py",
+        [("        if not safe:\n            raise lost\n", "")],
+        ["tests/clients/mcp/test_again.py::test_a_tool_that_does_not_say_it_runs_once_is_never_asked_for_again"],
+        "assert|Failed",
+    ),
+]
