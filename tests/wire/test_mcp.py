@@ -264,6 +264,7 @@ def test_meta_may_only_name_a_modern_version(version: str) -> None:
         mcp.check_modern_version(mcp.check_modern_meta(meta(protocol_version=version)))
     assert caught.value.code == mcp.UNSUPPORTED_VERSION
     assert caught.value.data == {"supported": list(mcp.MODERN_VERSIONS), "requested": version}
+    mcp.check_modern_version(mcp.check_modern_meta(meta(protocol_version=MODERN)))
 
 
 # --- the modern headers -------------------------------------------------------------------------
