@@ -64,6 +64,7 @@ def test_the_defaults_are_those_that_are_promised(run: Run, server: Server, fold
         "host": "127.0.0.1",
         "port": 8000,
         "uds": None,
+        "publish": None,
         "store_wait": 30.0,
         "server": "listener",
         "drain": 25.0,

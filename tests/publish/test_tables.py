@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.core.support import make_tasks
 
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "shop.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE orders (item TEXT)")
         Outbox.create(connection)
     return path
@@ -54,14 +55,14 @@ async def test_what_is_committed_is_published_and_what_is_rolled_back_is_not(tmp
 @pytest.mark.may_block  # the user's own connection, in the handler
 async def test_a_row_that_is_committed_late_is_not_passed_over(tmp_path: Path) -> None:
     path = database(tmp_path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         for n in range(3):
             Outbox.write(connection, "t", n)
         rows = connection.execute("SELECT place, message FROM tailrace_outbox ORDER BY place").fetchall()
         connection.execute("DELETE FROM tailrace_outbox WHERE place = 1")
     source = _Table(make_tasks(), lambda: sqlite3.connect(path), "tailrace_outbox")
     assert [waiting.place for waiting in await source.read("", 10)] == ["2", "3"]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO tailrace_outbox (place, message) VALUES (?, ?)", rows[0])
     assert [waiting.place for waiting in await source.read("3", 10)] == ["1"]
 
@@ -77,12 +78,12 @@ async def test_a_dead_letter_stays_in_the_table_with_its_reason(
 ) -> None:
     monkeypatch.setattr("tailrace.publish.relay._ATTEMPTS", 2)
     path = database(tmp_path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         Outbox.write(connection, "t", "refused")
     async with Outbox(lambda: sqlite3.connect(path), publish=Picky(), poll=0.05):
 
         def dead() -> bool:
-            with sqlite3.connect(path) as connection:
+            with closing(sqlite3.connect(path)) as connection, connection:
                 found = connection.execute("SELECT dead, attempts FROM tailrace_outbox").fetchall()
             return found == [("never", 2)]
 
