@@ -9,16 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.context import Context, current
     from tailrace.core.session import Session
     from tailrace.errors import (
         AnswerWritten,
         CallCancelled,
+        CapabilityError,
         ClientGone,
         DeadlineExceeded,
         DefinitionError,
         LimitError,
         ProtocolError,
+        RequestRefused,
         StoreError,
         StreamReset,
         TailraceError,
@@ -41,16 +44,21 @@ __all__ = [
     "AnswerWritten",
     "Audio",
     "CallCancelled",
+    "CapabilityError",
     "ClientGone",
     "Context",
     "DeadlineExceeded",
     "DefinitionError",
+    "ElicitResult",
     "EmbeddedResource",
     "Image",
     "LimitError",
     "ProtocolError",
+    "RequestRefused",
     "ResourceContents",
     "ResourceLink",
+    "Root",
+    "SampleResult",
     "Service",
     "Session",
     "StoreError",
@@ -67,7 +75,7 @@ __version__ = "0.1.0"
 
 _CONTENT = ("Annotations", "Audio", "EmbeddedResource", "Image", "ResourceContents", "ResourceLink", "Text")
 _HOMES = {"Context": "core.context", "Service": "service", "Session": "core.session", "current": "core.context"} | (
-    dict.fromkeys(_CONTENT, "wire.content")
+    dict.fromkeys(_CONTENT, "wire.content") | dict.fromkeys(("ElicitResult", "Root", "SampleResult"), "core.asked")
 )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 __all__ = [
     "AnswerWritten",
     "CallCancelled",
+    "CapabilityError",
     "ClientGone",
     "DeadlineExceeded",
     "DefinitionError",
     "LimitError",
     "ProtocolError",
+    "RequestRefused",
     "StoreBusy",
     "StoreError",
     "StoreTooNew",
@@ -49,6 +51,27 @@ class ToolError(TailraceError):
         super().__init__(message)
         self.message = message
         self.data = data
+
+
+class CapabilityError(ToolError):
+    """The client of a call cannot be asked: it did not declare that it can, or there is none. Where a tool does not
+    handle it, its caller reads the text.
+    """
+
+
+class RequestRefused(ToolError):
+    """The client of a call was asked, and answered with an error, or with what makes no sense.
+
+    Args:
+        code: The JSON-RPC error code.
+        message: What the client said.
+        data: Its `error.data`, or None.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = data
 
 
 # --- theirs: the peer ---------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import weakref
 
 import pytest
 
+from tailrace.core.asked import ElicitResult, SampleResult
 from tailrace.core.call import CallState
-from tailrace.core.context import current
-from tailrace.errors import CallCancelled, DeadlineExceeded
+from tailrace.core.context import Context, current
+from tailrace.errors import CallCancelled, CapabilityError, DeadlineExceeded
 from tests.core.support import Heard, Notes, Work, make_session, make_tasks, never, turns, virtual
 
 
@@ -390,3 +391,23 @@ async def test_a_call_that_does_not_end_is_answered_in_its_stead_and_counted_unt
     await asyncio.wait([task])
     assert call.answers == [b"aborted: enough"]
     assert not tasks.calls
+
+
+async def test_a_call_of_a_kind_that_cannot_ask_says_so() -> None:
+    call = Work(make_tasks()).accepted()
+    for ask in (call.context.elicit("?"), call.context.sample("?"), call.context.list_roots()):
+        with pytest.raises(CapabilityError, match="cannot ask its client"):
+            await ask
+    for ask in (Context().elicit("?"), Context().sample("?"), Context().list_roots()):
+        with pytest.raises(RuntimeError, match="needs a running call"):
+            await ask
+    call.start()
+    await ended(call)
+
+
+def test_what_a_client_answered() -> None:
+    assert ElicitResult("accept", 1).accepted
+    assert not ElicitResult("decline").accepted
+    blocks = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    assert SampleResult("assistant", blocks, "m").text == "ab"
+    assert SampleResult("assistant", blocks[0], "m").text == "a"

@@ -593,3 +593,44 @@ async def test_a_producer_waits_for_a_journal_that_is_behind_also_without_a_read
     assert not waiting.done()
     log.end()
     await asyncio.wait_for(waiting, 1)
+
+
+# --- requests to the client
+
+
+def test_a_request_that_is_over_is_not_shown_again_and_is_no_gap() -> None:
+    journal = Slow()
+    log = Log(journal=journal)
+    first, note, second = log.append(b"ask", REQUEST), log.append(b"note", NOTE), log.append(b"ask", REQUEST)
+    log.commit(second)
+    log.resolve(first)
+    assert journal.trimmed == [(REQUEST, second - 1)]
+    assert (log.missing(0), log.answer_bytes, log.bytes) == (0, 3, 7)
+    cursor = log.attach(0)
+    assert [seq for seq, _ in cursor.take()] == [note, second]
+    assert cursor.lost == 0
+    log.resolve(second)
+    assert journal.trimmed[-1] == (REQUEST, second)
+    assert log.missing(0) == 0
+    log.resolve(second)
+    assert log.bytes == 4
+
+
+def test_a_request_that_was_delivered_and_set_aside_goes_as_well() -> None:
+    log = Log(kept=5)
+    cursor = log.attach(0)
+    fill(log, 1, ANSWER, 3)
+    seq = log.append(b"ask", REQUEST)
+    assert len(payloads(cursor)) == 2
+    log.resolve(seq)
+    assert (log.delivered_bytes, log.answer_bytes) in ((0, 3), (3, 3), (0, 0))
+    assert log.missing(1) == 0
+    log.expire(1.0)
+    assert (log.bytes, log.answer_bytes, log.delivered_bytes) == (0, 0, 0)
+
+
+def test_without_a_journal_and_without_requests_nothing_is_resolved() -> None:
+    log = Log()
+    assert log.resolved(0, 10) == 0
+    log.resolve(3)
+    assert log.resolved(0, 10) == 1

@@ -10,15 +10,16 @@ import asyncio
 import contextvars
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
 from tailrace.core.outgoing import Collected
-from tailrace.errors import AnswerWritten, CallCancelled
+from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError
 
 if TYPE_CHECKING:
+    from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.ports import Record
     from tailrace.core.session import Session
@@ -163,6 +164,18 @@ class Call(ABC):
     @abstractmethod
     def log(self, level: str, data: Any, logger: str | None) -> None:
         """Send a log record to the caller, if it wants it."""
+
+    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+        """Ask the caller's user (see `Context.elicit`)."""
+        raise CapabilityError("this kind of call cannot ask its client")
+
+    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+        """Ask the caller's model (see `Context.sample`)."""
+        raise CapabilityError("this kind of call cannot ask its client")
+
+    async def list_roots(self, timeout: float | None) -> list[Root]:
+        """Ask where the caller lets the server work (see `Context.list_roots`)."""
+        raise CapabilityError("this kind of call cannot ask its client")
 
     # --- its life ---
 

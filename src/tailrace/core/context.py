@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import secrets
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tailrace.core.outgoing import OUTBOX
@@ -19,6 +19,7 @@ from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
+    from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.call import Call
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.session import Session
@@ -196,6 +197,72 @@ class Context:
     async def error_log(self, data: Any, logger: str | None = None) -> None:
         """`log` at level error (`error` itself says why the context ended)."""
         await self.log("error", data, logger)
+
+    async def elicit(self, message: str, schema: Any = None, *, timeout: float | None = None) -> ElicitResult:
+        """Ask the user of the call's client (MCP, elicitation; legacy versions from 2025-06-18 on).
+
+        Args:
+            message: What the user reads.
+            schema: What to fill in: a dataclass, a struct or a pydantic model with simple fields, a simple type, or a
+                flat JSON Schema; None for a mere yes or no.
+            timeout: Seconds; by default `Settings.ask_time` (300).
+
+        Raises:
+            CapabilityError: The client did not declare that it can, or the call has no session.
+            RequestRefused: It answered with an error, or with what does not fit.
+            LimitError: Too many requests to this client wait already.
+            TimeoutError: It did not answer in time; it is told that nobody waits any more.
+            RuntimeError: Outside of a served call.
+        """
+        return await self._asker("elicit").elicit(message, schema, timeout)
+
+    async def sample(
+        self,
+        messages: Any,
+        *,
+        max_tokens: int = 1024,
+        system_prompt: str | None = None,
+        temperature: float | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        model_preferences: Mapping[str, Any] | None = None,
+        include_context: str | None = None,
+        timeout: float | None = None,
+    ) -> SampleResult:
+        """Ask the model of the call's client (MCP, sampling). Raises as `elicit` does.
+
+        Args:
+            messages: A string or a content block (the user's), a message as JSON, or a list of these.
+            max_tokens: The most that it may answer.
+            system_prompt: What the client may put before it.
+            temperature: As models have it.
+            stop_sequences: What ends the answer.
+            model_preferences: `hints`, `costPriority`, `speedPriority`, `intelligencePriority`.
+            include_context: ``none``, ``thisServer`` or ``allServers``.
+            timeout: Seconds; by default `Settings.ask_time` (300).
+        """
+        params = {
+            "messages": messages,
+            "maxTokens": max_tokens,
+            "systemPrompt": system_prompt,
+            "temperature": temperature,
+            "stopSequences": stop_sequences,
+            "modelPreferences": model_preferences,
+            "includeContext": include_context,
+        }
+        return await self._asker("sample").sample(params, timeout)
+
+    async def list_roots(self, *, timeout: float | None = None) -> list[Root]:
+        """Ask where the call's client lets the server work (MCP, roots). Raises as `elicit` does.
+
+        Args:
+            timeout: Seconds; by default `Settings.ask_time` (300).
+        """
+        return await self._asker("list_roots").list_roots(timeout)
+
+    def _asker(self, name: str) -> Call:
+        if self.call is None:
+            raise RuntimeError(f"{name}() needs a running call: only that has a client to ask")
+        return self.call
 
     def progress_nowait(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """`progress` without waiting, from any thread: for plain functions."""

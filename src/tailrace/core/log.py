@@ -57,6 +57,7 @@ class Log:
 
     __slots__ = (
         "_answers",
+        "_asked",
         "_delivered",
         "_dropped",
         "_events",
@@ -117,6 +118,7 @@ class Log:
         self._events: dict[int, bytes] = {}
         self._evicted = 0  # notifications that the journal was not yet told of
         self._dropped = 0  # answers
+        self._asked: _Asked | None = None
         self._rooms = Waiters()
         self.reader: Cursor | None = None
 
@@ -184,7 +186,8 @@ class Log:
 
     def missing(self, after: int) -> int:
         """How many events behind `after` are no longer there: 0 means that a resume is complete."""
-        return max(0, self.last - after) - sum(1 for seq in self._events if seq > after)
+        kept = sum(1 for seq in self._events if seq > after)
+        return max(0, self.last - after) - kept - self.resolved(after, self.last)
 
     def bytes_after(self, after: int) -> int:
         """How many bytes are kept behind `after`."""
@@ -231,6 +234,24 @@ class Log:
             self._drop(self._answers.popleft()[0])
         self._tell_dropped()
 
+    def resolve(self, seq: int) -> None:
+        """A request to the client (`Kind.REQUEST`) is over: it is not shown again, and its absence is no gap."""
+        asked = self._asked = self._asked or _Asked()
+        asked.open.pop(seq, None)
+        asked.over.append(seq)
+        for kept in (self._answers, self._delivered):
+            if (entry := next((entry for entry in kept if entry[0] == seq), None)) is not None:
+                kept.remove(entry)
+                size = self._remove(seq)
+                self.answer_bytes -= size
+                self.delivered_bytes -= size if kept is self._delivered else 0
+        if self.journal is not None:
+            self.journal.trim(self, Kind.REQUEST, min(asked.open, default=self.last + 1) - 1)
+
+    def resolved(self, after: int, upto: int) -> int:
+        """How many requests among the events behind `after`, up to `upto`, are over."""
+        return sum(1 for seq in self._asked.over if after < seq <= upto) if self._asked is not None else 0
+
     def forget_delivered(self) -> None:
         """Everything goes that a connection took, the answers as well as the notifications."""
         self._set_delivered_aside()
@@ -276,6 +297,9 @@ class Log:
         else:
             self._answers.append((seq, now))
             self.answer_bytes += size
+            if kind is Kind.REQUEST:
+                self._asked = self._asked or _Asked()
+                self._asked.open[seq] = None
 
     def _give_way(self) -> None:
         """The budget is full: what a connected reader has taken goes, what it has not taken stays (`room` makes the
@@ -354,6 +378,16 @@ class Log:
         self._rooms.wake()
 
 
+class _Asked:
+    """The requests to the client among a log's events: most logs have none."""
+
+    __slots__ = ("open", "over")
+
+    def __init__(self) -> None:
+        self.open: dict[int, None] = {}
+        self.over: deque[int] = deque(maxlen=1024)
+
+
 class Cursor:
     """One connection's place in a log. Only the writer that attached it reads; anybody may stop it.
 
@@ -379,7 +413,7 @@ class Cursor:
         if self.stopped or self.seq >= self.log.ready:
             return []
         taken, seq, size = self.log.read(self.seq, limit)
-        self.lost += seq - self.seq - len(taken)
+        self.lost += seq - self.seq - len(taken) - self.log.resolved(self.seq, seq)
         self.seq = seq
         self.unread -= size
         return taken

@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 from tailrace.clients.mcp.results import LogMessage
 from tailrace.errors import ProtocolError, TransportError
 from tailrace.wire import jsonrpc
-from tailrace.wire.jsonrpc import METHOD_NOT_FOUND, RequestId
+from tailrace.wire.jsonrpc import RequestId
 
 __all__ = ["Call", "Calls", "Progress"]
 
@@ -34,6 +34,10 @@ class _Report(Struct, frozen=True, rename="camel"):
     progress: int | float
     total: int | float | None = None
     message: str | None = None
+
+
+class _Cancelled(Struct, frozen=True, rename="camel"):
+    request_id: RequestId
 
 
 class Call:
@@ -115,7 +119,8 @@ class Calls:
     """The calls of one client that wait for answers, and the callbacks for what belongs to none.
 
     Args:
-        reply: Sends one encoded response to the server, soon.
+        asked: Answers one request of the server, soon.
+        taken_back: Told of a request of the server whose answer it does not want any more.
         on_log: Told of log messages, or None.
         on_notification: Told of every other notification, with its method and parameters, or None.
         on_warning: Told of what is odd.
@@ -125,7 +130,8 @@ class Calls:
     def __init__(
         self,
         *,
-        reply: Callable[[bytes], None],
+        asked: Callable[[RequestId, str, Raw], None],
+        taken_back: Callable[[RequestId], None],
         on_log: Callable[[LogMessage], object] | None,
         on_notification: Callable[[str, Any], object] | None,
         on_warning: Callable[[str], object],
@@ -135,7 +141,8 @@ class Calls:
         self.error: Exception | None = None  # why nothing can be sent any more
         self._calls: dict[RequestId, Call] = {}
         self._ids = itertools.count(1)
-        self._reply = reply
+        self._asked = asked
+        self._taken_back = taken_back
         self._on_log = on_log
         self._on_notification = on_notification
         self._on_warning = on_warning
@@ -204,8 +211,8 @@ class Calls:
                 self._settle(id, ProtocolError(code, text, _decode(data)))
             case jsonrpc.Notification(method, params):
                 self._notify(method, params, size)
-            case jsonrpc.Request(id, method):
-                self._refuse(id, method)
+            case jsonrpc.Request(id, method, params):
+                self._asked(id, method, params)
             case jsonrpc.Malformed(_, text):
                 self.warn(f"the server sent what is no message: {text}")
 
@@ -220,6 +227,8 @@ class Calls:
         try:
             if method == "notifications/progress" and self._report(params, size):
                 return
+            if method == "notifications/cancelled":
+                self._taken_back(msgspec.json.decode(params, type=_Cancelled).request_id)
             if method == "notifications/message" and self._on_log is not None:
                 self._guard(self._on_log, msgspec.json.decode(params, type=LogMessage))
             elif self._on_notification is not None:
@@ -235,12 +244,6 @@ class Calls:
         if not call.report(report, size):
             self.warn(f"the progress callback of {call.method} is too slow: the oldest report was dropped")
         return True
-
-    def _refuse(self, id: RequestId, method: str) -> None:
-        if method == "ping":
-            self._reply(jsonrpc.encode_result(id, b"{}"))
-        else:
-            self._reply(jsonrpc.encode_error(id, METHOD_NOT_FOUND, f"this client does not answer {method[:128]}"))
 
     def _guard(self, callback: Callable[..., object], *args: object) -> None:
         try:

@@ -28,6 +28,7 @@ from tailrace.errors import DefinitionError, LimitError, ProtocolError, Transpor
 from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 
 if TYPE_CHECKING:
+    from tailrace.clients.mcp.answering import Elicitation, Roots, Sampling
     from tailrace.clients.mcp.calls import Progress
     from tailrace.service import Service
 
@@ -66,6 +67,10 @@ class Client:
         max_message: Bytes of one message from the server; default 64 MiB.
         reconnect: Seconds for which a server that went away is tried again before the calls fail: to resume broken
             streams, and to send what could not be sent at all; 0: never. A call's own time limit goes on meanwhile.
+        elicitation: Called with a message and a JSON Schema when a tool asks the user; gives what was filled in, None
+            to decline, or an `ElicitResult`. Async or plain, as the next two. (Legacy era.)
+        sampling: Called with the request's params when a tool asks the model; gives a string, or a `SampleResult`.
+        roots: Where the server may work: a list of URIs, paths or `Root`, or a function that gives one.
 
     Raises:
         DefinitionError: An option, or the target, cannot work.
@@ -89,6 +94,9 @@ class Client:
         on_warning: Callable[[str], object] | None = None,
         max_message: int = 67_108_864,
         reconnect: float = 30.0,
+        elicitation: Elicitation | None = None,
+        sampling: Sampling | None = None,
+        roots: Roots | None = None,
     ) -> None:
         for name, callback in (("on_log", on_log), ("on_notification", on_notification), ("on_warning", on_warning)):
             if inspect.iscoroutinefunction(callback):
@@ -110,6 +118,7 @@ class Client:
         self._on_warning = on_warning if on_warning is not None else logger.warning
         self._max_message = max_message
         self._reconnect = reconnect
+        self._callbacks: Any = {"elicitation": elicitation, "sampling": sampling, "roots": roots}
         self._tasks: Tasks | None = None
         self._conversation: Conversation | None = None
         self._server: Server | None = None
@@ -381,6 +390,7 @@ class Client:
             on_notification=self._on_notification,
             on_warning=self._on_warning,
             max_message=self._max_message,
+            **self._callbacks,
         )
         await self._conversation.open()
         self._server = await agree(self._conversation, self._era, timeout=self._connect_timeout)

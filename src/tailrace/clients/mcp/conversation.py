@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tailrace.clients.mcp.answering import Answers, Elicitation, Roots, Sampling
 from tailrace.clients.mcp.calls import Call, Calls, Progress
 from tailrace.clients.mcp.links.link import Link, Outgoing
 from tailrace.wire import jsonrpc, mcp
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from tailrace.clients.mcp.results import LogMessage
     from tailrace.core.tasks import Tasks
+    from tailrace.wire.jsonrpc import RequestId
 
 __all__ = ["Conversation"]
 
@@ -37,6 +39,7 @@ class Conversation:
         capabilities: What each request of the modern era declares.
         log_level: Least level of log messages that the server is asked for in the modern era; None: none.
         on_log, on_notification, on_warning, max_message: See `Calls`.
+        elicitation, sampling, roots: See `Client`.
     """
 
     def __init__(
@@ -51,18 +54,24 @@ class Conversation:
         on_notification: Callable[[str, Any], object] | None,
         on_warning: Callable[[str], object],
         max_message: int,
+        elicitation: Elicitation | None = None,
+        sampling: Sampling | None = None,
+        roots: Roots | None = None,
     ) -> None:
         self.link = link
         self.version: str | None = None
+        self._answers = Answers(tasks, self._reply, elicitation=elicitation, sampling=sampling, roots=roots)
         self.client_info = {"name": client_info[0], "version": client_info[1]}
         self.calls = Calls(
-            reply=self._reply,
+            asked=self._asked,
+            taken_back=self._answers.cancel,
             on_log=on_log,
             on_notification=on_notification,
             on_warning=on_warning,
             max_message=max_message,
         )
         self._capabilities = capabilities
+        self.legacy_capabilities = self._answers.capabilities
         self._tasks = tasks
         self._log_level = log_level
         self._replies = 0
@@ -180,10 +189,14 @@ class Conversation:
             notice = self._notification("notifications/cancelled", {"requestId": call.id, "reason": reason})
             self._tasks.start(self._say(partial(self.link.cancel, call.id, notice)), name="tailrace-client-cancel")
 
-    def _reply(self, data: bytes) -> None:
+    def _asked(self, id: RequestId, method: str, params: Raw) -> None:
         if self.version in mcp.MODERN_VERSIONS:
             self.calls.warn("the server sent a request, which has no place in the modern era; it gets no answer")
-        elif self._replies >= _MAX_REPLIES:
+        else:
+            self._answers.ask(id, method, params)
+
+    def _reply(self, data: bytes) -> None:
+        if self._replies >= _MAX_REPLIES:
             self.calls.warn("the server sends more requests than are answered at once; one gets no answer")
         else:
             self._replies += 1

@@ -117,7 +117,7 @@ def _may_be_legacy(error: Exception) -> bool:
 async def _initialize(conversation: Conversation, timeout: float) -> Server:
     params = {
         "protocolVersion": mcp.LATEST_LEGACY,
-        "capabilities": {},
+        "capabilities": conversation.legacy_capabilities,
         "clientInfo": conversation.client_info,
     }
     answer = decode("initialize", await conversation.request("initialize", params, timeout=timeout), _Initialized)

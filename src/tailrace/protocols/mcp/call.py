@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import secrets
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,26 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.call import Call, Reply
 from tailrace.core.session import ANSWER_ROOM
-from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError, ProtocolError, StoreError, ToolError
+from tailrace.errors import (
+    CallCancelled,
+    CapabilityError,
+    DeadlineExceeded,
+    LimitError,
+    ProtocolError,
+    StoreError,
+    ToolError,
+)
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
 
 if TYPE_CHECKING:
+    from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.outgoing import Collected
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
+    from tailrace.protocols.mcp.asking import Asking
     from tailrace.service import Tool
 
 __all__ = [
@@ -231,6 +241,29 @@ class McpCall(Call):
         finally:
             await items.aclose()
         return collected
+
+    # --- what is asked ---
+
+    @property
+    def _asking(self) -> Asking:
+        if self.dialect.modern:
+            raise CapabilityError("calls of version 2026-07-28 cannot ask their client yet")
+        asking = getattr(self.reply, "asking", None)
+        if asking is None:  # a run that several requests share
+            raise CapabilityError("this call has no client of its own that could be asked")
+        return asking
+
+    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+        """As `Asking` does it."""
+        return await self._asking.elicit(self, message, schema, timeout)
+
+    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+        """As `Asking` does it."""
+        return await self._asking.sample(self, params, timeout)
+
+    async def list_roots(self, timeout: float | None) -> list[Root]:
+        """As `Asking` does it."""
+        return await self._asking.list_roots(self, timeout)
 
     # --- what goes out ---
 

@@ -28,6 +28,7 @@ from tailrace.core.tasks import DelayLine, Sweeper, Tasks
 from tailrace.core.trace import read_trace
 from tailrace.core.writer import Writer
 from tailrace.errors import LimitError, ProtocolError, StoreError
+from tailrace.protocols.mcp.asking import Asking
 from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled
 from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
@@ -129,6 +130,7 @@ class Endpoint:
         self.retention = Retention(self)
         self.once = Once(self)
         self.recovery = Recovery(self)
+        self.asking = Asking(self)
         self.listens = Listens(self)
         self.task_table = TaskTable(self)
         self._told = 0  # sessions, of broadcasts

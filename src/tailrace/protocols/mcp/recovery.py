@@ -15,11 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import Struct, UnsetType
 
 from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
 from tailrace.errors import LimitError, ProtocolError, StoreError
+from tailrace.protocols.mcp.asking import cancelled_note
 from tailrace.protocols.mcp.call import McpCall, StoredCallData
 from tailrace.protocols.mcp.keys import fingerprint_of
 from tailrace.protocols.mcp.once import Claim, OnceCall
@@ -31,7 +32,7 @@ from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
 
 if TYPE_CHECKING:
     from tailrace.core.log import Log
-    from tailrace.core.ports import StoredSession
+    from tailrace.core.ports import StoredEvent, StoredSession
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
@@ -43,6 +44,10 @@ logger = logging.getLogger("tailrace.mcp")
 _CLEAN_EVERY = 600.0  # seconds between two looks for stored sessions that nobody came back for
 _GREETINGS = 64  # restored sessions whose hooks run at the same time
 _LATENESS = 600.0  # seconds by which the store's "last used" may lag behind
+
+
+class _Asked(Struct):
+    id: str
 
 
 _decode_call = msgspec.json.Decoder(StoredCallData).decode
@@ -178,14 +183,21 @@ class Recovery:
         for stream, last in stored.last.items():
             if stream:
                 self.endpoint.retention.restored_log(session, stream, last)
+        asked: list[tuple[Log, StoredEvent]] = []
         for event in stored.events:
             log = session.streams[event.stream] if event.stream else session.log
             log.restore(event.seq, event.payload, Kind(event.kind), now)
+            if event.kind == Kind.REQUEST:
+                asked.append((log, event))
         unfinished = {call.stream for call in stored.calls}
         for stream, log in session.streams.items():
             if stream not in unfinished:
                 log.end()
                 session.retire(log)
+        for log, event in asked:  # nobody waits for the answers any more; a call that runs again asks again
+            log.resolve(event.seq)
+            id = msgspec.json.decode(event.payload, type=_Asked).id
+            log.append(cancelled_note(id, "the server was restarted"), Kind.NOTIFICATION, now)
         for call, data in calls:
             self._settle(session, call.call, call.stream, data)
         return session

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
     from tailrace.errors import StoreError
+    from tailrace.protocols.mcp.asking import Asking
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.journal import SessionJournal
@@ -70,6 +71,16 @@ class SessionReply:
     def notify(self, call: Call, payload: bytes) -> None:
         """Behind everything the session has sent so far."""
         self._log.append(payload, Kind.NOTIFICATION, self._now())
+
+    @property
+    def asking(self) -> Asking:
+        """How its calls ask their client."""
+        return self._retention.endpoint.asking
+
+    def request(self, payload: bytes) -> tuple[Log, int] | None:
+        """A request to the client: where it is, or None where it cannot go out any more."""
+        seq = self._log.append(payload, Kind.REQUEST, self._now())
+        return (self._log, seq) if seq else None
 
     def answer(self, call: Call, payload: bytes | None) -> None:
         """Into the log, together with the record that the call has ended."""
@@ -200,6 +211,18 @@ class ExchangeReply:
         if self.log is not None:
             self.log.append(payload, Kind.NOTIFICATION, self.endpoint.now())
 
+    @property
+    def asking(self) -> Asking:
+        """How its calls ask their client."""
+        return self.endpoint.asking
+
+    def request(self, payload: bytes) -> tuple[Log, int] | None:
+        """A request to the client makes a stream of the reply: where it is, or None where it cannot go out."""
+        if self.log is None:
+            self._open()
+        seq = self.log.append(payload, Kind.REQUEST, self.endpoint.now()) if self.log is not None else 0
+        return (self.log, seq) if seq and self.log is not None else None
+
     def answer(self, call: Call, payload: bytes | None) -> None:
         """The last answer completes the reply."""
         self.expected -= 1
@@ -324,6 +347,7 @@ class ExchangeReply:
         # Nothing was promised yet, and nothing can be now: the answer will be JSON, progress is not sent.
         for call in self._calls:
             call.journalled = False
+            self.endpoint.asking.undeliverable(call)
         if self.log is not None:
             self.endpoint.retention.drop_log(self.session, self.log)
         self.log = None

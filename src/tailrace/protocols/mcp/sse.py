@@ -17,7 +17,16 @@ from tailrace.protocols.mcp.call import DuplicateId, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp, sse
-from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Batch, Message, Notification, Request
+from tailrace.wire.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    Batch,
+    ErrorResponse,
+    Message,
+    Notification,
+    Request,
+    Response,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +145,8 @@ class HttpSse:
     def _other(self, exchange: Exchange, session: Session, message: Message) -> None:
         if isinstance(message, Notification):
             self.endpoint.notified(message, session)
+        elif isinstance(message, (Response, ErrorResponse)):
+            self.endpoint.asking.answered(message, session)
         exchange.respond(202, (), b"Accepted")
 
     def _request(self, exchange: Exchange, session: Session, request: Request) -> None:

@@ -22,7 +22,16 @@ from tailrace.protocols.mcp.framing import LineFraming
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.protocols.mcp.task_state import ToolTask
 from tailrace.wire import mcp, tasks
-from tailrace.wire.jsonrpc import INVALID_REQUEST, Batch, Malformed, Message, Notification, Request, encode_error, parse
+from tailrace.wire.jsonrpc import (
+    INVALID_REQUEST,
+    Batch,
+    Malformed,
+    Message,
+    Notification,
+    Request,
+    encode_error,
+    parse,
+)
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Sink
@@ -113,7 +122,8 @@ class Conversation:
             self.endpoint.notified(message, self.session)
         elif isinstance(message, Malformed):
             self._send(encode_error(message.id, message.code, message.message))
-        # else a response: this server asks nothing yet
+        else:
+            self.endpoint.asking.answered(message, self.session)
 
     def _request(self, request: Request) -> None:
         endpoint = self.endpoint

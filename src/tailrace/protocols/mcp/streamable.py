@@ -309,7 +309,7 @@ class Streamable:
         if isinstance(message, Notification):
             self.endpoint.notified(message, session)
         elif isinstance(message, (Response, ErrorResponse)):
-            pass  # this server asks nothing yet, so it is an answer to nothing
+            self.endpoint.asking.answered(message, session)
 
     # --- GET and DELETE ---
 

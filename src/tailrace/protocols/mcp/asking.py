@@ -1,0 +1,204 @@
+"""A handler asks the client of its call: elicitation, sampling, roots (legacy versions).
+
+The request is an event of the call's own stream, so it waits for a client that was cut off as an answer does, and a
+resume brings it again while nobody has answered it. Its id cannot be guessed; an answer counts that comes from the
+same session, once. It ends with its call: what is not answered by then is cancelled. A request of an earlier process
+life is forgotten at the restart: a late answer to it is taken and dropped, and a call that runs again asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tailrace.core.asked import ElicitResult, Root, SampleResult
+from tailrace.core.ports import Kind
+from tailrace.core.session import ANSWER_ROOM
+from tailrace.errors import CallCancelled, CapabilityError, LimitError, RequestRefused
+from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
+from tailrace.schema.forms import Form
+from tailrace.wire import mcp
+from tailrace.wire.content import BLOCKS
+from tailrace.wire.jsonrpc import (
+    INVALID_PARAMS,
+    ErrorResponse,
+    Response,
+    encode_notification,
+    encode_request,
+)
+
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
+    from tailrace.protocols.mcp.call import McpCall
+    from tailrace.protocols.mcp.endpoint import Endpoint
+
+__all__ = ["Asking", "cancelled_note"]
+
+
+class _Elicited(Struct):
+    action: Literal["accept", "decline", "cancel"]
+    content: dict[str, Any] | None = None
+
+
+class _Sampled(Struct, rename="camel"):
+    role: str
+    content: dict[str, Any] | list[dict[str, Any]]
+    model: str
+    stop_reason: str | None = None
+
+
+class _Root(Struct):
+    uri: str
+    name: str | None = None
+
+
+class _Roots(Struct):
+    roots: list[_Root]
+
+
+class _Pending(NamedTuple):
+    """A request that waits for its answer."""
+
+    call: McpCall
+    session: Session
+    answer: asyncio.Future[Raw]
+
+
+class Asking:
+    """The requests of one endpoint's handlers that wait for answers."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._pending: dict[str, _Pending] = {}
+        self._counts: dict[Session, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    # --- what handlers call ---
+
+    async def elicit(self, call: McpCall, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+        """See `Context.elicit`."""
+        capability = self._capability(call, "elicitation")
+        if capability and "form" not in capability:
+            raise CapabilityError("the client of this call shows no forms (it declared elicitation by URL only)")
+        form = Form(schema)
+        params = {"message": message, "requestedSchema": form.schema}
+        result = await self._ask(call, "elicitation/create", params, _Elicited, timeout)
+        if result.action != "accept":
+            return ElicitResult(result.action)
+        try:
+            return ElicitResult("accept", form.read(result.content or {}))
+        except ValueError as error:
+            raise RequestRefused(INVALID_PARAMS, f"the client's answer does not fit the form: {error}") from None
+
+    async def sample(self, call: McpCall, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+        """See `Context.sample`."""
+        self._capability(call, "sampling")
+        whole = {key: value for key, value in params.items() if value is not None}
+        whole["messages"] = _messages(params["messages"])
+        result = await self._ask(call, "sampling/createMessage", whole, _Sampled, timeout)
+        return SampleResult(result.role, result.content, result.model, result.stop_reason)
+
+    async def list_roots(self, call: McpCall, timeout: float | None) -> list[Root]:
+        """See `Context.list_roots`."""
+        self._capability(call, "roots")
+        result = await self._ask(call, "roots/list", None, _Roots, timeout)
+        return [Root(root.uri, root.name) for root in result.roots]
+
+    # --- what transports tell ---
+
+    def answered(self, message: Response | ErrorResponse, session: Session | None) -> None:
+        """A response has come. One that nobody waits for, or that another session was asked for, is dropped."""
+        pending = self._pending.get(message.id) if isinstance(message.id, str) else None
+        if pending is None or pending.session is not session or pending.answer.done():
+            return
+        if isinstance(message, Response):
+            pending.answer.set_result(message.result)
+        else:
+            data = msgspec.json.decode(message.data) if message.data else None
+            pending.answer.set_exception(RequestRefused(message.code, message.message[:1000], data))
+
+    def undeliverable(self, call: McpCall) -> None:
+        """The call has no stream any more on which its requests could go out."""
+        for pending in list(self._pending.values()):
+            if pending.call is call and not pending.answer.done():
+                pending.answer.set_exception(LimitError("store", "the request could not be stored, and was not sent"))
+
+    # --- inside ---
+
+    def _capability(self, call: McpCall, name: str) -> Any:
+        if call.session is None:
+            raise CapabilityError("this call has no session whose client could be asked")
+        capability = call.session.record.capabilities.get(name)
+        if capability is None:
+            raise CapabilityError(f"the client of this call cannot be asked: it declared no {name!r} capability")
+        return capability
+
+    async def _ask(self, call: McpCall, method: str, params: Any, kind: Any, timeout: float | None) -> Any:
+        session, settings = call.session, self._endpoint.settings
+        assert session is not None
+        assert isinstance(call.reply, (ExchangeReply, SessionReply))
+        count = self._counts.get(session, 0)
+        if count >= settings.max_asked:
+            raise LimitError("asked", f"{settings.max_asked} requests to this client wait for an answer already")
+        id = secrets.token_urlsafe(16)
+        payload = encode_request(id, method, None if params is None else mcp.encode(params))
+        self._counts[session] = count + 1
+        pending = self._pending[id] = _Pending(call, session, asyncio.get_running_loop().create_future())
+        seconds = settings.ask_time if timeout is None else timeout
+        try:
+            if len(payload) > ANSWER_ROOM and not await call.reply.room_for(len(payload)):
+                raise LimitError("log", "the request does not fit beside what its client has not read")
+            place = None if call.over or call.context.error is not None else call.reply.request(payload)
+            if place is None:
+                raise CallCancelled("the call has ended, and cannot ask its client any more")
+            log, seq = place
+            try:
+                async with asyncio.timeout(seconds):
+                    result = await pending.answer
+            except BaseException as error:
+                log.resolve(seq)
+                if not isinstance(error, RequestRefused):
+                    log.append(cancelled_note(id, _reason(call, error)), Kind.NOTIFICATION, self._endpoint.now())
+                if isinstance(error, TimeoutError):
+                    raise TimeoutError(f"{method} had no answer within {seconds:g} s") from None
+                raise
+            log.resolve(seq)
+        finally:
+            del self._pending[id]
+            self._counts[session] -= 1
+            if not self._counts[session]:
+                del self._counts[session]
+        try:
+            return msgspec.json.decode(result, type=kind)
+        except msgspec.MsgspecError as error:
+            raise RequestRefused(INVALID_PARAMS, f"the client's answer to {method} is not valid: {error}") from None
+
+
+def cancelled_note(id: str, reason: str) -> bytes:
+    """Tells a client that nobody waits for its answer any more."""
+    return encode_notification("notifications/cancelled", mcp.encode({"requestId": id, "reason": reason}))
+
+
+def _reason(call: McpCall, error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    return str(call.context.error or "nobody waits for it any more")[:1000]
+
+
+def _messages(given: Any) -> list[Any]:
+    """Messages as the wire has them: a string or a content block is one of the user's."""
+    many: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]  # pyright: ignore
+    return [_message(one) for one in many]
+
+
+def _message(one: Any) -> Any:
+    if isinstance(one, str):
+        return {"role": "user", "content": {"type": "text", "text": one}}
+    return {"role": "user", "content": one} if isinstance(one, BLOCKS) else one

@@ -1,0 +1,110 @@
+"""The official Python client is asked: elicitation, sampling and roots, by its own callbacks, over each transport."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp.types as types
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
+
+from tailrace.mcp import Client as OwnClient
+from tests.rigs.server import ServerProcess, running_async, tailrace_command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+ASKING = Path(__file__).parent / "fixtures" / "asking.py"
+LIMIT = 30.0
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, store: str) -> AsyncIterator[ServerProcess]:
+    async with running_async(tailrace_command(ASKING, store=store), tmp_path / "log") as server:
+        yield server
+        assert server.records() == [], server.stderr_tail()
+
+
+async def fill_in(context: Any, params: Any) -> types.ElicitResult:
+    assert params.message == "Which seats?"
+    assert set(params.requested_schema["properties"]) == {"name", "seats", "window"}
+    return types.ElicitResult(action="accept", content={"name": "ann", "seats": 2})
+
+
+async def answer(context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    assert params.max_tokens == 50
+    assert params.system_prompt == "Be brief."
+    text = params.messages[0].content.text  # type: ignore[union-attr]
+    return types.CreateMessageResult(
+        role="assistant", content=types.TextContent(type="text", text=text.upper()), model="parrot"
+    )
+
+
+async def list_roots(context: Any) -> types.ListRootsResult:
+    return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])  # type: ignore[arg-type]
+
+
+CALLBACKS: Any = {
+    "elicitation_callback": fill_in,
+    "sampling_callback": answer,
+    "list_roots_callback": list_roots,
+}
+
+
+def text_of(result: Any) -> str:
+    return "".join(block.text for block in result.content)
+
+
+async def check(client: Client) -> None:
+    with anyio.fail_after(LIMIT):
+        assert text_of(await client.call_tool("book", {})) == "accept: ann 2"
+        assert text_of(await client.call_tool("summarize", {"text": "tea"})) == "parrot: SUMMARIZE: TEA"
+        assert (await client.call_tool("roots", {})).structured_content == {"result": ["file:///work"]}
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("transport", ["streamable", "sse"])
+async def test_the_official_client_answers_over_http(transport: str, store: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, "memory" if store == "memory" else f"sqlite:{tmp_path / 'store.db'}") as server:
+        place: Any = sse_client(server.url + "/sse") if transport == "sse" else server.url + "/mcp"
+        async with Client(place, mode="legacy", read_timeout_seconds=LIMIT, **CALLBACKS) as client:
+            await check(client)
+
+
+async def test_the_official_client_answers_over_stdio() -> None:
+    place = StdioServerParameters(
+        command=sys.executable, args=["-m", "tailrace", "run", str(ASKING), "--stdio"], env=dict(os.environ)
+    )
+    async with Client(place, mode="legacy", read_timeout_seconds=LIMIT, **CALLBACKS) as client:
+        await check(client)
+
+
+async def test_the_official_client_without_callbacks_is_not_asked(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, "memory") as server,
+        Client(server.url + "/mcp", mode="legacy", read_timeout_seconds=LIMIT) as client,
+    ):
+        result = await client.call_tool("book", {})
+        assert result.is_error
+        assert "elicitation" in text_of(result)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_our_own_client_answers_over_http(path: str, tmp_path: Path) -> None:
+    callbacks: Any = {
+        "elicitation": lambda message, schema: {"name": "bob"},
+        "sampling": lambda params: "short",
+        "roots": [tmp_path],
+    }
+    async with (
+        serving(tmp_path, f"sqlite:{tmp_path / 'store.db'}") as server,
+        OwnClient(server.url + path, era="legacy", **callbacks) as client,
+    ):
+        assert (await client.call_tool("book")).data == "accept: bob 1"
+        assert (await client.call_tool("summarize", {"text": "tea"})).data == "unknown: short"
+        assert (await client.call_tool("roots")).data == [tmp_path.as_uri()]
