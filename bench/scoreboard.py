@@ -46,12 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--draw", action="store_true", help="check nothing; write the page from what is in build/scoreboard"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TRIAL", help="check these anew; the rest stays as stored"
+    )
     given = parser.parse_args(arguments)
     _OUTPUT.mkdir(parents=True, exist_ok=True)
     if not given.draw:
         for server in SERVERS:
             if server.name in given.servers:
-                _check(server)
+                _check(server, given.only)
     found = [json.loads(path.read_text()) for name in _CONTESTANTS if (path := _OUTPUT / f"{name}.json").exists()]
     page = _PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
@@ -64,21 +67,33 @@ def main(arguments: list[str] | None = None) -> int:
 # --- checking ---------------------------------------------------------------------------------------
 
 
-def _check(server: Server) -> None:
-    """Run the check over all that a server speaks, and keep what it said."""
+def _check(server: Server, only: list[str]) -> None:
+    """Run the check over all that a server speaks, and keep what it said; `only`: beside what is stored."""
     missing = prepare(server)
     runs: list[dict[str, Any]] = []
     for transport, ways in () if missing else _RUNS.get(server.name, _USUAL):
         print(f"{server.title}, {transport}", flush=True)
-        runs.append(_run(server, transport, ways))
+        runs.append(_run(server, transport, ways, only))
+    stored = _OUTPUT / f"{server.name}.json"
+    if only and stored.exists():
+        _merge(runs, json.loads(stored.read_text())["runs"])
     about = {
         "name": server.name, "title": server.title, "settings": server.settings, "missing": missing,
         "date": date.today().isoformat(), "cores": os.cpu_count(), "system": platform.system(), "runs": runs,
     }  # fmt: skip
-    (_OUTPUT / f"{server.name}.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    stored.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
-def _run(server: Server, transport: str, ways: tuple[str, ...]) -> dict[str, Any]:
+def _merge(runs: list[dict[str, Any]], stored: list[dict[str, Any]]) -> None:
+    """Put the trials that were not made anew beside those that were, in the order of the stored ones."""
+    before = {run["transport"]: run for run in stored}
+    for run in runs:
+        anew = {trial["name"]: trial for trial in run["trials"]}
+        kept = before.get(run["transport"], run)["trials"]
+        run["trials"] = [anew.pop(trial["name"], trial) for trial in kept] + list(anew.values())
+
+
+def _run(server: Server, transport: str, ways: tuple[str, ...], only: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=_OUTPUT) as folder:
         report = Path(folder) / "report.json"
         command = server.command(transport, 65535, Path(folder), transport == "http")
@@ -86,6 +101,7 @@ def _run(server: Server, transport: str, ways: tuple[str, ...]) -> dict[str, Any
             command = [word.replace("65535", "{port}") for word in command]
         where = [] if transport == "stdio" else ["--http", "0"]
         asked = [part for way in ways for part in ("--way", way)]
+        asked += [part for one in only for part in ("--only", one)]
         check = [
             sys.executable,
             "-m",

@@ -172,7 +172,10 @@ func main() {
 		sse := server.NewSSEServer(s, server.WithMessageEndpoint("/messages/"))
 		serve(func() error { return sse.Start(address) }, sse.Shutdown)
 	default:
-		options := []server.StreamableHTTPOption{server.WithStateful(len(os.Args) < 4 || os.Args[3] != "stateless")}
+		options := []server.StreamableHTTPOption{server.WithStateful(true)}
+		if len(os.Args) > 3 && os.Args[3] == "stateless" {
+			options = []server.StreamableHTTPOption{server.WithStateLess(true)}
+		}
 		if len(os.Args) > 3 && os.Args[3] == "resumable" {
 			options = append(options, server.WithEventStore(server.NewInMemoryEventStore()))
 		}

@@ -155,16 +155,17 @@ async def foreign_event(lab: Lab) -> str:
 )  # fmt: skip
 async def foreign_cancel(lab: Lab) -> str:
     mine, other = await lab.client(), await lab.client()
-    running, _ = await lab.working(mine, _WORK, id=7)
-    theirs, _ = await lab.working(other, 2 * _WORK, id=7)
     assert isinstance(other, Streamable | HttpSse | Modern)
-    status = await other.post(notification("notifications/cancelled", {"requestId": 7, "reason": "not mine"}))
-    await mine.finish(running, _WORK + lab.options.answer_within)
-    if running.answer is None or "error" in running.answer or running.answer["result"].get("isError"):
-        raise Failed(f"`cancelled` (HTTP {status}) ended the other's call: {shorten(running.answer or running.how)}")
-    if theirs.connection is not None:
-        theirs.connection.abort()
-    return f"`cancelled` of the same id by another client (HTTP {status}): the call was answered"
+    status = 0
+    for both in (False, True):  # the other client has no call of that id, and then one
+        status = await _cancelled_by(lab, mine, other, both=both)
+    said = f"`cancelled` of the same id by another client (HTTP {status}): the call was answered"
+    if isinstance(mine, Streamable) and isinstance(other, Streamable):
+        mine.session = other.session = ""
+        if await _status(mine) < 300:  # it has no sessions, or asks for none: nothing tells the two clients apart
+            await _cancelled_by(lab, mine, other, both=False)
+            said += ", also without a session id"
+    return said
 
 
 TRIALS = (duplicate_ids, duplicate_id, routing, foreign_session, foreign_event, foreign_cancel)
@@ -179,6 +180,24 @@ def _refused(run: Running) -> bool:
 
 def _strays(client: Conversation) -> list[Json]:
     return client.strays if isinstance(client, SharedStream) else []
+
+
+async def _cancelled_by(lab: Lab, mine: Conversation, other: Streamable | HttpSse | Modern, *, both: bool) -> int:
+    """Another client cancels the id of a call; `both`: it has a call under that id itself.
+
+    Raises:
+        Failed: The call was ended by it.
+    """
+    running, _ = await lab.working(mine, _WORK, id=7)
+    theirs = (await lab.working(other, 2 * _WORK, id=7))[0] if both else None
+    status = await other.post(notification("notifications/cancelled", {"requestId": 7, "reason": "not yours"}))
+    await mine.finish(running, _WORK + lab.options.answer_within)
+    if running.answer is None or "error" in running.answer or running.answer["result"].get("isError"):
+        what = shorten(running.answer or running.how)
+        raise Failed(f"`cancelled` of another client (HTTP {status}) ended the call: {what}")
+    if theirs is not None and theirs.connection is not None:
+        theirs.connection.abort()
+    return status
 
 
 async def _own_stream(client: Conversation) -> Running | None:
