@@ -25,8 +25,8 @@ MUTANTS = [
         "core/tasks.py",
         [
             (
-                '        return self._create(work, "tailrace-call", call.context)\n',
-                '        task = self._create(work, "tailrace-call", call.context)\n'
+                '        return self.loop.create_task(work, name="tailrace-call")\n',
+                '        task = self.loop.create_task(work, name="tailrace-call")\n'
                 "        if (request := asyncio.current_task()) is not None:\n"
                 "            request.add_done_callback(lambda _: task.cancel())\n"
                 "        return task\n",
@@ -172,7 +172,7 @@ MUTANTS = [
     Mutant(
         "the journal is not told that an answered call has ended",
         "protocols/mcp/reply.py",
-        [("            journal.along(ended)\n", "            pass\n")],
+        [("            records.append(EndCall(journal.session, call.number))\n", "            pass\n")],
         [f"{OVER_SSE}_with_a_durable_store[shutdown-answer-running]"],
         "answered 2 times|holds a call",
     ),
@@ -308,7 +308,7 @@ MUTANTS = [
     Mutant(
         "the end of a call is written before its answer, and apart",
         "protocols/mcp/journal.py",
-        [("        self._along.append(record)\n", "        self.journals.write([record])\n")],
+        [("        self._along.extend(records)\n", "        self.journals.write(records)\n")],
         [f"{LOSSY}[small]"],
         "was accepted; on the disk",
     ),
@@ -317,8 +317,8 @@ MUTANTS = [
         "protocols/mcp/endpoint.py",
         [
             (
-                "                await self.journals.commit([self._put(session)])",
-                "                self.journals.write([self._put(session)])",
+                "                await self.journals.commit([put_session(session)])",
+                "                self.journals.write([put_session(session)])",
             )
         ],
         [f"{LOSSY}[small]"],
