@@ -634,3 +634,11 @@ def test_without_a_journal_and_without_requests_nothing_is_resolved() -> None:
     assert log.resolved(0, 10) == 0
     log.resolve(3)
     assert log.resolved(0, 10) == 1
+
+
+def test_not_too_many_events_are_read_at_once_however_tiny() -> None:
+    log = Log()
+    fill(log, 3000, size=1)
+    cursor = log.attach(0)
+    assert [len(cursor.take()) for _ in range(4)] == [1024, 1024, 952, 0]
+    assert cursor.unread == 0

@@ -292,3 +292,16 @@ async def test_an_event_that_comes_with_the_keep_alive_is_not_delayed() -> None:
     await asyncio.sleep(1.3)
     assert b"1:a;" in rig.out
     await rig.end()
+
+
+async def test_one_who_reads_up_many_tiny_events_lets_the_others_have_their_turn() -> None:
+    log = Log()
+    for _ in range(4000):
+        log.append(b"x", NOTE)
+    rig, turns_of_others = Rig(log), 0
+    while len(rig.pipe.writes) < 4:
+        await asyncio.sleep(0)
+        turns_of_others += 1
+    assert turns_of_others >= 4
+    await rig.end()
+    assert rig.out.count(b":x;") == 4000

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import sys
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from tailrace import DefinitionError, Service
+from tailrace.cli.target import default_store, load
 from tailrace.server import make_settings, run
-from tailrace.server.logs import _JsonFormatter, _TextFormatter  # pyright: ignore[reportPrivateUsage]
-from tailrace.server.process import _listen, _unlink  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.logs import _JsonFormatter, _TextFormatter, set_up_logging  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.places import store_of_program
+from tailrace.server.process import _listen, _tls_context, _unlink  # pyright: ignore[reportPrivateUsage]
 from tests.rigs.server import ServerProcess, tailrace_command
 
 STARTS_SLOWLY = """
@@ -157,3 +162,51 @@ def test_a_traceback_repeats_only_a_little_of_what_a_client_sent(text: str) -> N
         assert "Traceback (most recent call last)" in said
         assert "ValueError: invalid: x" in said
         assert "(the end)" in said
+
+
+# --- a program's own ------------------------------------------------------------------------------
+
+
+def test_the_log_of_a_program_that_has_set_it_up_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    theirs, level = [logging.NullHandler()], root.level
+    monkeypatch.setattr(root, "handlers", list(theirs))
+    set_up_logging("debug", "text", replace=False)
+    assert (root.handlers, root.level) == (theirs, level)
+    try:
+        monkeypatch.setattr(root, "handlers", [])
+        set_up_logging("error", "text", replace=False)
+        assert len(root.handlers) == 1, "where there is none, ours is better than none"
+        set_up_logging("error", "text")
+        assert len(root.handlers) == 1
+    finally:
+        root.setLevel(level)
+
+
+def test_sqlite_without_a_path_is_the_file_that_the_command_line_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    program = tmp_path / "shop.py"
+    program.write_text("from tailrace import Service\nsvc = Service('shop')\n")
+    monkeypatch.chdir(tmp_path)
+    found = load("shop.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "svc", found.service, raising=False)
+    assert store_of_program(found.service) == f"sqlite:{default_store(found)}"
+    assert default_store(found).parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    with pytest.raises(DefinitionError, match="sqlite:PATH"):
+        store_of_program(found.service)
+
+
+def test_an_encrypted_tls_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    plain = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    key.write_bytes(plain.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    with pytest.raises(DefinitionError, match="encrypted"):
+        _tls_context(str(cert), str(key))

@@ -7,7 +7,6 @@ instead, and for an exception in the user's code that code's own traceback, with
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -79,10 +78,9 @@ def load(target: str) -> Target:
 
 def default_store(target: Target) -> Path:
     """The SQLite file of this target in the user's state folder: one for each service."""
-    import platformdirs
+    from tailrace.server import places
 
-    digest = hashlib.sha256(target.resolved.encode()).hexdigest()[:8]
-    return platformdirs.user_state_path("tailrace") / f"{target.file.stem}-{digest}.sqlite"
+    return places.default_store(target.file, target.name)
 
 
 def looks_like_target(word: str) -> bool:

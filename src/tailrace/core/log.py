@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from tailrace.core.budget import EVENT_BYTES
@@ -20,10 +21,11 @@ from tailrace.core.waiters import Waiters
 if TYPE_CHECKING:
     from tailrace.core.budget import Budget
 
-__all__ = ["Cursor", "Journal", "Log"]
+__all__ = ["MANY_EVENTS", "Cursor", "Journal", "Log"]
 
 _TRIM_EVERY = 64  # evictions that are told to the journal together
 _LAST_UNREAD = 16 * 1024  # bytes of notifications that wait for a connected reader there, if their producer does not
+MANY_EVENTS = 1024  # events that are read at once: framing tiny ones takes longer than sending them
 _LAST_NOTE = 4096  # bytes of the one notification that a ring keeps where there is no room at all
 
 
@@ -186,15 +188,19 @@ class Log:
 
     def missing(self, after: int) -> int:
         """How many events behind `after` are no longer there: 0 means that a resume is complete."""
-        kept = sum(1 for seq in self._events if seq > after)
-        return max(0, self.last - after) - kept - self.resolved(after, self.last)
+        if after >= self.last:
+            return 0
+        kept = sum(1 for _ in takewhile(lambda seq: seq > after, reversed(self._events)))  # they are in order
+        return self.last - after - kept - self.resolved(after, self.last)
 
     def bytes_after(self, after: int) -> int:
         """How many bytes are kept behind `after`."""
-        return sum(len(payload) for seq, payload in self._events.items() if seq > after)
+        newest = takewhile(lambda event: event[0] > after, reversed(self._events.items()))
+        return sum(len(payload) for _, payload in newest)
 
     def read(self, after: int, limit: int) -> tuple[list[tuple[int, bytes]], int, int]:
-        """Events behind `after` that may be read, up to about `limit` bytes: they, the last number looked at, bytes."""
+        """Events behind `after` that may be read, up to about `limit` bytes and not too many of them: they, the last
+        number looked at, their bytes."""
         events, ready, seq = self._events, self.ready, after
         found: list[tuple[int, bytes]] = []
         size = 0
@@ -207,7 +213,7 @@ class Log:
             if payload is not None:
                 found.append((number, payload))
                 size += len(payload)
-                if size >= limit:
+                if size >= limit or len(found) >= MANY_EVENTS:
                     seq = number
                     break
         else:

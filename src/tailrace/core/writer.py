@@ -6,9 +6,11 @@ nothing happens it sends keep-alives itself, so that nobody else ever writes to 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from tailrace.core.log import MANY_EVENTS
 from tailrace.errors import TransportError
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ class Writer:
             elif events:
                 await sink.write(self.framing.frames(events))
                 cursor.taken()
+                if len(events) >= MANY_EVENTS:  # who reads up a long stream lets the others have their turn
+                    await asyncio.sleep(0)
             elif cursor.stopped:
                 if self.farewell is not None:
                     await sink.write(self.farewell())

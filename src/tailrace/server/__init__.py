@@ -31,6 +31,7 @@ from tailrace.protocols.mcp.task_recovery import TaskRecovery
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
 from tailrace.server.lifespan import Lifespan
+from tailrace.server.sealing import secrets_of_environment
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 from tailrace.telemetry import make_tracer
@@ -155,7 +156,7 @@ class Server:
         await self.store.open(wait=settings.store_wait)
         self._exits.push_async_callback(self.store.close)
         epoch = await self.store.next_epoch()
-        seals = Seals(await self.store.secrets(), epoch)
+        seals = Seals(secrets_of_environment() or await self.store.secrets(), epoch)
         hooks = self.service.hooks
         self.endpoint = endpoint = Endpoint(
             self.service,

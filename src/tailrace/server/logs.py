@@ -11,13 +11,16 @@ import msgspec
 __all__ = ["set_up_logging"]
 
 
-def set_up_logging(level: str, form: str) -> None:
+def set_up_logging(level: str, form: str, *, replace: bool = True) -> None:
     """Write the records of `tailrace` and of the user's loggers to stderr.
 
     Args:
         level: debug, info, warning or error.
         form: ``text`` (``TIME LEVEL logger message key=value…``) or ``json``.
+        replace: The process is ours, and so is its log; else one that is set up already stays as it is.
     """
+    if not replace and logging.getLogger().handlers:
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     root = logging.getLogger()

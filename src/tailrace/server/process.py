@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
 from tailrace.server.logs import set_up_logging
+from tailrace.server.places import store_of_program
 from tailrace.telemetry import set_up_export
 from tailrace.transports.guard import is_loopback
 
@@ -68,7 +69,7 @@ def run_process(
         host: Address to listen on. Others than loopback need `auth`, `auth_token` or `insecure`.
         port: Port to listen on; 0 picks a free one.
         uds: Path of a Unix socket to listen on instead.
-        store: ``memory``, ``sqlite:PATH`` or a store.
+        store: ``memory``, ``sqlite`` (a file in the user's state folder), ``sqlite:PATH`` or a store.
         server: ``listener`` (ours) or ``uvicorn``.
         insecure: Allow an address that others can reach, without authentication.
         auth: ``async (token) -> principal or None``: whose a bearer token is. Over stdio nobody is asked.
@@ -76,7 +77,7 @@ def run_process(
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
-        log_level: debug, info, warning or error.
+        log_level: debug, info, warning or error; of a program that has set up its log already, that stays as it is.
         log_format: ``text`` or ``json``.
         pipes: stdio's descriptors, if they were guarded before.
         options: Any field of `Settings`.
@@ -88,7 +89,9 @@ def run_process(
     """
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
-    set_up_logging(log_level, log_format)
+    set_up_logging(log_level, log_format, replace=bool(target))
+    if store == "sqlite":
+        store = store_of_program(service)
     end_export = set_up_export(service.name)  # before the server asks whether anybody wants spans
     running = make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish)
     if transport == "stdio":
@@ -163,10 +166,15 @@ def _tls_context(cert: str, key: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise DefinitionError(f"the certificate {cert} and the key {key} cannot be used: {error}") from None
     return context
+
+
+def _no_password() -> str:
+    """Instead of the question on the terminal, which nobody may be there to answer."""
+    raise DefinitionError("the TLS key is encrypted, and a server cannot be asked for its passphrase; decrypt it first")
 
 
 async def _serve_stdio(running: Server, pipes: Pipes) -> None:

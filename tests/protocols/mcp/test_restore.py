@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tailrace import Context, Session
+from tailrace import Context, DefinitionError, Session, StoreError
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import LegacySession, SseSession, serving, text_of
@@ -413,3 +413,53 @@ async def test_nobody_is_served_in_a_restored_session_before_its_hook_is_through
         for id, exchange in enumerate(waiting, 1):
             assert text_of(await exchange.answer(id)) == "from the hook"
         assert await streams[1].event_count(1)
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_secrets_rotate_by_the_environment_and_old_ids_are_good_as_long_as_the_old_one_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, old, new = MemoryStore(durable=True), "o" * 16, "n" * 16
+    monkeypatch.setenv("TAILRACE_SECRET", old)
+    async with serving(Workshop().service, store) as server:
+        session = await SseSession(server).start()
+        last_id = session.stream.last_id
+    monkeypatch.setenv("TAILRACE_SECRET", f"{new} {old}")
+    async with serving(Workshop().service, store) as server:
+        session.server = server
+        await session.open(last_id)
+        newest = (await session.stream.event_count(1))[0].id or ""
+        assert await session.call(1, "echo", {"text": "a"}).status_code() == 202
+        await session.stream.answer(1)
+        newest = session.stream.last_id
+    monkeypatch.setenv("TAILRACE_SECRET", new)
+    async with serving(Workshop().service, store) as server:
+        session.server = server
+        assert await session.get(last_id).status_code() == 404
+        await session.open(newest)
+    for wrong in ("short", f"{new} {old} {new}"):
+        monkeypatch.setenv("TAILRACE_SECRET", wrong)
+        with pytest.raises(DefinitionError, match="TAILRACE_SECRET"):
+            async with serving(Workshop().service, MemoryStore()):
+                pass
+
+
+@virtual
+async def test_a_client_is_not_told_where_the_store_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(durable=True)
+
+    async def broken(*which: object, **how: object) -> None:
+        raise StoreError("/home/ann/secret.db: disk I/O error")
+
+    async with serving(Workshop().service, store) as server:
+        monkeypatch.setattr(store, "load", broken)
+        refused = LegacySession(server, id="somebody").call(1, "echo", {"text": "a"})
+        assert await refused.status_code() == 503
+        assert b"secret.db" not in refused.reply_body
+        assert "secret.db" in errors(caplog)[0], "but whoever runs it is"
+        monkeypatch.undo()

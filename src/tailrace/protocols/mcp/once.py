@@ -269,7 +269,8 @@ class OnceCall(McpCall):
         except LimitError as error:
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except StoreError as error:
-            return self.error(INTERNAL_ERROR, f"the store fails: {error}")
+            logger.error("the store fails: %s", error)  # its text names the file: not for clients
+            return self.error(INTERNAL_ERROR, "the store fails; try again later")
         except CallCancelled as error:
             return self.aborted(error)
         rendered = self._render(answer, replayed and not self.restored)

@@ -84,7 +84,8 @@ class Recovery:
             stored = await self.journals.store.load(id, handle=handle)
             ended = stored is not None and (stored.session in self._ended or stored.session in self.sessions.evicted)
         except StoreError as error:
-            raise ProtocolError(INTERNAL_ERROR, f"the session cannot be read: {error}") from None
+            logger.error("a stored session cannot be read: %s", error)  # its text names the file: not for clients
+            raise ProtocolError(INTERNAL_ERROR, "the session cannot be read; try again later") from None
         finally:
             del self._loads[load]
             self._forget_ended()

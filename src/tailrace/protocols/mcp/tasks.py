@@ -8,6 +8,7 @@ one that a start reads, and the result. Tasks of an earlier process life run aga
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import Counter
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tailrace.wire.jsonrpc import Request
 
 __all__ = ["TaskTable"]
+
+logger = logging.getLogger("tailrace.mcp")
 
 _MESSAGE = 1000  # characters of a status message
 _EXPIRE_EVERY = 5.0  # seconds
@@ -319,7 +322,8 @@ class TaskTable:
         try:
             entry = await self.journals.store.entry(RESULT, task.id)
         except StoreError as error:
-            raise ProtocolError(INTERNAL_ERROR, f"the task's result cannot be read: {error}") from None
+            logger.error("a task's result cannot be read: %s", error)  # its text names the file: not for clients
+            raise ProtocolError(INTERNAL_ERROR, "the task's result cannot be read; try again later") from None
         if entry is None:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
         return entry.data
