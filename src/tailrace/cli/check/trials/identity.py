@@ -162,7 +162,11 @@ async def foreign_cancel(lab: Lab) -> str:
     said = f"`cancelled` of the same id by another client (HTTP {status}): the call was answered"
     if isinstance(mine, Streamable) and isinstance(other, Streamable):
         mine.session = other.session = ""
-        if await _status(mine) < 300:  # it has no sessions, or asks for none: nothing tells the two clients apart
+        served = False
+        with suppress(Failed):
+            await lab.greet(mine)
+            served = True  # it has no sessions, or asks for none: nothing tells the two clients apart
+        if served:
             await _cancelled_by(lab, mine, other, both=False)
             said += ", also without a session id"
     return said
