@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit soak check bench bench-quick scoreboard conformance fuzz docs lock clean distclean help
+.PHONY: demo test unit soak check bench bench-quick scoreboard conformance fuzz mutation docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -67,6 +67,10 @@ conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-test ## bytes at random against parsers, listener and endpoint: SECONDS=60 for each target
 	$(PY) -m tests.fuzz --seconds $(SECONDS)
+
+# More of it: make mutation MUTATION='--jobs 2 tailrace.core.log*'.
+mutation: $(VENV)/.installed-test ## small faults in core, each planted alone: 80 % must be noticed by tests/core (15 minutes)
+	$(PY) -m tests.mutation $(MUTATION)
 
 docs: $(VENV)/.installed-dev ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
