@@ -173,3 +173,14 @@ async def test_one_who_waits_without_a_whole_can_be_cancelled() -> None:
     budget.wake()
     await waiting
     assert budget.waiting == 0
+
+
+async def test_all_who_wait_for_room_count_and_nothing_is_left_of_them() -> None:
+    budget = Budget(0, Budget(0))
+    waiters = [asyncio.ensure_future(budget.wait(size)) for size in (3, 4)]
+    await turns()
+    assert budget.whole is not None
+    assert (budget.waiting, budget.held, budget.whole.held) == (7, 0, 7)
+    budget.wake()
+    await asyncio.gather(*waiters)
+    assert (budget.waiting, budget.whole.held) == (0, 0)

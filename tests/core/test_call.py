@@ -319,6 +319,22 @@ async def test_room_is_the_replys_as_long_as_the_call_runs() -> None:
     await asyncio.wait_for(call.room(), 5)  # it has ended: nothing to wait for
 
 
+@virtual
+async def test_a_handler_that_reports_without_end_gives_way_at_every_64th_report() -> None:
+    loop = asyncio.get_running_loop()
+    call = Work(make_tasks()).accepted()
+    begun, gave_way = loop.time(), []
+    for report in range(1, 193):
+        others: list[int] = []
+        loop.call_soon(others.append, report)
+        await call.room()
+        gave_way += others
+        await turns(2)
+    assert gave_way == [64, 128, 192]
+    assert loop.time() == begun, "it lets others run, and does not wait"
+    call.cancel(CallCancelled())
+
+
 def test_a_call_is_named_to_people_by_its_request_in_bounded_length() -> None:
     async def main() -> str:
         return Work(make_tasks(), key="x" * 5000).label

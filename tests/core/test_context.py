@@ -7,11 +7,14 @@ import contextvars
 import gc
 import threading
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from tailrace.core.asked import ElicitResult, Root, SampleResult
 from tailrace.core.context import Context, current
-from tailrace.errors import CallCancelled, DeadlineExceeded
+from tailrace.errors import CallCancelled, CapabilityError, DeadlineExceeded
 from tests.core.support import Heard, Work, make_session, make_tasks, never, turns, virtual
 from tests.core.support import Notes as Home
 
@@ -349,3 +352,83 @@ def test_what_a_thread_says_when_the_loop_is_gone_is_dropped() -> None:
     thread.start()
     thread.join()
     assert call.notes == []
+
+
+@virtual
+async def test_a_record_says_its_level_and_its_logger() -> None:
+    async def work(call: Work) -> bytes:
+        await call.context.debug("a", "one")
+        await call.context.info("b", "two")
+        await call.context.warning("c", "three")
+        await call.context.error_log("d", "four")
+        return b"done"
+
+    call = Work(make_tasks(), work).accepted()
+    call.start()
+    await turns()
+    assert call.notes == [b"log debug a one", b"log info b two", b"log warning c three", b"log error d four"]
+
+
+# --- asking the client
+
+
+class Asking(Work):
+    """Its client answers with what it was asked."""
+
+    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+        return ElicitResult("accept", (message, schema, timeout))
+
+    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+        return SampleResult("assistant", (params, timeout), "model")
+
+    async def list_roots(self, timeout: float | None) -> list[Root]:
+        return [Root(f"file:///{timeout}")]
+
+
+@virtual
+async def test_what_a_handler_asks_reaches_its_calls_client_whole() -> None:
+    context = Asking(make_tasks()).context
+    assert (await context.elicit("How many?", int, timeout=1.0)).data == ("How many?", int, 1.0)
+    assert await context.list_roots(timeout=2.0) == [Root("file:///2.0")]
+    sampled = await context.sample(
+        "Hello",
+        max_tokens=7,
+        system_prompt="Be brief",
+        temperature=0.5,
+        stop_sequences=["end"],
+        model_preferences={"speedPriority": 1},
+        include_context="none",
+        timeout=3.0,
+    )
+    asked = {
+        "messages": "Hello",
+        "maxTokens": 7,
+        "systemPrompt": "Be brief",
+        "temperature": 0.5,
+        "stopSequences": ["end"],
+        "modelPreferences": {"speedPriority": 1},
+        "includeContext": "none",
+    }
+    assert sampled.content == (asked, 3.0)
+    params, timeout = (await context.sample("Hello")).content
+    assert (params["maxTokens"], timeout) == (1024, None)
+
+
+@virtual
+async def test_outside_of_a_call_there_is_nobody_to_ask() -> None:
+    context = Context()
+    for name, asking in [
+        ("elicit", context.elicit("?")),
+        ("sample", context.sample("?")),
+        ("list_roots", context.list_roots()),
+    ]:
+        with pytest.raises(RuntimeError, match=rf"^{name}\(\) needs a running call"):
+            await asking
+
+
+@virtual
+async def test_a_call_of_a_kind_that_cannot_ask_says_so() -> None:
+    context = Work(make_tasks()).context
+    for asking in (context.elicit("?"), context.sample("?"), context.list_roots()):
+        with pytest.raises(CapabilityError, match=r"^this kind of call cannot ask its client$"):
+            await asking

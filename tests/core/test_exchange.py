@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tailrace.core.exchange import Exchange, Headers, StreamWriter
 
 
@@ -27,8 +29,14 @@ def test_a_new_exchange_is_nobodys_and_has_no_reply_yet() -> None:
     exchange = Bare("POST", "/mcp", b"a=b", "/prefix")
     assert (exchange.method, exchange.path, exchange.query, exchange.prefix) == ("POST", "/mcp", b"a=b", "/prefix")
     assert (exchange.principal, exchange.body) == ("", b"")
-    assert not exchange.gone
-    assert not exchange.replied
+    assert (exchange.gone, exchange.replied, exchange.loopback) == (False, False, True)
+    assert Bare("GET", "/", b"").prefix == ""
+
+
+def test_verdicts_are_those_that_the_transport_kept_or_none_yet() -> None:
+    kept: dict[str, Any] = {"era": 1}
+    assert Bare("GET", "/", b"", verdicts=kept).verdicts is kept
+    assert Bare("GET", "/", b"").verdicts == {}
 
 
 def test_that_the_peer_is_gone_is_told_once() -> None:

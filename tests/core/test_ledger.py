@@ -234,6 +234,42 @@ async def test_large_answers_count() -> None:
     assert desk.ledger.bytes == 0
 
 
+@virtual
+async def test_a_principals_room_comes_back_with_each_key_that_expires() -> None:
+    desk = await Desk(max_principal=2).open()
+    for key in "12":
+        await desk.end(key, who="p")
+    desk.clock.now += DAY
+    for key in "34":
+        await desk.begin(key, who="p")
+    with pytest.raises(LimitError, match=r"^too many calls with an idempotency key are remembered"):
+        desk.ledger.check_room("p")
+
+
+@virtual
+async def test_answers_count_the_same_after_a_restart() -> None:
+    desk = await Desk().open()
+    await desk.end("1", b"x" * 10_000)
+    before = desk.ledger.bytes
+    ledger = await desk.restart()
+    await ledger.load()
+    assert ledger.bytes == before > 10_000
+
+
+@virtual
+async def test_one_sweep_forgets_a_page_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.core.ledger._PAGE", 3)
+    desk = await Desk().open()
+    for number in range(7):
+        await desk.end(str(number))
+    desk.clock.now += DAY
+    left = []
+    for _ in range(3):
+        desk.ledger.expire()
+        left.append(len(desk.ledger))
+    assert left == [4, 1, 0]
+
+
 # --- expired ----------------------------------------------------------------------------------------
 
 
@@ -477,3 +513,4 @@ async def test_an_entry_that_cannot_be_read_keeps_its_key_taken(caplog: pytest.L
     with pytest.raises(KeyReused):
         ledger.find("", "k", b"call")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert caplog.messages == ["an entry of the ledger cannot be read: its key stays taken until it expires"]

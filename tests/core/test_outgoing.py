@@ -18,11 +18,14 @@ from tests.core.support import Work, make_tasks, virtual
 class Box(Outbox):
     def __init__(self) -> None:
         self.written: list[Message] = []
+        self.made_for: list[Context] = []
 
     def message(
         self, context: Context, topic: str, value: Any, key: str | bytes | None, headers: Mapping[str, str | bytes]
     ) -> Message:
-        return Message("id", topic, None, value, tuple((name, b"") for name in headers), 0.0)
+        self.made_for.append(context)
+        lines = tuple((name, value.encode() if isinstance(value, str) else value) for name, value in headers.items())
+        return Message("id", topic, key.encode() if isinstance(key, str) else key, value, lines, 0.0)
 
     async def write(self, messages: Sequence[Message], along: Sequence[Record] = ()) -> None:
         self.written += messages
@@ -120,3 +123,19 @@ def test_a_call_publishes_so_much_and_no_more() -> None:
     with pytest.raises(LimitError) as refused:
         large.add(message, skip_if_gone=False)
     assert refused.value.limit == "outbox"
+
+
+@virtual
+async def test_a_message_is_made_of_all_that_was_given_for_the_context_it_was_given_in() -> None:
+    box = Box()
+    detached = publishing(box)
+    await detached.publish("t", b"1", key="k", headers={"h": "v"})
+    call = Work(make_tasks()).accepted()
+    call.context.set_values({OUTBOX: box})
+    call.context.publish_nowait("u", b"2", key=b"l", headers={"i": b"w"})
+    assert box.made_for == [detached, call.context]
+    assert call.collected is not None
+    assert call.collected.outbox is box
+    assert box.written == [Message("id", "t", b"k", b"1", (("h", b"v"),), 0.0)]
+    assert call.collected.take(gone=True) == [Message("id", "u", b"l", b"2", (("i", b"w"),), 0.0)]
+    call.cancel(CallCancelled("enough"))

@@ -112,12 +112,13 @@ async def test_a_session_with_a_connected_reader_is_busy() -> None:
 @virtual
 async def test_a_stream_that_has_ended_is_listed_with_its_time_and_what_it_takes() -> None:
     session = Room().session
-    for number, payload in ((7, b"123"), (8, b"4567")):
+    for number, events, payload in ((7, 1, b"123"), (8, 2, b"4567")):
         session.streams[number] = Log(number)
-        session.streams[number].append(payload, Kind.ANSWER)
+        for _ in range(events):
+            session.streams[number].append(payload, Kind.ANSWER)
         await asyncio.sleep(2.0)
         session.retire(session.streams[number])
-    sizes = [STREAM_BYTES + EVENT_BYTES + 3, STREAM_BYTES + EVENT_BYTES + 4]
+    sizes = [STREAM_BYTES + EVENT_BYTES + 3, STREAM_BYTES + 2 * (EVENT_BYTES + 4)]
     assert [(entry.log.stream, entry.ended) for entry in session.finished] == [(7, 2.0), (8, 4.0)]
     assert [entry.size for entry in session.finished] == sizes, "a stream takes more than its events"
     assert session.finished_bytes == sum(sizes)

@@ -90,6 +90,7 @@ async def test_where_all_are_busy_the_newcomer_is_refused() -> None:
     with pytest.raises(LimitError) as refused:
         house.add("c")
     assert refused.value.limit == "sessions"
+    assert "2 sessions are open; try again later" in str(refused.value)
     assert set(house.sessions.by_id) == {"a", "b"}
     assert set(house.sessions.by_handle) == {b"a", b"b"}
     assert house.sessions.opened == 2
@@ -173,3 +174,65 @@ async def test_a_session_nobody_greeted_ends_although_it_is_read() -> None:
     house.sessions.expire(asyncio.get_running_loop().time())
     await session.closed
     assert session.reason == "the session was never initialized"
+
+
+@virtual
+async def test_a_session_is_as_old_as_its_last_use() -> None:
+    loop = asyncio.get_running_loop()
+    house = House(idle=100.0, infancy=60.0, unborn=lambda session: session.id == "infant")
+    await asyncio.sleep(1000.0)
+    session, infant = house.add("a"), house.add("infant")
+    infant.log.attach(0)
+    await asyncio.sleep(60.0)
+    house.sessions.expire(loop.time())
+    assert infant.lifecycle is Lifecycle.OPEN, "its time is over after sixty seconds, not with them"
+    session.accept(call := Work(house.tasks, session=session))
+    call.start()
+    await turns()
+    await asyncio.sleep(100.0)
+    house.sessions.expire(loop.time())
+    assert session.lifecycle is Lifecycle.OPEN
+    assert infant.lifecycle is not Lifecycle.OPEN
+    await asyncio.sleep(1.0)
+    house.sessions.expire(loop.time())
+    assert session.lifecycle is not Lifecycle.OPEN
+    await session.closed
+    assert house.sessions.closed == 2
+
+
+@virtual
+async def test_all_are_closed_within_the_grace_that_is_given() -> None:
+    async def stubborn(call: Work) -> bytes:
+        try:
+            await asyncio.sleep(1000.0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(50.0)
+            raise
+        return b""
+
+    loop = asyncio.get_running_loop()
+    house = House()
+    session = house.add("a")
+    Work(house.tasks, stubborn, session=session).accepted().start()
+    await turns()
+    begun = loop.time()
+    (completion,) = house.sessions.close_all("shutdown", keep=False, grace=7.0)
+    await completion
+    assert loop.time() - begun == pytest.approx(7.0)
+    await asyncio.sleep(60.0)
+
+
+@virtual
+async def test_an_evicted_session_is_known_until_it_has_ended() -> None:
+    house = House(limit=1)
+    first = house.add("first")
+    house.add("second")
+    assert house.sessions.evicted == {"first": first}
+    await turns()
+    assert first.reason == "evicted: too many sessions are open"
+    assert house.sessions.evicted == {}
+
+
+def test_the_limits_are_ten_thousand_sessions_half_an_hour_and_a_minute() -> None:
+    sessions = Sessions()
+    assert (sessions.limit, sessions.idle, sessions.infancy) == (10_000, 1800.0, 60.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tailrace.core.context import Context, current
-from tailrace.core.trace import Span, Tracer, read_trace
+from tailrace.core.trace import Span, Tracer, read_trace, trace_of
 from tailrace.errors import CallCancelled
 from tests.core.support import Work, answer_at_once, make_tasks, never, turns, virtual
 
@@ -62,6 +62,13 @@ async def test_a_call_that_brought_no_id_gets_one_that_its_detached_work_shares(
     assert detached.value("k") == 1
 
 
+def test_where_a_context_stands_in_its_trace_is_its_parent_and_state() -> None:
+    context = Context()
+    context.set_values({"traceparent": "p", "tracestate": "s", "other": 1})
+    assert trace_of(context) == {"traceparent": "p", "tracestate": "s"}
+    assert trace_of(Context.background()) == {"traceparent": None, "tracestate": None}
+
+
 def test_outside_of_calls_there_is_none() -> None:
     assert Context.background().correlation_id is None
 
@@ -71,8 +78,10 @@ class Notes(Tracer):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.inside: list[object] = []
 
     def begin(self, kind: str, name: str, values: Mapping[Any, Any], attributes: Mapping[str, Any]) -> Span:
+        assert attributes == {}
         self.said.append(f"begin {kind} {name} of {values.get('traceparent')}")
         return Span(self, name, {"traceparent": name})
 
@@ -80,6 +89,7 @@ class Notes(Tracer):
         self.said.append(f"end {span.inner}" if error is None else f"end {span.inner}: {error!r}")
 
     def current(self, span: Span) -> AbstractContextManager[None]:
+        self.inside.append(span.inner)
         return nullcontext()
 
 
@@ -108,6 +118,7 @@ async def test_a_calls_run_is_a_span_below_its_own() -> None:
         "end run request",
         "end call",
     ]
+    assert notes.inside == ["run request"]
 
 
 @virtual
@@ -152,6 +163,7 @@ async def test_detached_work_has_a_span_and_what_it_does_belongs_to_that() -> No
     await turns()
     assert seen == ["detached mail"]
     assert "begin internal detached mail of call" in notes.said
+    assert notes.inside[1:] == ["detached mail", "detached broken"]
     assert "end detached mail" in notes.said
     assert "end detached broken: ValueError('no mail')" in notes.said
 

@@ -1,7 +1,7 @@
-"""`python -m tests.mutation [PATTERN ...] [--jobs N] [--floor PERCENT]`: which small faults in `core` do its own tests miss?
+"""`python -m tests.mutation [PATTERN ...] [--jobs N] [--floor PERCENT]`: what small faults in `core` its tests miss.
 
-A comparison that is turned, an argument that is dropped, a 1 that is a 2, a name that is None: each is planted alone and
-`tests/core` is run on it. PATTERN names some of them, as mutmut does: `tailrace.core.log*`.
+A comparison that is turned, an argument that is dropped, a 1 that is a 2, a name that is None: each is planted alone,
+and `tests/core` is run on it. PATTERN names some of them, as mutmut does: `tailrace.core.log*`.
 """
 
 from __future__ import annotations

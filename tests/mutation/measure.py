@@ -1,4 +1,4 @@
-"""What becomes of the small faults that mutmut plants in a folder's sources: counted by module, survivors with their change.
+"""What becomes of the small faults that mutmut plants in sources: counted by module, survivors with their change.
 
 mutmut plants, chooses the tests that reach a function, and runs them in forks; what it wrote beside its
 copies is read here, so its version is locked exactly. What to mutate and to run is in the folder's `[tool.mutmut]`.

@@ -1,4 +1,4 @@
-"""`make mutation` counts what it should: on a module of five lines, with a fault that is noticed and one that is not."""
+"""`make mutation` counts what it should: on a tiny module, with a fault that is noticed and one that is not."""
 
 from __future__ import annotations
 
