@@ -184,3 +184,19 @@ async def test_all_who_wait_for_room_count_and_nothing_is_left_of_them() -> None
     budget.wake()
     await asyncio.gather(*waiters)
     assert (budget.waiting, budget.whole.held) == (0, 0)
+
+
+def test_over_the_budget_each_notification_makes_the_reader_drop_what_it_has_taken() -> None:
+    journal, budget = Slow(), Budget(0)
+    log = Log(budget=budget, journal=journal)
+    cursor = log.attach(0)
+    for number in range(1, 131):
+        log.append(b"n" * 100, NOTE)
+        if not number % 5:
+            log.commit(number)
+            assert len(payloads(cursor)) == 5
+        assert log.events == (number - 1) % 5 + 1, "those of the last five, taken or not"
+        assert log.ring_bytes == log.bytes == 100 * log.events
+    log.append(b"last", NOTE)
+    assert (log.events, log.ring_bytes) == (1, 4)
+    assert journal.trimmed == [(NOTE, 65), (NOTE, 130)]

@@ -321,22 +321,25 @@ async def test_nothing_that_is_said_after_the_answer_is_sent() -> None:
 async def test_what_a_thread_says_is_said_on_the_loop() -> None:
     tasks, loop_thread = make_tasks(), threading.get_ident()
     seen: list[int] = []
+    heard: list[bytes] = []
 
     class Watched(Heard):
         def notify(self, call: object, payload: bytes) -> None:
             seen.append(threading.get_ident())
+            heard.append(payload)
 
     call = Work(tasks, never, reply=Watched()).accepted()
     call.start()
     await turns()
 
     def plain() -> None:
-        call.context.progress_nowait(1)
-        call.context.log_nowait("info", "x")
+        call.context.progress_nowait(1, 2, "half")
+        call.context.log_nowait("info", "x", "jobs")
 
     await asyncio.to_thread(plain)
     await turns()
     assert seen == [loop_thread, loop_thread]
+    assert heard == [b"progress 1 2 half", b"log info x jobs"]
     call.cancel(CallCancelled())
     await asyncio.to_thread(plain)
     await turns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -254,6 +255,34 @@ async def test_answers_count_the_same_after_a_restart() -> None:
     ledger = await desk.restart()
     await ledger.load()
     assert ledger.bytes == before > 10_000
+
+
+@virtual
+async def test_work_that_runs_counts_with_its_detail_and_the_limit_is_the_last_byte() -> None:
+    desk = await Desk(max_bytes=1_000_000).open()
+    sizes = []
+    for key, detail in (("1", b""), ("2", b"x" * 500)):
+        before = desk.ledger.bytes
+        await desk.begin(key, detail=detail)
+        sizes.append(desk.ledger.bytes - before)
+    assert sizes[1] - sizes[0] == 500
+    desk.ledger.max_bytes = desk.ledger.bytes + 1
+    desk.ledger.check_room("")
+    desk.ledger.max_bytes = desk.ledger.bytes
+    with pytest.raises(LimitError):
+        desk.ledger.check_room("")
+
+
+@virtual
+async def test_a_key_is_found_again_by_what_earlier_versions_stored() -> None:
+    desk = await Desk().open()
+    entry = desk.claim("k", who="p")
+    assert entry.name == hashlib.sha256(b"1:pk").hexdigest()
+
+
+def test_the_limits_are_two_hundred_thousand_keys_and_half_of_them_for_one_principal() -> None:
+    ledger = Ledger(MemoryStore(durable=True), lambda records, told: None)
+    assert (ledger.max_entries, ledger.max_principal, ledger.ttl) == (200_000, 100_000, DAY)
 
 
 @virtual

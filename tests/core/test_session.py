@@ -128,6 +128,7 @@ async def test_a_notification_goes_to_the_sessions_own_stream() -> None:
     session = Room().session
     session.notify("changed", {"a": 1})
     assert session.log.attach(0).take() == [(1, b"changed {'a': 1}")]
+    assert list(session.log.ring_seqs) == [1], "it goes when there is no room, as an answer does not"
 
 
 async def test_a_plain_hook_in_a_thread_may_notify_and_close() -> None:
@@ -376,6 +377,7 @@ async def test_abort_does_not_wait_for_calls() -> None:
     room.call(slow)
     await turns()
     await room.session.abort()
+    assert room.session.reason == "aborted by the server"
     assert asyncio.get_running_loop().time() == 0.0
     await asyncio.sleep(4.0)
     assert not room.tasks.calls
