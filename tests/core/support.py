@@ -143,12 +143,14 @@ class Notes(Home):
         self.farewell: asyncio.Event | None = None
 
     async def opened(self, session: Session) -> None:
+        assert isinstance(session, Session)
         self.said.append("opened")
         if self.greeting is not None:
             await self.greeting.wait()
             self.said.append("greeted")
 
     async def ended(self, session: Session, reason: str) -> None:
+        assert isinstance(session, Session)
         self.said.append(f"ended {reason}")
         if self.farewell is not None:
             await self.farewell.wait()
@@ -157,6 +159,7 @@ class Notes(Home):
         self.said.append("kept" if keep else "forgotten")
 
     def suspend(self, session: Session) -> None:
+        assert isinstance(session, Session)
         self.said.append("suspended")
 
     def notification(self, method: str, params: Any) -> bytes:
