@@ -111,6 +111,23 @@ async def test_what_the_ring_lost_is_said_where_it_is_missing() -> None:
     assert rig.pipe.writes == [b"1:xxxxxxxxxx;", b"<2>4:yyyyyyyyyy;5:yyyyyyyyyy;6:yyyyyyyyyy;", b"7:z;"]
 
 
+async def test_a_second_gap_counts_only_what_went_since_the_first() -> None:
+    rig = Rig(Log(ring=30))
+    rig.pipe.gate = asyncio.Event()
+    rig.log.append(b"x" * 10, NOTE)
+    await turns()
+    for _ in range(2):
+        for _ in range(5):
+            rig.log.append(b"y" * 10, NOTE)
+        gate, rig.pipe.gate = rig.pipe.gate, asyncio.Event()
+        gate.set()
+        await turns()
+    rig.pipe.gate.set()
+    await rig.end()
+    gaps = [write.partition(b">")[0] for write in rig.pipe.writes if write.startswith(b"<")]
+    assert gaps == [b"<2", b"<2"]
+
+
 async def test_expired_answers_at_the_very_end_are_a_gap_too() -> None:
     log = Log()
     log.append(b"a", ANSWER, 1.0)
