@@ -435,3 +435,19 @@ async def test_a_call_of_a_kind_that_cannot_ask_says_so() -> None:
     for asking in (context.elicit("?"), context.sample("?"), context.list_roots()):
         with pytest.raises(CapabilityError, match=r"^this kind of call cannot ask its client$"):
             await asking
+
+
+@virtual
+async def test_what_a_call_starts_has_the_name_the_limit_and_the_listener_it_was_given() -> None:
+    tasks = make_tasks()
+    heard: list[Exception] = []
+
+    async def forever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    call = Work(tasks).accepted()
+    call.context.spawn(forever, name="mail", timeout=2.0, on_error=heard.append)
+    assert [work.name for work in tasks.detached.values()] == ["mail"]
+    await asyncio.sleep(3.0)
+    assert [type(error) for error in heard] == [DeadlineExceeded]
+    call.cancel(CallCancelled())

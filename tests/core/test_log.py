@@ -649,3 +649,11 @@ def test_not_too_many_events_are_read_at_once_however_tiny() -> None:
     cursor = log.attach(0)
     assert [len(cursor.take()) for _ in range(4)] == [1024, 1024, 952, 0]
     assert cursor.unread == 0
+
+
+def test_of_the_requests_that_are_over_the_last_thousand_are_remembered() -> None:
+    log = Log()
+    for _ in range(1100):
+        log.resolve(log.append(b"ask", REQUEST))
+    assert log.resolved(0, log.last) == 1024
+    assert log.events == 0
