@@ -69,7 +69,7 @@ fuzz: $(VENV)/.installed-test ## bytes at random against parsers, listener and e
 	$(PY) -m tests.fuzz --seconds $(SECONDS)
 
 # More of it: make mutation MUTATION='--jobs 2 tailrace.core.log*'.
-mutation: $(VENV)/.installed-test ## small faults in core, each planted alone: 80 % must be noticed by tests/core (15 minutes)
+mutation: $(VENV)/.installed-test ## small faults in core, each planted alone: 80 % must be noticed (ten minutes and more)
 	$(PY) -m tests.mutation $(MUTATION)
 
 docs: $(VENV)/.installed-dev ## the documentation, into site/
