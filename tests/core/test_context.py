@@ -451,3 +451,27 @@ async def test_what_a_call_starts_has_the_name_the_limit_and_the_listener_it_was
     await asyncio.sleep(3.0)
     assert [type(error) for error in heard] == [DeadlineExceeded]
     call.cancel(CallCancelled())
+
+
+def test_the_background_cannot_be_ended_by_whoever_holds_it() -> None:
+    """A call that has ended holds it in place of its own context."""
+    Context.background().cancel(CallCancelled("too late"))
+    assert Context.background().error is None
+
+
+@virtual
+async def test_what_a_call_left_behind_makes_its_own_correlation_id_and_none_for_everybody() -> None:
+    kept: list[Context] = []
+
+    async def work(call: Work) -> bytes:
+        kept.append(call.context.with_value("k", 1))
+        return b"done"
+
+    call = Work(make_tasks(), work).accepted()
+    call.start()
+    assert call.task is not None
+    await asyncio.wait([call.task])
+    assert call.context is Context.background()
+    assert kept[0].correlation_id == kept[0].correlation_id is not None
+    assert Context.background().correlation_id is None
+    assert Context.background().detach().correlation_id is None

@@ -76,4 +76,4 @@ def test_whatever_comes_first_it_is_published(record_property: Record) -> None:
 def test_a_client_that_leaves_does_not_take_detached_work_along(record_property: Record) -> None:
     seen: set[str] = set()
     record_property("schedules", exhaust(partial(answer_and_publish, seen, leaves=True), delays=2))
-    assert "left before published" in seen
+    assert any("left" in order for order in seen)

@@ -109,9 +109,10 @@ class Context:
         (`x-correlation-id`, `x-request-id`), or one that is made here; None outside of calls."""
         found: str | None = self.value("correlation_id")
         if found is None and self.call is not None:
-            root = self.call.context
+            root = self.call.context  # the background's, once the call has ended; nobody sets values there
             found = secrets.token_hex(16)
-            root._values = {**(root._values or {}), "correlation_id": found}
+            owner = self if root is _BACKGROUND else root
+            owner._values = {**(owner._values or {}), "correlation_id": found}
         return found
 
     # --- deriving ---
@@ -387,8 +388,8 @@ class Context:
         self._values = values
 
     def cancel(self, error: Exception) -> None:
-        """End this context and all that derive from it. Only the first call counts."""
-        if self.error is not None:
+        """End this context and all that derive from it. Only the first call counts; the background never ends."""
+        if self.error is not None or self is _BACKGROUND:
             return
         self.error = error
         if self._timer is not None:
