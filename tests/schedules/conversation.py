@@ -96,11 +96,22 @@ class Home:
         return b"push:" + method.encode()
 
 
+class Bare:
+    """As much of an endpoint and of its retention as a reply asks: nobody has a state, and no answer is large."""
+
+    @property
+    def endpoint(self) -> Bare:
+        return self
+
+    def changed_state(self, session: Session) -> None:
+        return None
+
+
 class OneReply(SessionReply):
     """Answers once."""
 
     def __init__(self, session: Session, journal: SessionJournal | None) -> None:
-        super().__init__(None, session, journal)  # type: ignore[arg-type] - it gives no large answers
+        super().__init__(Bare(), session, journal)  # type: ignore[arg-type]
         self.answered = asyncio.Event()
 
     def answer(self, call: Call, payload: bytes | None) -> None:
@@ -373,7 +384,8 @@ class Conversation:
         assert (self.sessions.opened, self.sessions.closed) == (1, 1)
 
         assert self.call.state is CallState.ENDED
-        assert (self.tasks.started, self.tasks.ended, len(self.tasks.calls), len(session.calls)) == (1, 1, 0, 0)
+        counts = (self.tasks.started, self.tasks.ended, len(self.tasks.calls), len(session.calls))
+        assert counts == (1, 1, 0, 0), f"the call did not end: {counts}"
         assert [seq for seq, _ in self.seen] == list(range(1, self.log.last + 1)), f"lost or doubled: {self.seen}"
         said = [payload for _, payload in self.seen if not payload.startswith(b"push:")]
         answers = [payload for payload in said if payload.startswith(b"answer")]
