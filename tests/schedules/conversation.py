@@ -358,7 +358,7 @@ class Conversation:
         """Let it come to its end whatever the race left of it; nothing of this may wait for ever."""
         in_order()
         self.may_answer.set()
-        assert await self.tasks.drain(STALL + 1.0)
+        assert await self.tasks.drain(STALL + 1.0), "a call did not end"
         await self.session.close("the test is over")
         await self.writers[-1]  # the session's end ends its stream, also where the client does nothing
         await asyncio.sleep(0)  # what was written arrives
