@@ -359,7 +359,7 @@ def a_sessions_own_stream_goes_on_where_it_was(patch: Patch) -> None:
 def an_answer_and_the_end_of_its_call_are_one_write(patch: Patch) -> None:
     """The call's end is written first, and its answer follows."""
 
-    def along(self: SessionJournal, record: Any) -> None:
-        self.journals.write([record])
+    def along(self: SessionJournal, *records: Any) -> None:
+        self.journals.write(records)
 
     patch.setattr(SessionJournal, "along", along)
