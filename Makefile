@@ -58,7 +58,7 @@ bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about
 bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
 	$(PY) -m bench.run --quick
 
-scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers, into docs/scoreboard.md: about fifteen minutes
+scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers, into docs/scoreboard.md: about 25 minutes
 	$(PY) -m bench.scoreboard
 
 conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with the scores of both requirement sets

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tailrace.core.context import Context
 
-__all__ = ["TRACE_HEADERS", "Span", "Tracer", "read_trace", "trace_of"]
-
-TRACE_HEADERS = (b"traceparent", b"tracestate", b"x-correlation-id", b"x-request-id")
+__all__ = ["Span", "Tracer", "read_trace", "trace_of"]
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,64})?")
 _NOTHING = "0" * 32

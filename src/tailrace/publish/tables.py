@@ -123,8 +123,7 @@ class Outbox:
         relay, tasks = self._relay, self._tasks
         if relay is not None and tasks is not None:
             try:
-                if not await relay.drain(self._drain):
-                    pass  # they stay in the table
+                await relay.drain(self._drain)  # what is left stays in the table
             finally:
                 await relay.close()
                 await tasks.close(1.0)
