@@ -189,7 +189,7 @@ class Reader:
             assert colon, f"a frame was torn: {frame!r}"
             assert name in ("", "id", "event", "data", "retry"), f"a frame was torn: {frame!r}"
             assert name not in fields, f"two frames in one: {frame!r}"
-            assert not value.startswith(" gap"), f"events were lost: {frame!r}"
+            assert name or not value.startswith(" gap"), f"events were lost: {frame!r}"  # a comment: ids may begin so
             fields[name] = value.removeprefix(" ")
         if "id" in fields:
             self.last_id = fields["id"]
