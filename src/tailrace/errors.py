@@ -6,6 +6,8 @@ below that border can rely on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from typing import Any
 
 __all__ = [
@@ -13,11 +15,13 @@ __all__ = [
     "CallCancelled",
     "CapabilityError",
     "ClientGone",
+    "Code",
     "DeadlineExceeded",
     "DefinitionError",
     "LimitError",
     "ProtocolError",
     "RequestRefused",
+    "RpcError",
     "StoreBusy",
     "StoreError",
     "StoreTooNew",
@@ -72,6 +76,55 @@ class RequestRefused(ToolError):
         super().__init__(message)
         self.code = code
         self.details = data
+
+
+# --- RPC: raised by a method for its caller, and by a client for what it was answered -------------
+
+
+class Code(IntEnum):
+    """How an RPC ended, where it did not end well; the numbers are gRPC's, Connect has the names in lower case."""
+
+    CANCELED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class RpcError(ToolError):
+    """Raise it in a method to answer its caller with this code; a client raises it for such an answer.
+
+    Over MCP, where there are no codes, it is a `ToolError`: ``isError`` with the text.
+
+    Args:
+        code: How the call ended.
+        message: What the caller reads.
+        details: Protobuf messages, or ``google.protobuf.Any`` of them, in which programs find more.
+        metadata: Headers (or trailers, once a stream has begun) that go with the error; names in lower case.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str = "",
+        details: Sequence[Any] = (),
+        metadata: Mapping[str, str | bytes | Sequence[str | bytes]] | None = None,
+    ) -> None:
+        super().__init__(message or code.name.lower())
+        self.code = Code(code)
+        self.details = tuple(details)
+        self.metadata = dict(metadata or {})
 
 
 # --- theirs: the peer ---------------------------------------------------------------------------

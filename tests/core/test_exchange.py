@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.core.exchange import Exchange, Headers, StreamWriter
+from tailrace.errors import StreamReset
 
 
 class Bare(Exchange):
@@ -51,6 +52,14 @@ def test_a_peer_may_go_while_nobody_listens() -> None:
     exchange = Bare("GET", "/", b"")
     exchange.leave()
     assert exchange.gone
+    assert exchange.gone_by is None
+
+
+def test_what_ended_a_stream_is_what_the_transport_said_first() -> None:
+    exchange, reset = Bare("GET", "/", b""), StreamReset()
+    exchange.leave(reset)
+    exchange.leave()
+    assert exchange.gone_by is reset
 
 
 def test_a_header_that_is_given_twice_is_found_among_those_asked_for() -> None:

@@ -1,18 +1,24 @@
-"""One HTTP request and its reply, whatever carries it: ASGI now, our own HTTP/1.1 and HTTP/2 listener next.
+"""One HTTP request and its reply, whatever carries it: ASGI, or our own HTTP/1.1 and HTTP/2 listener.
 
 A transport makes an `Exchange` of every request and hands it to a handler, a plain function that
 returns at once. The reply is given exactly once, then or later: whole by `respond`, or as a stream
 by `stream`, whose writer coroutine then owns the connection's way out. Because nothing has to wait
 inside a handler, no task stands between a connection and a call.
+
+A request is handed over once its body has arrived whole, but for those that the server says it
+`streams`: these come as soon as their head is there, with a `Source` to read the body from.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-__all__ = ["Exchange", "Handler", "Headers", "Sink", "StreamWriter"]
+if TYPE_CHECKING:
+    from tailrace.errors import ClientGone
+
+__all__ = ["Exchange", "Handler", "Headers", "Sink", "Source", "StreamWriter"]
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
@@ -38,18 +44,41 @@ class Sink(ABC):
 StreamWriter: TypeAlias = Callable[[Sink], Awaitable[None]]
 
 
+class Source(ABC):
+    """The way in of a request's body that is still coming. One reader at a time; what it does not read holds the
+    peer up (flow control), so no more than a window of it is ever kept."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """The next bytes, one at least, as they came; ``b""`` at the body's end, and from then on.
+
+        Raises:
+            TransportError: The peer is gone, reset the stream, or broke the framing of its body.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Nothing more of it is wanted: what still comes is dropped, within the transport's limits. Idempotent."""
+
+
 class Exchange(ABC):
-    """A request that has arrived whole, and the one reply it gets.
+    """A request, and the one reply it gets.
 
     Attributes:
         method: Upper-case, e.g. ``POST``.
         path: Decoded, without the prefix under which an application is mounted; begins with ``/``.
         prefix: That prefix (``""`` where there is none), for URLs that go to the client.
         query: Raw, without the question mark.
-        body: All of the request's body.
+        body: All of the request's body; empty where there is a `source`.
+        source: The body that is still coming, where the server asked for that (`streams`); else None.
+        version: Of HTTP: ``1.0``, ``1.1`` or ``2``.
+        trailers: The reply can end with trailers that reach the peer.
         principal: Who asks, once authenticated; ``""`` is nobody.
         loopback: It arrived on a socket that only this machine reaches.
-        gone: The peer went away before the reply was complete.
+        gone: The peer went away, or reset the stream, before the reply was complete.
+        gone_by: What ended it, where that was not the end of its connection: `StreamReset`; else None.
         replied: `respond` or `stream` was called.
         on_gone: Called once, on the loop, when `gone` becomes true; set it before returning from the handler.
         verdicts: What was found out from method, path, query and headers alone. A transport that knows a head again
@@ -60,6 +89,7 @@ class Exchange(ABC):
     __slots__ = (
         "body",
         "gone",
+        "gone_by",
         "loopback",
         "method",
         "on_gone",
@@ -68,7 +98,10 @@ class Exchange(ABC):
         "principal",
         "query",
         "replied",
+        "source",
+        "trailers",
         "verdicts",
+        "version",
     )
 
     def __init__(
@@ -79,9 +112,13 @@ class Exchange(ABC):
         self.query = query
         self.prefix = prefix
         self.body = b""
+        self.source: Source | None = None
+        self.version = "1.1"
+        self.trailers = False
         self.principal = ""
         self.loopback = True
         self.gone = False
+        self.gone_by: ClientGone | None = None
         self.replied = False
         self.on_gone: Callable[[], None] | None = None
         self.verdicts: dict[str, Any] = {} if verdicts is None else verdicts
@@ -106,10 +143,11 @@ class Exchange(ABC):
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream: send the head, then run `writer` as the owner of the way out until it returns."""
 
-    def leave(self) -> None:
-        """The transport says that the peer is gone. Idempotent."""
+    def leave(self, by: ClientGone | None = None) -> None:
+        """The transport says that the peer is gone, and `by` what where it was not the connection's end. Idempotent."""
         if not self.gone:
             self.gone = True
+            self.gone_by = by
             on_gone, self.on_gone = self.on_gone, None  # once; and whoever waited need not be kept for it
             if on_gone is not None:
                 on_gone()

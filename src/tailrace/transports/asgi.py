@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
+    from tailrace.errors import ClientGone
 
 __all__ = ["AsgiApp", "Served"]
 
@@ -286,9 +287,9 @@ class AsgiExchange(Exchange):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    def leave(self) -> None:
+    def leave(self, by: ClientGone | None = None) -> None:
         """The peer is gone."""
-        super().leave()
+        super().leave(by)
         self._wake()
 
     def _reply(self, status: int, headers: Headers) -> None:
