@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from tests.e2e.witness import Witness
+from tests.rigs.kafka import Broker, Missing, running_broker
 from tests.rigs.npm import NODE, npm_problem
 from tests.rigs.rawhttp import leave_all
 
@@ -55,3 +56,14 @@ def node(needs: Callable[[str, str], NoReturn]) -> Path:
     if problem := npm_problem(NODE_FOLDER):
         needs("node", problem)
     return NODE
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real Kafka; a test that stops it starts it again."""
+    try:
+        with running_broker(tmp_path_factory.mktemp("kafka")) as broker:
+            yield broker
+    except Missing as missing:
+        reason = f"needs {missing.args[0]}: {missing.args[1]}"
+        pytest.skip(reason)

@@ -7,27 +7,19 @@ answered and is not in the topic is lost; one that is there under two message id
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 
 from tailrace.errors import TailraceError
 from tailrace.mcp import Client
-from tests.rigs.kafka import Broker, Missing, running_broker
+from tests.rigs.kafka import Broker, consumed, headers, items
 from tests.rigs.rawmcp import Streamable, call
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SHOP = """
 import asyncio, os
 from tailrace import Context, Service, ToolError
@@ -53,16 +45,6 @@ async def waiting(ctx: Context) -> int:
 """
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    try:
-        with running_broker(tmp_path_factory.mktemp("kafka")) as broker:
-            yield broker
-    except Missing as missing:
-        reason = f"needs {missing.args[0]}: {missing.args[1]}"
-        pytest.skip(reason)
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(SHOP)
@@ -77,33 +59,6 @@ def serve(shop: Path, broker: Broker, *flags: str) -> list[str]:
 
 def environment(shop: Path) -> dict[str, str]:
     return {"EXECUTED": str(shop / "executed")}
-
-
-async def consumed(broker: Broker, topic: str, count: int, limit: float = 60.0) -> list[Any]:
-    """All messages of a topic, once there are at least `count` and no more come for a while."""
-    consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=broker.address, auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    await consumer.start()
-    found: list[Any] = []
-    try:
-        async with asyncio.timeout(limit):
-            while True:
-                batch = await consumer.getmany(timeout_ms=1500)
-                for messages in batch.values():
-                    found += messages
-                if not batch and len(found) >= count:
-                    return found
-    finally:
-        await consumer.stop()
-
-
-def items(messages: list[Any]) -> list[str]:
-    return [json.loads(message.value)["item"] for message in messages]
-
-
-def headers(message: Any) -> dict[str, str]:
-    return {name: value.decode() for name, value in message.headers}
 
 
 async def emptied(client: Client) -> None:

@@ -1,7 +1,11 @@
-"""A real Kafka broker in a process of its own, which can be killed and started again on the same address."""
+"""A real Kafka broker in a process of its own, which can be killed and started again on the same address; and what
+is in its topics."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 import os
 import signal
 import socket
@@ -10,10 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
 
 from tests.e2e.installing import Missing, once_into, python_with, run_step
 
-__all__ = ["Broker", "Missing", "running_broker"]
+__all__ = ["Broker", "Missing", "consumed", "headers", "items", "running_broker"]
+
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 VERSION = "org.apache.kafka:kafka_2.13:4.1.0"
 _START_LIMIT = 90.0  # seconds: a cold JVM on a busy machine
@@ -112,6 +121,35 @@ def running_broker(folder: Path) -> Iterator[Broker]:
         yield broker
     finally:
         broker.kill()
+
+
+async def consumed(broker: Broker, topic: str, count: int, limit: float = 60.0) -> list[Any]:
+    """All messages of a topic, once there are at least `count` and no more come for a while."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=broker.address, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    found: list[Any] = []
+    try:
+        async with asyncio.timeout(limit):
+            while True:
+                batch = await consumer.getmany(timeout_ms=1500)
+                for messages in batch.values():
+                    found += messages
+                if not batch and len(found) >= count:
+                    return found
+    finally:
+        await consumer.stop()
+
+
+def items(messages: list[Any]) -> list[str]:
+    """The `item` of each value."""
+    return [json.loads(message.value)["item"] for message in messages]
+
+
+def headers(message: Any) -> dict[str, str]:
+    """A message's headers."""
+    return {name: value.decode() for name, value in message.headers}
 
 
 def _free_port() -> int:

@@ -37,6 +37,12 @@ def tailrace_command(target: Path | str, *flags: str, port: int = 0, store: str 
     return [sys.executable, "-m", "tailrace", "run", str(target), "--port", str(port), "--store", store, *flags]
 
 
+def uvicorn_command(target: Path, app: str, *flags: str) -> list[str]:
+    """The command line of `uvicorn` for the application `app` of a file; say `ready=UVICORN_READY`."""
+    where = ["--app-dir", str(target.parent), f"{target.stem}:{app}", "--port", "0"]
+    return [sys.executable, "-m", "uvicorn", *where, *flags]
+
+
 class ServerProcess:
     """One server process and its stderr.
 

@@ -53,6 +53,12 @@ class Shop:
             await current().publish("orders", data)
             return {"bytes": len(data)}
 
+        @app.post("/unread")
+        async def unread() -> Any:
+            self.contexts.append(current())
+            await self.gate.wait()
+            return {}
+
         @app.get("/bug")
         async def bug() -> Any:
             await current().publish("orders", "never")
@@ -202,6 +208,20 @@ async def test_a_client_that_left_matters_only_if_that_was_said(if_gone: str, pu
         shop.gate.set()
         await leaving
     assert shop.published == published
+
+
+async def test_a_client_that_leaves_is_seen_also_where_the_application_does_not_read_the_body() -> None:
+    shop = Shop()
+    async with Peer(shop) as peer:
+        leave = asyncio.Event()
+        leaving = asyncio.ensure_future(peer.ask("/unread", body=b"not read", leave=leave))
+        await until(lambda: shop.contexts)
+        leave.set()
+        async with asyncio.timeout(5):
+            await shop.contexts[0].wait_cancelled()
+        shop.gate.set()
+        await leaving
+    assert type(shop.contexts[0].error) is ClientGone
 
 
 async def test_spawned_work_outlives_the_answer_and_is_waited_for_at_shutdown_before_the_application_ends() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tailrace.core.call import Call
@@ -19,6 +19,7 @@ from tailrace.core.trace import read_trace
 from tailrace.errors import AnswerWritten, ClientGone, StoreError
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
+from tailrace.server.ahead import Message, ReadAhead, Receive
 from tailrace.telemetry import make_tracer
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ __all__ = ["Background"]
 
 logger = logging.getLogger("tailrace.background")
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -161,27 +160,13 @@ class _Request(Call):
             values.update(self.span.values)
         self.context.set_values(values)
         self._refused = False
-        self._bodyless = b"content-length" not in headers and b"transfer-encoding" not in headers
-        self._watcher: asyncio.Task[Any] | None = None
+        self._waits = b"expect" in headers  # for the application to want the body: reading it says "100 Continue"
 
     async def serve(self, app: App, scope: Message, receive: Receive, send: Send) -> None:
         """Run the application under the request's context."""
-        if self._bodyless:
-            self._watcher = self.tasks.start(self._watch(receive), name="tailrace-background-watch")
-
-        async def read() -> Message:
-            if self._bodyless:
-                self._bodyless = False  # the watcher takes the server's own
-                return {"type": "http.request", "body": b"", "more_body": False}
-            if self._watcher is not None:
-                await asyncio.wait([self._watcher])
-                return {"type": "http.disconnect"}
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.context.cancel(ClientGone())
-            elif not message.get("more_body", False):
-                self._watcher = self.tasks.start(self._watch(receive), name="tailrace-background-watch")
-            return message
+        ahead = ReadAhead(self.tasks, receive, self._client_left)
+        if not self._waits:
+            ahead.start()
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -191,8 +176,8 @@ class _Request(Call):
             if self._refused:
                 return None
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if last and self._watcher is not None:
-                self._watcher.cancel()  # what a server tells next is no disconnect, only the end
+            if last:
+                ahead.end()
             await send(message)
             if last:
                 self.context.cancel(AnswerWritten())
@@ -200,20 +185,16 @@ class _Request(Call):
 
         token = self.context.make_current()
         try:
-            await app(scope, read, answer)
+            await app(scope, ahead.read, answer)
         finally:
             self.context.restore_current(token)
             self.decided = True
             self.context.cancel(AnswerWritten())
-            if self._watcher is not None:
-                self._watcher.cancel()
+            ahead.end()
             if self.span is not None:
                 self.span.end(self.failure)
 
-    async def _watch(self, receive: Receive) -> None:
-        """See the client leave, while the application is at work."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _client_left(self) -> None:
         self.context.cancel(ClientGone())
 
     async def _decide(self, status: int) -> None:
