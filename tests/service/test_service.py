@@ -268,13 +268,6 @@ def test_prompts_are_recorded_bare_and_called(svc: Service) -> None:
         svc.prompt(review)
 
 
-def test_rpc_says_that_it_is_not_there_yet(svc: Service) -> None:
-    with pytest.raises(DefinitionError, match=r"place\(\) at .*not available yet"):
-        svc.rpc(place)
-    with pytest.raises(DefinitionError, match="not available yet"):
-        svc.rpc(name="x")
-
-
 # --- the service itself -------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar, Unpack, cast, overload
@@ -27,8 +27,19 @@ from tailrace.service.definitions import (
     make_resource,
     make_tool,
 )
+from tailrace.service.methods import Method, Methods, RpcOptions, implement, make_method
 
-__all__ = ["Hooks", "Prompt", "Resource", "RunningServer", "Service", "Tool", "ToolOptions"]
+__all__ = [
+    "Hooks",
+    "Method",
+    "Prompt",
+    "Resource",
+    "RpcOptions",
+    "RunningServer",
+    "Service",
+    "Tool",
+    "ToolOptions",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,6 +110,7 @@ class Service:
         self._tools: dict[str, Tool] = {}
         self._resources: dict[str, Resource] = {}
         self._prompts: dict[str, Prompt] = {}
+        self._methods = Methods(name, package)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
         self._servers: list[RunningServer] = []
 
@@ -197,14 +209,56 @@ class Service:
 
         return _decorate(fn, define)
 
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The RPC methods by path (``orders.v1.Orders/Place``): a live view, for it is made when it is looked into."""
+        return self._methods
+
+    @overload
+    def rpc(self, fn: F, /) -> F: ...
+    @overload
+    def rpc(self, /, **options: Unpack[RpcOptions]) -> Callable[[F], F]: ...
     def rpc(self, fn: Any = None, /, **options: Any) -> Any:
-        """Offer a function over RPC only.
+        """Offer a function over RPC only; works bare and called, and gives the function back.
+
+        An asynchronous generator is a stream of responses; a parameter annotated ``AsyncIterator[T]`` takes a
+        stream of requests.
+
+        Args:
+            fn: The function: async, plain (run in a thread), or an asynchronous generator.
+            options: See `RpcOptions`.
 
         Raises:
-            DefinitionError: Always, for now.
+            DefinitionError: It cannot work; names the function, its file and line.
         """
-        where = f"{place_of(fn)}: " if callable(fn) else ""
-        raise DefinitionError(f"{where}@rpc is not available yet; a @tool is an RPC method as well")
+
+        def define(function: Callable[..., Any]) -> None:
+            for name in options.keys() - RpcOptions.__optional_keys__:
+                raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @rpc")
+            self._methods.add(make_method(function, self._methods.full_name, **options))
+
+        return _decorate(fn, define)
+
+    def implement(
+        self, descriptor: Any, implementation: Any, *, once: Iterable[str] = (), timeout: float | None = None
+    ) -> None:
+        """Offer an object's methods as a service that a ``.proto`` file defines.
+
+        A method of the file is found under its own name or in snake case (``PlaceOrder``, ``place_order``); the ones
+        that are not found are answered UNIMPLEMENTED. What the file calls ``NO_SIDE_EFFECTS`` is read-only.
+
+        Args:
+            descriptor: The service in generated code, e.g. ``orders_pb2.DESCRIPTOR.services_by_name["Orders"]``.
+            implementation: Any object; its functions take the message, or the iterator of messages, and, where they
+                like, the `Context`.
+            once: Names of methods of which a retry with the same ``Idempotency-Key`` runs once.
+            timeout: Seconds a call may take, above 0. Default: None, no limit but the caller's.
+
+        Raises:
+            DefinitionError: A function does not go with the file, or none of its methods is there.
+        """
+        for method in implement(descriptor, implementation, once=frozenset(once), timeout=timeout):
+            self._methods.add(method)
 
     # --- hooks ---
 
