@@ -208,7 +208,7 @@ class _Request(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return [self._headers[name]] if name in self._headers else []
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         if status != 200 or body[-1:] != b"}" or body.startswith(b'{"jsonrpc":"2.0","id":17,"error"'):
             raise AssertionError(f"refused: {status} {body!r}")
         self.replied = True
@@ -272,6 +272,9 @@ class _Replying:
     def __init__(self) -> None:
         self.settings = Settings()
         self.replies = 0
+
+    def streams(self, exchange: Exchange) -> bool:
+        return False
 
     def handle(self, exchange: Exchange) -> None:
         self.replies += 1

@@ -19,7 +19,7 @@ class Bare(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return []
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         self.replied = True
 
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:

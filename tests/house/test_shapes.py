@@ -76,6 +76,7 @@ SILENT = {
     "transports/http/listener.py",
     "transports/http/sockets.py",
     "transports/http/tls.py",
+    "transports/incoming.py",
 }
 
 PLANTED_WRITERS = [

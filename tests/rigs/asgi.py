@@ -27,6 +27,9 @@ class Request:
         headers: Names in any case.
         body: All of the request's body, in one piece.
         flows: Body parts are taken; otherwise `send` waits until `flow`.
+        parts: The body comes as `feed` gives it, behind `body`, until `feed(None)`.
+        version: Of HTTP.
+        trailers: The server takes trailers.
         raises: Sending after the peer's end raises `OSError`, as the specification has it; otherwise it is ignored.
         on_head: Called when the head is sent.
         on_sent: Called with each body part when its sending begins.
@@ -42,6 +45,9 @@ class Request:
         body: bytes = b"",
         *,
         flows: bool = True,
+        parts: bool = False,
+        version: str = "1.1",
+        trailers: bool = False,
         raises: bool = False,
         on_head: Callable[[Request], None] | None = None,
         on_sent: Callable[[bytes], None] | None = None,
@@ -51,7 +57,8 @@ class Request:
         self.scope: Message = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
+            "http_version": version,
+            "extensions": {"http.response.trailers": {}} if trailers else {},
             "method": method,
             "scheme": "http",
             "path": path,
@@ -66,8 +73,13 @@ class Request:
         self.headers: dict[str, str] = {}
         self.received = b""
         self.complete = False
+        self.trailers: dict[str, str] | None = None
+        self.asked = 0  # how often the application asked for what comes next
         self.gone = False
-        self._body: bytes | None = body
+        self._parts: list[bytes | None] = [body] if parts else [body, None]
+        self._fed = asyncio.Event()
+        self._announced = False  # trailers follow the body
+        self._complete = False  # the request's body
         self._raises = raises
         self._on_head = on_head
         self._on_sent = on_sent
@@ -89,7 +101,13 @@ class Request:
         """Go away; the server learns of it now."""
         self.gone = True
         self._left.set()
+        self._fed.set()
         self._flows.set()
+
+    def feed(self, data: bytes | None) -> None:
+        """Some more of the body; None is its end."""
+        self._parts.append(data)
+        self._fed.set()
 
     def flow(self) -> None:
         """Take what is sent from now on."""
@@ -128,9 +146,18 @@ class Request:
             assert self._ended, "the application ended without completing its reply"
 
     async def _receive(self) -> Message:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
+        self.asked += 1
+        while not (self._parts or self.gone or self._complete):
+            self._fed.clear()
+            await self._fed.wait()
+        if self._parts and not self.gone:
+            body = self._parts.pop(0)
+            if self._parts[:1] == [None]:
+                self._parts.pop()
+                self._complete = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            self._complete = body is None
+            return {"type": "http.request", "body": body or b"", "more_body": body is not None}
         await self._left.wait()
         return {"type": "http.disconnect"}
 
@@ -141,15 +168,23 @@ class Request:
         try:
             if message["type"] == "http.response.start":
                 assert not self.status, "a second reply"
+                self._announced = message.get("trailers", False)
                 await self._put_head(message)
+            elif message["type"] == "http.response.trailers":
+                assert self._announced, "trailers that were not announced"
+                self.trailers = {name.decode(): value.decode() for name, value in message["headers"]}
+                self._end()
             else:
                 assert self.status or self.gone, "a body before its head"
                 await self._put_body(message["body"])
-                if not message.get("more_body", False):
-                    self._ended = True
-                    asyncio.get_running_loop().call_soon(self._arrive, None)
+                if not message.get("more_body", False) and not self._announced:
+                    self._end()
         finally:
             self._sending = False
+
+    def _end(self) -> None:
+        self._ended = True
+        asyncio.get_running_loop().call_soon(self._arrive, None)
 
     async def _put_head(self, message: Message) -> None:
         if self._may_put():

@@ -17,9 +17,10 @@ from tailrace import Service
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.core.ports import Store
 from tailrace.core.settings import Settings
-from tailrace.errors import StoreError, TransportError
+from tailrace.errors import ClientGone, StoreError, TransportError
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
+from tailrace.transports.incoming import Incoming
 from tailrace.wire.sse import Event, Parser
 from tests.rigs.rawmcp import Json, call, initialize, is_answer, notification, request, text_of
 
@@ -61,6 +62,7 @@ class RecordingSink(Sink):
         self.written = b""
         self.writes = 0
         self.ended = False
+        self.trailers: list[tuple[bytes, bytes]] = []
         self.broken = False
         self.open = asyncio.Event()
         self.open.set()
@@ -85,6 +87,7 @@ class RecordingSink(Sink):
         if self.broken:
             raise TransportError("the peer is gone")
         self.ended = True
+        self.trailers = list(trailers)
         self.changed.set()
 
 
@@ -99,6 +102,8 @@ class FakeExchange(Exchange):
         principal: Who asks.
         loopback: Where it arrived.
         prefix: Under which the application is mounted.
+        streams: The body comes through a `source`: what was given as `body`, then what `feed` gives, until `feed_end`.
+        version: Of HTTP; over ``2`` a reply can have trailers.
     """
 
     def __init__(
@@ -111,10 +116,21 @@ class FakeExchange(Exchange):
         principal: str = "",
         loopback: bool = True,
         prefix: str = "",
+        streams: bool = False,
+        version: str = "1.1",
     ) -> None:
         path, _, query = target.partition("?")
         super().__init__(method, path, query.encode(), prefix)
-        self.body = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        given_body = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.version = version
+        self.trailers = version == "2"
+        self.unread = 0  # bytes that were fed and are not read yet
+        self._incoming: Incoming | None = None
+        if streams:
+            self._incoming = self.source = Incoming(self._taken)
+            self.feed(given_body)
+        else:
+            self.body = given_body
         self.principal = principal
         self.loopback = loopback
         given = [(name.lower().encode(), value) for name, value in headers]
@@ -124,6 +140,7 @@ class FakeExchange(Exchange):
         self.status = 0
         self.headers: dict[str, str] = {}
         self.reply_body = b""
+        self.reply_trailers: list[tuple[bytes, bytes]] = []
         self.sink = RecordingSink()
         self.streaming: asyncio.Task[None] | None = None
         self._replied = asyncio.Event()
@@ -136,9 +153,10 @@ class FakeExchange(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return [value for key, value in self._given if key == name]
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         if self._reply(status, headers):
             self.reply_body = body
+            self.reply_trailers = list(trailers) if self.trailers else []
 
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         if self._reply(status, headers):
@@ -161,13 +179,30 @@ class FakeExchange(Exchange):
             self.sink.changed.set()
             self.leave()
 
+    def _taken(self, size: int) -> None:
+        self.unread -= size
+
     # --- what the client does and sees ---
 
-    def disconnect(self) -> None:
-        """The peer goes away, and the transport says so."""
+    def feed(self, data: bytes) -> None:
+        """Some more of the body arrives."""
+        assert self._incoming is not None, "this exchange has no source"
+        if data:
+            self.unread += len(data)
+            self._incoming.put(data)
+
+    def feed_end(self) -> None:
+        """The body is complete."""
+        assert self._incoming is not None, "this exchange has no source"
+        self._incoming.finish()
+
+    def disconnect(self, by: ClientGone | None = None) -> None:
+        """The peer goes away (or does what `by` says), and the transport says so."""
         self.sink.broken = True
         self.sink.open.set()
-        self.leave()
+        if self._incoming is not None:
+            self._incoming.fail(TransportError("the peer is gone"))
+        self.leave(by)
 
     @property
     def is_stream(self) -> bool:

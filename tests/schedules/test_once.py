@@ -35,10 +35,10 @@ class Watched(FakeExchange):
         super().__init__(*args, **more)
         self._till = till
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         if b'"done"' in body:
             assert self._till.stored("a:"), "an answer is sent uncommitted"
-        super().respond(status, headers, body)
+        super().respond(status, headers, body, trailers)
 
 
 class Till:

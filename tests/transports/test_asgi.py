@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tailrace import Service
+from tailrace.core.exchange import Exchange, Sink
 from tailrace.core.settings import Settings
 from tailrace.errors import StoreError, TransportError
 from tailrace.server import Server, asgi
@@ -284,16 +285,9 @@ class Upload(Request):
     """A request whose body comes in parts, as they are put; after the last one nothing comes."""
 
     def __init__(self, app: AsgiApp, *parts: bytes, complete: bool) -> None:
-        self._parts = [*parts]
-        self._complete = complete
-        super().__init__(app, "POST", "/mcp", [JSON])
-
-    async def _receive(self) -> Message:
-        if self._parts:
-            part = self._parts.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(self._parts) or not self._complete}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
+        super().__init__(app, "POST", "/mcp", [JSON], parts[0] if parts else b"", parts=True)
+        for part in [*parts[1:], None][: None if complete else -1]:
+            self.feed(part)
 
 
 @virtual
@@ -463,3 +457,104 @@ async def test_whole_replies_say_how_long_they_are() -> None:
         header = await session_of(app)
         pong = post(app, request(1, "ping"), header)
         assert len(await pong.whole()) == int(pong.headers["content-length"])
+
+
+# --- bodies that are read as they come ------------------------------------------------------------
+
+
+class Streaming(Server):
+    """Reads every body as it comes."""
+
+    def streams(self, exchange: Exchange) -> bool:
+        return True
+
+    def handle(self, exchange: Exchange) -> None:
+        self.seen = exchange
+        source = exchange.source
+        assert source is not None
+
+        async def echo(sink: Sink) -> None:
+            while data := await source.read():
+                await sink.write(data)
+            await sink.end([(b"grpc-status", b"0")])
+
+        if exchange.path == "/echo":
+            exchange.stream(200, (), echo)
+        elif exchange.path == "/whole":
+            exchange.respond(200, (), b"all", [(b"grpc-status", b"0")])
+
+
+@asynccontextmanager
+async def streaming(**settings: Any) -> AsyncIterator[tuple[AsgiApp, Streaming]]:
+    server = Streaming(Service("streams"), Settings(drain=0.0, **settings), MemoryStore())
+    try:
+        yield AsgiApp(server), server
+    finally:
+        await server.stop()
+
+
+@virtual
+async def test_a_body_is_read_while_the_reply_is_written() -> None:
+    async with streaming() as (app, server):
+        echo = Request(app, "POST", "/echo", parts=True, version="2", trailers=True)
+        assert await echo.head() == 200
+        echo.feed(b"one")
+        assert await echo.contains(b"one")
+        echo.feed(b"two")
+        assert await echo.contains(b"two")
+        echo.feed(None)
+        assert await echo.whole() == b"onetwo"
+        assert echo.trailers == {"grpc-status": "0"}
+        assert (server.seen.version, server.seen.trailers) == ("2", True)
+
+
+@virtual
+async def test_trailers_need_the_server_the_version_and_the_clients_word() -> None:
+    async with streaming() as (app, server):
+        for version, extension, takes, expected in [
+            ("2", True, False, True),
+            ("2", False, True, False),
+            ("1.1", True, True, True),
+            ("1.1", True, False, False),
+        ]:
+            headers = [("te", "trailers")] if takes else []
+            for path in ("/whole", "/echo"):
+                asked = Request(app, "POST", path, headers, version=version, trailers=extension)
+                assert await asked.whole() == (b"all" if path == "/whole" else b"")
+                assert (asked.trailers == {"grpc-status": "0"}, server.seen.trailers) == (expected, expected)
+                assert ("content-length" in asked.headers) is (path == "/whole" and not expected)
+
+
+@virtual
+async def test_a_body_that_nobody_reads_is_not_asked_for() -> None:
+    async with streaming(look_ahead=1000) as (app, server):
+        held = Request(app, "POST", "/held", parts=True)
+        for _ in range(100):
+            held.feed(b"x" * 100)
+        held.feed(None)
+        await turns(300)
+        assert held.asked == 12  # the first was empty
+        source = server.seen.source
+        assert source is not None
+        taken = 0
+        while data := await source.read():
+            taken += len(data)
+        assert taken == 10_000
+        server.seen.respond(200, (), b"done")
+        assert await held.whole() == b"done"
+
+
+@virtual
+async def test_a_client_that_leaves_breaks_its_body_off() -> None:
+    async with streaming() as (app, server):
+        held = Request(app, "POST", "/held", parts=True)
+        await turns(5)
+        source = server.seen.source
+        assert source is not None
+        reading = asyncio.ensure_future(source.read())
+        await turns(2)
+        held.disconnect()
+        with pytest.raises(TransportError):
+            await reading
+        await held.task
+        assert server.seen.gone

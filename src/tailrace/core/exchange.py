@@ -136,8 +136,11 @@ class Exchange(ABC):
         return next((name for name in names if len(self.header_values(name)) > 1), None)
 
     @abstractmethod
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """Reply at once and whole. Quietly does nothing when the peer is gone; a second reply is a bug and raises."""
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
+        """Reply at once and whole. Quietly does nothing when the peer is gone; a second reply is a bug and raises.
+
+        `trailers` need `self.trailers`, as those of a `Sink` do; elsewhere they are left out.
+        """
 
     @abstractmethod
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:

@@ -263,6 +263,10 @@ class Server:
 
     # --- requests ---
 
+    def streams(self, exchange: Exchange) -> bool:
+        """No request's body is read as it comes: MCP's messages are whole."""
+        return False
+
     def handle(self, exchange: Exchange) -> None:
         """Route one request; the reply comes now or later."""
         verdict = self.guard.check(exchange)

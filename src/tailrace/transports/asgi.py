@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.guard import is_loopback
+from tailrace.transports.incoming import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,6 +46,11 @@ class Served(Protocol):
 
     async def stop(self) -> None:
         """Drain, then end; idempotent."""
+        ...
+
+    def streams(self, exchange: Exchange) -> bool:
+        """Asked when a request's head is there: is it to be handed over now, with a `source` to read its body from?
+        Otherwise it is handed over once its body is whole."""
         ...
 
     def handle(self, exchange: Exchange) -> None:
@@ -113,7 +119,7 @@ class AsgiApp:
 class _Connection(Sink):
     """One request of an ASGI server: reads its body, waits for its reply, watches for the peer's end."""
 
-    __slots__ = ("_chunked", "_receive", "_send", "exchange", "scope", "server")
+    __slots__ = ("_receive", "_room", "_send", "_source", "exchange", "scope", "server")
 
     def __init__(self, scope: Message, receive: Receive, send: Send, server: Served) -> None:
         self.scope = scope
@@ -121,11 +127,14 @@ class _Connection(Sink):
         self._send = send
         self.server = server
         self.exchange = AsgiExchange(scope)
-        self._chunked = False
+        self._source: Incoming | None = None
+        self._room: asyncio.Future[None] | None = None  # the watch waits for the reader to take some
 
     async def run(self) -> None:
         exchange = self.exchange
-        if not await self._read_body():
+        if self.server.streams(exchange):
+            self._source = exchange.source = Incoming(self._taken)
+        elif not await self._read_body():
             return None
         self.server.handle(exchange)
         if exchange.replied and exchange.writer is None:
@@ -140,6 +149,8 @@ class _Connection(Sink):
                 await self._reply_whole()
         finally:
             watch.cancel()
+            if self._source is not None:
+                self._source.stop()
             exchange.leave()  # also where the ASGI server gave this request up
         return None
 
@@ -172,23 +183,49 @@ class _Connection(Sink):
         return False
 
     async def _watch(self) -> None:
-        """Learn of the peer's end as soon as the server does."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        """Gather the body that is read as a stream, and learn of the peer's end as soon as the server does."""
+        while (message := await self._receive())["type"] != "http.disconnect":
+            if self._source is not None and not self._source.ended:
+                await self._give(self._source, message)
+        if self._source is not None:
+            self._source.fail(TransportError("the peer is gone"))
         self.exchange.leave()
+
+    async def _give(self, source: Incoming, message: Message) -> None:
+        """The reader's part of a message; waits while `look_ahead` bytes are not read."""
+        if part := message.get("body", b""):
+            source.put(part)
+        if not message.get("more_body", False):
+            return source.finish()
+        while source.held > self.server.settings.look_ahead:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        return None
+
+    def _taken(self, size: int) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     async def _reply_whole(self) -> None:
         exchange = self.exchange
-        headers = [*exchange.reply_headers, (b"content-length", b"%d" % len(exchange.reply_body))]
+        trailers = exchange.reply_trailers
+        headers = [*exchange.reply_headers]
+        if not trailers:  # a length leaves no room for them in HTTP/1.1
+            headers.append((b"content-length", b"%d" % len(exchange.reply_body)))
+        start = {"type": "http.response.start", "status": exchange.status, "headers": headers}
         try:
-            await self._transmit({"type": "http.response.start", "status": exchange.status, "headers": headers})
+            await self._transmit({**start, "trailers": True} if trailers else start)
             await self._transmit({"type": "http.response.body", "body": exchange.reply_body})
+            if trailers:
+                await self._send_trailers(trailers)
         except TransportError:
             exchange.leave()
 
     async def _reply_stream(self, writer: StreamWriter) -> None:
         exchange = self.exchange
         head = {"type": "http.response.start", "status": exchange.status, "headers": list(exchange.reply_headers)}
+        if exchange.trailers:
+            head["trailers"] = True
         try:
             await self._transmit(head)
             await writer(self)
@@ -204,6 +241,11 @@ class _Connection(Sink):
     async def end(self, trailers: Headers = ()) -> None:
         """Complete a streamed reply."""
         await self._transmit({"type": "http.response.body", "body": b"", "more_body": False})
+        if self.exchange.trailers:  # they were announced, so none is said as well
+            await self._send_trailers(trailers)
+
+    async def _send_trailers(self, trailers: Headers) -> None:
+        await self._transmit({"type": "http.response.trailers", "headers": list(trailers), "more_trailers": False})
 
     async def _transmit(self, message: Message) -> None:
         """The only place that writes to the ASGI server, within the stall limit."""
@@ -233,7 +275,7 @@ _BLANK = b" \t"  # around a value it is no part of it (RFC 9110, 5.5); uvicorn o
 class AsgiExchange(Exchange):
     """A request as ASGI brings it; its reply is noted here and sent by the connection's own coroutine."""
 
-    __slots__ = ("_headers", "_waiter", "reply_body", "reply_headers", "status", "writer")
+    __slots__ = ("_headers", "_waiter", "reply_body", "reply_headers", "reply_trailers", "status", "writer")
 
     def __init__(self, scope: Message) -> None:
         prefix = scope.get("root_path", "")
@@ -242,11 +284,14 @@ class AsgiExchange(Exchange):
             path = path[len(prefix) :] or "/"
         super().__init__(scope["method"], path, scope["query_string"], prefix)
         self._headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        self.version = scope.get("http_version", "1.1")
+        self.trailers = "http.response.trailers" in (scope.get("extensions") or ()) and self._takes_trailers()
         server = scope.get("server")
         self.loopback = server is None or server[1] is None or "/" in server[0] or is_loopback(server[0])
         self.status = 0
         self.reply_headers: Headers = ()
         self.reply_body = b""
+        self.reply_trailers: Headers = ()
         self.writer: StreamWriter | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -271,15 +316,21 @@ class AsgiExchange(Exchange):
                 seen.add(key)
         return None
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         """Reply whole."""
         self.reply_body = body
+        if self.trailers:
+            self.reply_trailers = trailers
         self._reply(status, headers)
 
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream."""
         self.writer = writer
         self._reply(status, headers)
+
+    def _takes_trailers(self) -> bool:
+        """HTTP/2 has room for trailers; in HTTP/1.1 the client says whether it takes them (RFC 9110, 6.5.1)."""
+        return self.version.startswith(("2", "3")) or "trailers" in ",".join(self.header_values(b"te")).lower()
 
     async def wait_replied(self) -> None:
         """Return once there is a reply, or nobody to get it."""

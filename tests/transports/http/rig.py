@@ -22,7 +22,8 @@ PLAIN = ((b"content-type", b"text/plain"),)
 
 
 class Rig:
-    """What is served: `/echo` gives the body back, `/held` waits for the test, `/stream` runs `writer`.
+    """What is served: `/echo` gives the body back, `/held` waits for the test, `/stream` runs `writer`; what begins
+    with `/open` is handed over with a source.
 
     Attributes:
         exchanges: All that were handed over.
@@ -43,6 +44,9 @@ class Rig:
 
     async def stop(self) -> None:
         """It ends with its loop."""
+
+    def streams(self, exchange: Exchange) -> bool:
+        return exchange.path.startswith("/open")
 
     def handle(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)

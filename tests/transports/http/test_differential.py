@@ -216,4 +216,4 @@ def test_a_chunked_body_takes_exactly_its_own_bytes(parts: list[bytes], places: 
     wire = b"".join(b"%X\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
     body = ChunkedBody(1000)
     taken = sum(body.feed(piece) for piece in cut(wire + behind, places))
-    assert (body.done, body.content(), taken) == (True, b"".join(parts), len(wire))
+    assert (body.done, body.take(), taken) == (True, b"".join(parts), len(wire))

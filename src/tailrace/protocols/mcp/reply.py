@@ -304,7 +304,7 @@ class ExchangeReply:
         if self.cancels:
             self._settle()
             for call in list(self._calls):
-                call.cancel(ClientGone())
+                call.cancel(self.exchange.gone_by or ClientGone())
 
     def _settle(self) -> None:
         self.settled = True

@@ -35,8 +35,8 @@ class Body(Protocol):
         """
         ...
 
-    def content(self) -> bytes:
-        """All of it."""
+    def take(self) -> bytes:
+        """What was fed since the last time."""
         ...
 
 
@@ -58,22 +58,24 @@ class SizedBody:
         self.done = self._left == 0
         return taken
 
-    def content(self) -> bytes:
+    def take(self) -> bytes:
         """The bytes."""
-        return bytes(self._content)
+        content, self._content = self._content, bytearray()
+        return bytes(content)
 
 
 class ChunkedBody:
     """Chunks, their extensions ignored, and a trailer section, ignored as well.
 
     Args:
-        limit: Bytes of data; more is refused (413).
+        limit: Bytes of data; more is refused (413). None: whoever reads it bounds it.
     """
 
-    __slots__ = ("_around", "_content", "_left", "_line", "_trailers", "done", "limit")
+    __slots__ = ("_around", "_content", "_left", "_line", "_size", "_trailers", "done", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int | None) -> None:
         self.limit = limit
+        self._size = 0
         self.done = False
         self._content = bytearray()
         self._line = bytearray()  # an incomplete line
@@ -88,9 +90,10 @@ class ChunkedBody:
             at = self._take_chunk(data, at) if self._left else self._take_line(data, at)
         return at
 
-    def content(self) -> bytes:
-        """The data of all chunks."""
-        return bytes(self._content)
+    def take(self) -> bytes:
+        """The data of the chunks."""
+        content, self._content = self._content, bytearray()
+        return bytes(content)
 
     def _take_chunk(self, data: bytes | bytearray, at: int) -> int:
         """Of a chunk's data, and then of the CRLF behind it."""
@@ -117,17 +120,19 @@ class ChunkedBody:
         if self._trailers:
             self._trailer(line[:-2])
         else:
-            self._size(line[:-2])
+            self._begin_chunk(line[:-2])
         return end + 1
 
-    def _size(self, line: bytes) -> None:
+    def _begin_chunk(self, line: bytes) -> None:
         match = _SIZE.fullmatch(line)
         if match is None:
             raise BadRequest(400, "a chunk's size must be hexadecimal digits, and its extensions well formed")
-        self._count_around(len(line) - len(match[1]))
         size = int(match[1], 16)
-        if len(self._content) + size > self.limit:
-            raise BadRequest(413, f"the body is over {self.limit} bytes")
+        self._size += size
+        if self.limit is not None:
+            self._count_around(len(line) - len(match[1]))
+            if self._size > self.limit:
+                raise BadRequest(413, f"the body is over {self.limit} bytes")
         self._trailers = size == 0
         self._left = size + 2 if size else 0
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tailrace.transports.http.h1 import H1Connection
     from tailrace.transports.http.head import Head
 
-__all__ = ["H1Exchange", "ReplyStream"]
+__all__ = ["H1Exchange", "ReplyStream", "field_lines", "last_chunk"]
 
 
 class H1Exchange(Exchange):
@@ -35,6 +35,9 @@ class H1Exchange(Exchange):
         super().__init__(head.method, head.path, head.query, verdicts=head.verdicts)
         self.head = head
         self.loopback = loopback
+        self.trailers = head.trailers
+        if not head.modern:
+            self.version = "1.0"
         self.lingers = False
         self.task: asyncio.Task[Any] | None = None
         self._connection = connection
@@ -55,22 +58,47 @@ class H1Exchange(Exchange):
         repeated = self.head.repeated  # nearly always empty
         return next((name for name, _ in repeated if name in names), None) if repeated else None
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         """Reply whole."""
         if not self.gone:
             self._claim()
-            self._connection.reply(self, status, headers, body)
+            try:
+                self._connection.reply(self, status, headers, body, trailers if self.trailers else ())
+            except ValueError:  # it cannot be sent like this: another may
+                self.replied = False
+                raise
 
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream."""
         if not self.gone:
             self._claim()
-            self._connection.open_stream(self, status, headers, writer)
+            try:
+                self._connection.open_stream(self, status, headers, writer)
+            except ValueError:
+                self.replied = False
+                raise
 
     def _claim(self) -> None:
         if self.replied:
             raise RuntimeError("this exchange has its reply already")
         self.replied = True
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """The end of a chunked body (RFC 9112, 7.1.2)."""
+    return b"0\r\n%b\r\n" % field_lines(trailers)
+
+
+def field_lines(headers: Headers) -> bytes:
+    """Header or trailer fields.
+
+    Raises:
+        ValueError: One contains a line break.
+    """
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+        raise ValueError("a header of a reply contains a line break")
+    return lines
 
 
 class ReplyStream(Sink):
@@ -106,6 +134,5 @@ class ReplyStream(Sink):
         """Complete the reply. Trailers go to a client that says it takes them (RFC 9110, 6.5.1)."""
         tail = b""
         if self._chunked and not self._bare:
-            taken = "trailers" in (self._exchange.header(b"te") or "").lower()
-            tail = b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % trailer for trailer in trailers if taken])
+            tail = last_chunk(trailers if self._exchange.trailers else ())
         self._connection.stream_ended(self._exchange, tail)

@@ -1,6 +1,7 @@
 """HTTP/1.1 on one connection: requests in, in order, one at a time; replies out, whole or streamed.
 
-Bytes that come while a reply is pending wait in a bounded buffer (pipelining). Nothing is sent but by
+Bytes that come while a reply is pending belong to the request's body, where the server reads that as a
+stream; behind its end they wait in a bounded buffer (pipelining). Nothing is sent but by
 `H1Connection._send`. A reply that the peer does not take holds up its own connection only: the next
 request is not looked at, a stream's writer waits, and the sweep cuts the connection at the stall limit.
 """
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, cast
 
 from tailrace.errors import TransportError
 from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
-from tailrace.transports.http.exchange import H1Exchange, ReplyStream
+from tailrace.transports.http.exchange import H1Exchange, ReplyStream, last_chunk
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
 from tailrace.transports.http.sockets import is_loopback, unsent
+from tailrace.transports.incoming import Incoming
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Headers, StreamWriter
@@ -29,6 +31,7 @@ logger = logging.getLogger("tailrace.http")
 
 _NEVER = float("inf")
 _LINGER = 2.0  # seconds in which a refused client's bytes are read and dropped, so that it can read why
+_LEFT_OVER = 256 * 1024  # of a body behind its reply: dropped within `_LINGER`; over it the connection is closed
 _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r" + string.ascii_letters.encode() + string.digits.encode())
 _NO_BODY = frozenset({204, 304})
 
@@ -39,7 +42,8 @@ class State(Enum):
     IDLE = "idle"  # between two requests; in front of the first
     HEAD = "head"  # a head has begun
     BODY = "body"
-    REPLY = "reply"  # the request is handed over; bytes that come now are looked at later
+    REPLY = "reply"  # the request is handed over; bytes that come now are of its body, or looked at later
+    LEFT_OVER = "left over"  # the reply is complete; what is left of the request's body is dropped
     LINGER = "linger"  # all is said; what the peer sends is dropped
     CLOSED = "closed"  # the transport was told to close, or is
 
@@ -57,15 +61,18 @@ class H1Connection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_closes",
+        "_dropped",
         "_exchange",
         "_input",
         "_known",
         "_listener",
         "_loopback",
+        "_max_body",
         "_paused",
         "_reading",
         "_room",
         "_searched",
+        "_source",
         "_stalls_at",
         "_state",
         "_transport",
@@ -80,9 +87,12 @@ class H1Connection(asyncio.Protocol):
         self._state = State.IDLE
         self._input = bytearray()
         self._searched = 0  # of the input; no head ends there
-        self._body: Body | None = None
+        self._max_body = listener.settings.max_body
+        self._body: Body | None = None  # not complete yet
+        self._source: Incoming | None = None  # of it, where the server reads it as it comes
         self._exchange: H1Exchange | None = None
         self._closes = listener.draining  # behind the current reply
+        self._dropped = 0  # of what is left over
         self._reading = True
         self._paused = False  # the transport takes no more
         self._room: asyncio.Future[None] | None = None
@@ -115,9 +125,15 @@ class H1Connection(asyncio.Protocol):
                 head = self._parse(data[:end])
                 if head is None:
                     return None
-            if head is not None and head.length == len(data) - end:
+            if head is not None and head.length == len(data) - end <= self._max_body:
                 self._exchange = exchange = H1Exchange(self, head, self._loopback)
-                exchange.body = data[end:]
+                if self._listener.server.streams(exchange):
+                    self._source = exchange.source = Incoming(self._taken)
+                    if head.length:
+                        self._source.put(data[end:])
+                    self._source.finish()
+                else:
+                    exchange.body = data[end:]
                 return self._hand_over(exchange)
         self._input += data
         return self._advance()
@@ -159,6 +175,8 @@ class H1Connection(asyncio.Protocol):
             return self._refuse(408, f"the head did not arrive within {settings.header_time:g} s")
         if self._state is State.BODY:
             return self._refuse(408, f"the body did not arrive within {settings.body_time:g} s")
+        if self._state is State.LEFT_OVER:
+            return self._end(State.CLOSED)
         return self.abort()
 
     def drain(self) -> None:
@@ -194,7 +212,7 @@ class H1Connection(asyncio.Protocol):
                 seconds = settings.body_time
             case State.REPLY:
                 seconds = _NEVER  # a call has its own limits
-            case State.LINGER:
+            case State.LEFT_OVER | State.LINGER:
                 seconds = _LINGER
             case State.CLOSED:
                 seconds = settings.stall  # for what is not yet sent
@@ -212,13 +230,18 @@ class H1Connection(asyncio.Protocol):
             self._read_head()
         elif self._state is State.BODY:
             self._read_body()
+        elif self._state is State.REPLY and self._body is not None:
+            self._read_stream(self._body)
+        elif self._state is State.LEFT_OVER:
+            self._drop_left_over()
         elif self._state in (State.LINGER, State.CLOSED):
             self._input.clear()
         self._bound_input()
 
     def _bound_input(self) -> None:
-        """Read on while there is room. What is in the buffer is `look_ahead` and one read at most."""
-        wanted = len(self._input) <= self._listener.settings.look_ahead or self._state in (State.HEAD, State.BODY)
+        """Read on while there is room. What is not looked at, or not read, is `look_ahead` and one read at most."""
+        held = len(self._input) + (self._source.held if self._source is not None else 0)
+        wanted = held <= self._listener.settings.look_ahead or self._state in (State.HEAD, State.BODY)
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -241,9 +264,12 @@ class H1Connection(asyncio.Protocol):
         head = self._parse(raw)
         if head is None:
             return None
-        self._exchange = H1Exchange(self, head, self._loopback)
-        max_body = self._listener.settings.max_body
-        self._body = ChunkedBody(max_body) if head.length == CHUNKED else SizedBody(head.length)
+        self._exchange = exchange = H1Exchange(self, head, self._loopback)
+        if self._listener.server.streams(exchange):
+            return self._hand_over_stream(exchange, head)
+        if head.length > self._max_body:
+            return self._refuse(413, f"the body is over {self._max_body} bytes")
+        self._body = ChunkedBody(self._max_body) if head.length == CHUNKED else SizedBody(head.length)
         self._state = State.BODY
         if not self._body.done:
             self._rest()
@@ -268,13 +294,66 @@ class H1Connection(asyncio.Protocol):
             return self._refuse(bad.status, bad.message)
         del self._input[:taken]
         if body.done:
-            exchange.body = body.content()
+            exchange.body = body.take()
             self._body = None
             return self._hand_over(exchange)
         return None
 
+    def _hand_over_stream(self, exchange: H1Exchange, head: Head) -> None:
+        """The server has the request now, and reads its body as it comes."""
+        self._source = exchange.source = Incoming(self._taken)
+        self._body = body = ChunkedBody(None) if head.length == CHUNKED else SizedBody(head.length)
+        self._read_stream(body)
+        self._hand_over(exchange)
+        if head.expects and not body.done and exchange is self._exchange:
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_stream(self, body: Body) -> None:
+        """What has come of it is the reader's."""
+        source = self._source
+        assert source is not None
+        try:
+            taken = body.feed(self._input)
+        except BadRequest as bad:  # the handler's reply is the answer; nobody knows where the next request begins
+            self._listener.refused += 1
+            self._closes = True
+            self._body = None
+            self._input.clear()
+            if self._exchange is not None:
+                self._exchange.lingers = True
+            return source.fail(TransportError(bad.message))
+        del self._input[:taken]
+        data = body.take()
+        if data:
+            source.put(data)
+        if body.done:
+            self._body = None
+            source.finish()
+        return None
+
+    def _taken(self, size: int) -> None:
+        """The reader took some."""
+        self._bound_input()
+
+    def _drop_left_over(self) -> None:
+        """The reply was complete before its request: the connection is kept if that ends soon."""
+        body = self._body
+        assert body is not None
+        try:
+            taken = body.feed(self._input)
+        except BadRequest:
+            return self._end(State.LINGER)
+        del self._input[:taken]
+        self._dropped += len(body.take())
+        if body.done:
+            self._body = None
+            return self._next()
+        if self._dropped > _LEFT_OVER:
+            return self._end(State.LINGER)
+        return None
+
     def _hand_over(self, exchange: H1Exchange) -> None:
-        """The request is whole: the server replies, now or later."""
+        """The request is whole, or its body a stream: the server replies, now or later."""
         self._state = State.REPLY
         self.deadline = _NEVER
         listener = self._listener
@@ -302,12 +381,15 @@ class H1Connection(asyncio.Protocol):
 
     # --- replies ---
 
-    def reply(self, exchange: H1Exchange, status: int, headers: Headers, body: bytes) -> None:
+    def reply(self, exchange: H1Exchange, status: int, headers: Headers, body: bytes, trailers: Headers = ()) -> None:
         """Send a whole reply."""
         if exchange is self._exchange:
             exchange.on_gone = None
             bare = exchange.head.method == "HEAD" or status in _NO_BODY
             length = b"" if status in _NO_BODY else b"content-length: %d\r\n" % len(body)
+            if trailers and not bare:
+                length = b"transfer-encoding: chunked\r\n"
+                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + last_chunk(trailers)
             self._send(self._reply_head(exchange, status, headers, length) + (b"" if bare else body))
             self._replied(exchange)
 
@@ -359,8 +441,24 @@ class H1Connection(asyncio.Protocol):
     def _replied(self, exchange: H1Exchange) -> None:
         """The reply is complete. The next request begins in a stack of its own."""
         self._exchange = None
+        source, self._source = self._source, None
+        if source is not None:
+            source.stop()
+        if self._body is not None:  # it is complete before its request
+            if self._closes or exchange.head.expects:
+                return self._end(State.LINGER)
+            self._state = State.LEFT_OVER
+            self._dropped = 0
+            self._rest()
+            return self._bound_input()
+        if self._closes and exchange.lingers:
+            return self._end(State.LINGER)
+        return self._next()
+
+    def _next(self) -> None:
+        """Room for the next request, which may be here already."""
         if self._closes:
-            return self._end(State.LINGER if exchange.lingers or self._input else State.CLOSED)
+            return self._end(State.LINGER if self._input else State.CLOSED)
         self._state = State.IDLE
         self.deadline = 0.0 if self._paused else self._listener.idles_until
         if self._input:
@@ -392,8 +490,11 @@ class H1Connection(asyncio.Protocol):
     def _leave(self) -> None:
         """Nobody is there any more: who waits for the peer learns of it."""
         exchange, self._exchange = self._exchange, None
+        source, self._source = self._source, None
         self._body = None
         self._input.clear()
+        if source is not None:
+            source.fail(TransportError("the peer is gone"))
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if exchange is not None:

@@ -64,6 +64,7 @@ class Head(Struct, frozen=True):
         repeated: The others of them, in order.
         length: Of the body in bytes, or `CHUNKED`.
         modern: HTTP/1.1, so replies may be chunked; else HTTP/1.0.
+        trailers: The client takes trailers behind a chunked reply (RFC 9110, 6.5.1).
         keep: The client wants the connection kept.
         expects: It waits for ``100 Continue``.
         verdicts: `Exchange.verdicts` of its requests.
@@ -76,26 +77,23 @@ class Head(Struct, frozen=True):
     repeated: tuple[tuple[bytes, str], ...]
     length: int
     modern: bool
+    trailers: bool
     keep: bool
     expects: bool
     verdicts: dict[str, Any] = {}  # of msgspec: each has its own
 
 
-NO_HEAD = Head("GET", "/", b"", {}, (), 0, True, False, False)  # of a request whose own cannot be read
+NO_HEAD = Head("GET", "/", b"", {}, (), 0, True, False, False, False)  # of a request whose own cannot be read
 
 
 class Heads:
     """Reads heads, and knows those it has read.
 
-    Args:
-        max_body: A Content-Length above it is refused (413).
-
     Attributes:
         known: Heads by their bytes, for a look-up that is cheaper than `read`.
     """
 
-    def __init__(self, max_body: int) -> None:
-        self.max_body = max_body
+    def __init__(self) -> None:
         self.known: dict[bytes, Head] = {}
 
     def read(self, raw: bytes) -> Head:
@@ -106,7 +104,7 @@ class Heads:
         """
         head = self.known.get(raw)
         if head is None:
-            head = _parse(raw, self.max_body)
+            head = _parse(raw)
             if len(raw) <= _KNOWN_BYTES and _EACH_ITS_OWN.isdisjoint(head.headers):
                 self._keep(raw, head)
         return head
@@ -118,7 +116,7 @@ class Heads:
             self.known[raw] = head
 
 
-def _parse(raw: bytes, max_body: int) -> Head:
+def _parse(raw: bytes) -> Head:
     if raw.startswith(b"\r\n"):  # one empty line before a request is ignored: RFC 9112, 2.2
         raw = raw[2:]
     method, target, modern = _request_line(raw)
@@ -133,8 +131,9 @@ def _parse(raw: bytes, max_body: int) -> Head:
         query,
         headers,
         repeated,
-        _length(headers, modern, max_body),
+        _length(headers, modern),
         modern,
+        modern and b"te" in headers and "trailers" in _list(b"te", headers, repeated),
         _keeps(headers, repeated, modern),
         _expects(headers, repeated, modern),
     )
@@ -253,7 +252,7 @@ def _keeps(headers: dict[bytes, str], repeated: tuple[tuple[bytes, str], ...], m
     return "close" not in options and (modern or "keep-alive" in options)
 
 
-def _length(headers: dict[bytes, str], modern: bool, max_body: int) -> int:
+def _length(headers: dict[bytes, str], modern: bool) -> int:
     """How long the body is (RFC 9112, 6): one way of saying it, and exactly one value."""
     coding, text = headers.get(b"transfer-encoding"), headers.get(b"content-length")
     if coding is not None:
@@ -270,8 +269,8 @@ def _length(headers: dict[bytes, str], modern: bool, max_body: int) -> int:
         return 0
     if not (text.isascii() and text.isdigit()):
         raise BadRequest(400, "Content-Length is not a number")
-    if len(text) > _MAX_DIGITS or int(text) > max_body:
-        raise BadRequest(413, f"the body is over {max_body} bytes")
+    if len(text) > _MAX_DIGITS:
+        raise BadRequest(413, "the body is too long")
     return int(text)
 
 

@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.tasks import Sweeper
+from tailrace.transports.http.exchange import field_lines
 from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.head import Heads
 from tailrace.transports.http.sockets import watch_for_vanished
@@ -80,7 +81,7 @@ class Listener:
     ) -> None:
         self.server = server
         self.settings = server.settings
-        self.heads = Heads(server.settings.max_body)
+        self.heads = Heads()
         self.loop = asyncio.get_running_loop()
         self.clock = 0.0
         self.draining = False
@@ -192,7 +193,7 @@ class Listener:
         key, constant = (status, headers), isinstance(headers, tuple)
         lines = self._reply_lines.get(key) if constant else None
         if lines is None:
-            lines = self._prefix(status) + _field_lines(headers)
+            lines = self._prefix(status) + field_lines(headers)
             if constant and len(self._reply_lines) < _CONSTANTS:
                 self._reply_lines[key] = lines
         return lines
@@ -228,10 +229,3 @@ class Listener:
     def _accepted(self) -> asyncio.Protocol:
         self.accepted += 1
         return self.protocol()
-
-
-def _field_lines(headers: Headers) -> bytes:
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
-        raise ValueError("a header of a reply contains a line break")
-    return lines
