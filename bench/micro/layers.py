@@ -208,6 +208,9 @@ class _Request(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return [self._headers[name]] if name in self._headers else []
 
+    def fields(self) -> list[tuple[bytes, str]]:
+        return list(self._headers.items())
+
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         if status != 200 or body[-1:] != b"}" or body.startswith(b'{"jsonrpc":"2.0","id":17,"error"'):
             raise AssertionError(f"refused: {status} {body!r}")

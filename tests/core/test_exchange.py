@@ -19,6 +19,9 @@ class Bare(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return []
 
+    def fields(self) -> list[tuple[bytes, str]]:
+        return []
+
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         self.replied = True
 

@@ -153,6 +153,9 @@ class FakeExchange(Exchange):
     def header_values(self, name: bytes) -> list[str]:
         return [value for key, value in self._given if key == name]
 
+    def fields(self) -> list[tuple[bytes, str]]:
+        return list(self._given)
+
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         if self._reply(status, headers):
             self.reply_body = body

@@ -254,6 +254,7 @@ def test_blanks_around_a_header_are_no_part_of_it() -> None:
     exchange = AsgiExchange(scope(headers=[(b"x", b" \ta b\t ")]))
     assert exchange.header(b"x") == "a b"
     assert exchange.header_values(b"x") == ["a b"]
+    assert (b"x", "a b") in exchange.fields()
 
 
 @virtual

@@ -12,7 +12,7 @@ A request is handed over once its body has arrived whole, but for those that the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -130,6 +130,10 @@ class Exchange(ABC):
     @abstractmethod
     def header_values(self, name: bytes) -> list[str]:
         """All values of the header `name` (given in lower case), one for each line that carried it."""
+
+    @abstractmethod
+    def fields(self) -> Iterable[tuple[bytes, str]]:
+        """All header fields, their names in lower case; those of one name in their order."""
 
     def doubled(self, names: frozenset[bytes]) -> bytes | None:
         """Which of the headers `names` (in lower case) was given more than once, if one was."""

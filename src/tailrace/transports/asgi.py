@@ -306,6 +306,10 @@ class AsgiExchange(Exchange):
         """All values of a header."""
         return [value.strip(_BLANK).decode("latin-1") for key, value in self._headers if key == name]
 
+    def fields(self) -> Iterable[tuple[bytes, str]]:
+        """All header fields."""
+        return [(name, value.strip(_BLANK).decode("latin-1")) for name, value in self._headers]
+
     def doubled(self, names: frozenset[bytes]) -> bytes | None:
         """Which of these headers was given more than once."""
         seen: set[bytes] = set()

@@ -39,6 +39,11 @@ async def test_an_exchange_has_what_the_request_says() -> None:
         assert exchange.header(b"x-empty") == ""
         assert exchange.header(b"absent") is None
         assert exchange.header_values(b"absent") == []
+        assert [field for field in exchange.fields() if field[0] == b"x-one"] == [
+            (b"x-one", "first"),
+            (b"x-one", "second"),
+        ]
+        assert (b"x-latin", "caf\xe9") in exchange.fields()
         assert exchange.loopback
 
 

@@ -13,6 +13,7 @@ from tailrace.errors import TransportError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from tailrace.transports.http.h1 import H1Connection
     from tailrace.transports.http.head import Head
@@ -52,6 +53,10 @@ class H1Exchange(Exchange):
         if first is None:
             return []
         return [first, *(value for key, value in self.head.repeated if key == name)]
+
+    def fields(self) -> Iterable[tuple[bytes, str]]:
+        """All header fields."""
+        return [*self.head.headers.items(), *self.head.repeated]
 
     def doubled(self, names: frozenset[bytes]) -> bytes | None:
         """Which of these headers was given more than once."""
