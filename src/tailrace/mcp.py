@@ -8,12 +8,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tailrace.clients.mcp import Client as _Client
-from tailrace.clients.mcp import Link, LogMessage, StdioCommand, ToolInfo, ToolResult
+from tailrace.clients.mcp import (
+    Completion,
+    Link,
+    LogMessage,
+    PromptArgument,
+    PromptInfo,
+    PromptMessage,
+    PromptResult,
+    ReadResult,
+    ResourceContent,
+    ResourceInfo,
+    ResourceTemplateInfo,
+    StdioCommand,
+    ToolInfo,
+    ToolResult,
+)
 
 if TYPE_CHECKING:
     from tailrace.service import Service
 
-__all__ = ["Client", "Link", "LogMessage", "StdioCommand", "ToolInfo", "ToolResult"]
+__all__ = [
+    "Client",
+    "Completion",
+    "Link",
+    "LogMessage",
+    "PromptArgument",
+    "PromptInfo",
+    "PromptMessage",
+    "PromptResult",
+    "ReadResult",
+    "ResourceContent",
+    "ResourceInfo",
+    "ResourceTemplateInfo",
+    "StdioCommand",
+    "ToolInfo",
+    "ToolResult",
+]
 
 
 class Client(_Client):

@@ -89,6 +89,24 @@ async def test_a_modern_servers_refusal_is_not_answered_by_initialize(code: int,
         assert server.asked("initialize") == []
 
 
+async def test_a_version_that_the_server_asks_for_by_name_is_tried_once_more() -> None:
+    async def script(x: Exchange) -> None:
+        if len(server.asked("server/discover")) < wanted:
+            await x.error(400, -32022, {"supported": ["2026-07-28"], "requested": "2026-07-28"})
+        else:
+            await x.result(DISCOVERED)
+
+    wanted = 2
+    async with serving(script) as server, Client(server.url) as c:
+        assert c.era == "modern"
+    wanted = 9
+    async with serving(script) as server:
+        with pytest.raises(ProtocolError, match="error -32022"):
+            async with Client(server.url):
+                pass
+        assert len(server.asked("server/discover")) == 2
+
+
 async def test_no_common_version_is_told() -> None:
     async def script(x: Exchange) -> None:
         await x.result({**DISCOVERED, "supportedVersions": ["2030-01-01"]})

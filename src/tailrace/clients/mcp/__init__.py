@@ -2,15 +2,35 @@
 
 from tailrace.clients.mcp.client import Client, Target
 from tailrace.clients.mcp.links import Link, MemoryLink, Outgoing, Receiver, StdioCommand
+from tailrace.clients.mcp.offers import (
+    Completion,
+    PromptArgument,
+    PromptInfo,
+    PromptMessage,
+    PromptResult,
+    ReadResult,
+    ResourceContent,
+    ResourceInfo,
+    ResourceTemplateInfo,
+)
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult
 
 __all__ = [
     "Client",
+    "Completion",
     "Link",
     "LogMessage",
     "MemoryLink",
     "Outgoing",
+    "PromptArgument",
+    "PromptInfo",
+    "PromptMessage",
+    "PromptResult",
+    "ReadResult",
     "Receiver",
+    "ResourceContent",
+    "ResourceInfo",
+    "ResourceTemplateInfo",
     "StdioCommand",
     "Target",
     "ToolInfo",

@@ -115,7 +115,7 @@ class Answers:
         elif not isinstance(said, ElicitResult):
             said = ElicitResult("accept", said)
         result: dict[str, Any] = {"action": said.action}
-        return result | {"content": said.data} if said.accepted else result
+        return result | {"content": _filled(asked.requested_schema, said.data)} if said.accepted else result
 
     async def _sample(self, params: Raw) -> Any:
         assert self._sampling is not None
@@ -135,6 +135,18 @@ class Answers:
 async def _called(callback: Callable[..., Any], *args: Any) -> Any:
     said = callback(*args)
     return await said if inspect.isawaitable(said) else said
+
+
+def _filled(schema: dict[str, Any], said: Any) -> Any:
+    """What was filled in, and the form's defaults for the rest (SEP-1034)."""
+    fields: Any = schema.get("properties")
+    if not isinstance(fields, dict) or not (said is None or isinstance(said, Mapping)):
+        return said
+    filled: dict[str, Any] = {}
+    for name, field in cast("dict[str, Any]", fields).items():
+        if isinstance(field, dict) and "default" in field:
+            filled[name] = field["default"]
+    return filled | dict(cast("Mapping[str, Any]", said or {}))
 
 
 def _root(given: str | Path | Root | Mapping[str, Any]) -> Any:

@@ -20,11 +20,12 @@ from tailrace.clients.mcp.handshake import Era, Server, agree
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.listing import Listing
-from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolPage, ToolResult, decode, decode_tool_result
+from tailrace.clients.mcp.requests import Requests
+from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult, decode_tool_result
 from tailrace.clients.mcp.tasks import CAPABILITIES, follow, pause_of, task_of
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
-from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
+from tailrace.errors import DefinitionError, ProtocolError, TransportError
 from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ logger = logging.getLogger("tailrace.client")
 
 Target: TypeAlias = "str | Sequence[str] | StdioCommand | Link | Service"
 
-_MAX_PAGES = 1000
+_LISTEN_LIMIT = 0.5  # seconds for the stream on which a server may ask; some answer its GET only with the first event
 _NOT_STREAMABLE = frozenset({400, 404, 405, 406, 415, 501})  # statuses of a POST to a server that speaks HTTP+SSE only
 
 
-class Client:
+class Client(Requests):
     """A client of one MCP server. Use it as ``async with Client(target) as c:``, once, on one event loop.
 
     Calls may run at the same time. Cancelling a call, or its time limit, ends it at the server too.
@@ -209,17 +210,9 @@ class Client:
         Args:
             timeout: Seconds for each page; None: the client's.
         """
-        tools: list[ToolInfo] = []
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            params = {"cursor": cursor} if cursor is not None else None
-            page = decode("tools/list", await self._request("tools/list", params, timeout=timeout), ToolPage)
-            tools += page.tools
-            if page.next_cursor is None:
-                headed = self.era == "modern" and isinstance(self._open().link, StreamableLink)
-                return self._listing.take(tools, with_headers=headed)
-            cursor = page.next_cursor
-        raise LimitError("pages", f"the server has more than {_MAX_PAGES} pages of tools: its paging may not end")
+        tools = [tool async for tool in self.iter_tools(timeout=timeout)]
+        headed = self.era == "modern" and isinstance(self._open().link, StreamableLink)
+        return self._listing.take(tools, with_headers=headed)
 
     async def call_tool(
         self,
@@ -394,6 +387,8 @@ class Client:
         )
         await self._conversation.open()
         self._server = await agree(self._conversation, self._era, timeout=self._connect_timeout)
+        if isinstance(link, StreamableLink) and self.era == "legacy" and self._conversation.legacy_capabilities:
+            await link.wait_listening(_LISTEN_LIMIT)
 
     async def _ask_for_log(self) -> None:
         """The legacy era sets the level once for the session."""

@@ -73,7 +73,7 @@ class Conversation:
         self._capabilities = capabilities
         self.legacy_capabilities = self._answers.capabilities
         self._tasks = tasks
-        self._log_level = log_level
+        self.log_level = log_level
         self._replies = 0
 
     async def open(self) -> None:
@@ -178,8 +178,8 @@ class Conversation:
             "io.modelcontextprotocol/clientCapabilities": self._capabilities,
             "io.modelcontextprotocol/clientInfo": self.client_info,
         }
-        if self._log_level is not None:
-            envelope["io.modelcontextprotocol/logLevel"] = self._log_level
+        if self.log_level is not None:
+            envelope["io.modelcontextprotocol/logLevel"] = self.log_level
         return envelope
 
     # --- what nobody waits for ---

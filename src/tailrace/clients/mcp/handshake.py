@@ -87,7 +87,14 @@ async def _discover(conversation: Conversation, timeout: float, era: str) -> Ser
     """Ask a modern server; None: greet it in the legacy way."""
     conversation.version = mcp.MODERN_VERSIONS[-1]
     try:
-        raw = await conversation.request("server/discover", timeout=timeout)
+        try:
+            raw = await conversation.request("server/discover", timeout=timeout)
+        except ProtocolError as error:
+            known = _modern_that(error)
+            if known is None:
+                raise
+            conversation.version = known  # asked for by name: once more (2026-07-28, versioning)
+            raw = await conversation.request("server/discover", timeout=timeout)
         found = decode("server/discover", raw, _Discovered)
     except (ProtocolError, HttpRefused, TimeoutError) as error:
         if era == "modern" or not _may_be_legacy(error):
@@ -104,13 +111,23 @@ async def _discover(conversation: Conversation, timeout: float, era: str) -> Ser
     return None
 
 
+def _modern_that(error: ProtocolError) -> str | None:
+    """The modern version that the server asks for in its refusal, where it is one of ours."""
+    supported = _supported(error) if error.code == mcp.UNSUPPORTED_VERSION else []
+    return next((known for known in reversed(mcp.MODERN_VERSIONS) if known in supported), None)
+
+
+def _supported(error: ProtocolError) -> list[str]:
+    supported: Any = error.data.get("supported") if isinstance(error.data, dict) else None  # pyright: ignore
+    return [str(one) for one in supported] if isinstance(supported, list) else []  # pyright: ignore
+
+
 def _may_be_legacy(error: Exception) -> bool:
     """Whether `initialize` may succeed where `server/discover` failed like this: only what is surely modern may not."""
     if isinstance(error, HttpRefused):
         return error.status not in _SAME_IN_BOTH
     if isinstance(error, ProtocolError) and error.code in _RECOGNISED:
-        supported = error.data.get("supported") if isinstance(error.data, dict) else None  # pyright: ignore
-        return isinstance(supported, list) and bool(set(map(str, supported)) & set(mcp.LEGACY_VERSIONS))  # pyright: ignore
+        return bool(set(_supported(error)) & set(mcp.LEGACY_VERSIONS))
     return True
 
 

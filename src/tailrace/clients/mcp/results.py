@@ -30,6 +30,7 @@ class ToolInfo(Struct, frozen=True, rename="camel"):
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] | None = None
     annotations: dict[str, Any] | None = None
+    icons: list[dict[str, Any]] | None = None
     meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
 
 

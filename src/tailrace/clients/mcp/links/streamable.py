@@ -61,6 +61,7 @@ class StreamableLink:
         self._session: str | None = None
         self._exchanges: dict[RequestId, asyncio.Task[None]] = {}
         self._closed = False
+        self._listening = asyncio.Event()  # the stream of what belongs to no request is open, or not offered
         self._receiver: Receiver
         self._tasks: Tasks
 
@@ -79,6 +80,15 @@ class StreamableLink:
         self._version = version
         if version in mcp.LEGACY_VERSIONS:
             self._tasks.start(self._listen(), name="tailrace-client-listen")
+
+    async def wait_listening(self, limit: float) -> None:
+        """Wait, `limit` seconds at most, until what the server sends of its own accord can arrive.
+
+        Some servers drop what they ask of their client as long as nobody listens there.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._listening.wait()
 
     async def send(self, message: Outgoing) -> None:
         """Start a request's exchange; post anything else, and wait until the server has taken it."""
@@ -188,6 +198,7 @@ class StreamableLink:
             if response.status != 200 or not is_stream(response):
                 raise await self._refusal(response, None)
             patience.renew()
+            self._listening.set()
             if place.id is not None and response.headers.get("tailrace-resume") == "gap":
                 self._receiver.report_gap("a stream was resumed")
             await self._http.read_events(response, place, self._receive, wanted)
@@ -206,6 +217,8 @@ class StreamableLink:
         except Exception as error:
             if self._is_open():
                 self._receiver.warn(f"no more notifications outside of calls: {error}")
+        finally:
+            self._listening.set()
 
     def _is_open(self) -> bool:
         return not self._closed
