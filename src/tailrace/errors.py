@@ -59,8 +59,16 @@ class ToolError(TailraceError):
 
 class CapabilityError(ToolError):
     """The client of a call cannot be asked: it did not declare that it can, or there is none. Where a tool does not
-    handle it, its caller reads the text.
+    handle it, its caller reads the text (from 2026-07-28 on as the error -32021).
+
+    Args:
+        message: What the caller reads.
+        required: The capabilities that the client would have to declare; None where that would not help.
     """
+
+    def __init__(self, message: str, required: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.required = required
 
 
 class RequestRefused(ToolError):

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from tailrace import Audio, Context, EmbeddedResource, Image, LimitError, ResourceContents, Service, ToolError
+from tailrace import (
+    Audio,
+    CapabilityError,
+    Context,
+    EmbeddedResource,
+    Image,
+    LimitError,
+    ResourceContents,
+    Service,
+    ToolError,
+)
 
 STEP = 0.05  # seconds between two notifications; the scenarios ask for it
 PNG = base64.b64decode(  # one red pixel
@@ -107,6 +117,179 @@ async def test_trigger_tool_change() -> str:
     name = f"added_{len(svc.tools)}"
     svc.tool(name=name, description="Came later.")(added)
     return name
+
+
+# --- asking the client: the same handlers in a legacy session and, leg by leg, in 2026-07-28 ------
+
+
+@svc.tool
+async def test_elicitation(ctx: Context, message: str) -> str:
+    """Asks the user."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "username": {"type": "string", "description": "User's response"},
+            "email": {"type": "string", "description": "User's email address"},
+        },
+        "required": ["username", "email"],
+    }
+    said = await ctx.elicit(message, schema)
+    return f"User response: action={said.action}, content={said.data}"
+
+
+@svc.tool
+async def test_streaming_elicitation(ctx: Context) -> str:
+    """Asks the user, after a report."""
+    await ctx.progress(0, 1, "about to ask")
+    return (await ctx.elicit("Shall it go on?")).action
+
+
+@svc.tool
+async def test_sampling(ctx: Context, prompt: str) -> str:
+    """Asks the model."""
+    return f"LLM response: {(await ctx.sample(prompt, max_tokens=100)).text}"
+
+
+@svc.tool
+async def test_missing_capability(ctx: Context) -> str:
+    """Asks the model, whether the client has one or not."""
+    return (await ctx.sample("Is anybody there?")).text
+
+
+@svc.tool
+async def test_elicitation_sep1034_defaults(ctx: Context) -> str:
+    """A form with a default for each kind of field."""
+    properties = {
+        "name": {"type": "string", "default": "John Doe"},
+        "age": {"type": "integer", "default": 30},
+        "score": {"type": "number", "default": 95.5},
+        "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
+        "verified": {"type": "boolean", "default": True},
+    }
+    said = await ctx.elicit("Test client default value handling", {"properties": properties})
+    return f"Elicitation completed: action={said.action}, content={said.data}"
+
+
+@svc.tool
+async def test_elicitation_sep1330_enums(ctx: Context) -> str:
+    """A form with a choice of each kind."""
+    values = ["option1", "option2", "option3"]
+    titled = [{"const": f"value{number}", "title": f"{name} Option"} for number, name in enumerate(_ORDINALS, 1)]
+    properties = {
+        "untitledSingle": {"type": "string", "enum": values},
+        "titledSingle": {"type": "string", "oneOf": titled},
+        "legacyEnum": {
+            "type": "string",
+            "enum": ["opt1", "opt2", "opt3"],
+            "enumNames": ["Option One", "Option Two", "Option Three"],
+        },
+        "untitledMulti": {"type": "array", "items": {"type": "string", "enum": values}},
+        "titledMulti": {
+            "type": "array",
+            "items": {
+                "anyOf": [{"const": f"value{n}", "title": f"{name} Choice"} for n, name in enumerate(_ORDINALS, 1)]
+            },
+        },
+    }
+    said = await ctx.elicit("Test enum schema improvements", {"properties": properties})
+    return f"Elicitation completed: action={said.action}, content={said.data}"
+
+
+_ORDINALS = ("First", "Second", "Third")
+
+
+def _form(field: str, kind: str = "string") -> dict[str, Any]:
+    return {"type": "object", "properties": {field: {"type": kind}}, "required": [field]}
+
+
+async def _name(ctx: Context, key: str = "user_name", message: str = "What is your name?") -> str:
+    return (await ctx.elicit(message, _form("name"), key=key)).data["name"]
+
+
+@svc.tool
+async def test_input_required_result_elicitation(ctx: Context) -> str:
+    """Asks for a name."""
+    return f"Hello, {await _name(ctx)}!"
+
+
+@svc.tool
+async def test_input_required_result_sampling(ctx: Context) -> str:
+    """Asks the model for a capital."""
+    return (await ctx.sample("What is the capital of France?", max_tokens=100, key="capital_question")).text
+
+
+@svc.tool
+async def test_input_required_result_list_roots(ctx: Context) -> list[str]:
+    """Asks for the roots."""
+    return [root.uri for root in await ctx.list_roots(key="client_roots")]
+
+
+@svc.tool
+async def test_input_required_result_request_state(ctx: Context) -> str:
+    """What a client brings back was made by this server, or the call is refused."""
+    said = await ctx.elicit("Please confirm", _form("ok", "boolean"), key="confirm")
+    return f"state-ok {said.data}"
+
+
+@svc.tool
+async def test_input_required_result_tampered_state(ctx: Context) -> str:
+    """The same."""
+    return f"{(await ctx.elicit('Please confirm', _form('ok', 'boolean'), key='confirm')).data}"
+
+
+@svc.tool
+async def test_input_required_result_multiple_inputs(ctx: Context) -> str:
+    """Asks three things at once."""
+    name, greeting, roots = await asyncio.gather(
+        _name(ctx),
+        ctx.sample("Generate a greeting", max_tokens=50, key="greeting"),
+        ctx.list_roots(key="client_roots"),
+    )
+    return f"{greeting.text} {name}, at {[root.uri for root in roots]}"
+
+
+@svc.tool
+async def test_input_required_result_multi_round(ctx: Context) -> str:
+    """Asks one thing after the other."""
+    name = await _name(ctx, "step1", "Step 1: What is your name?")
+    said = await ctx.elicit("Step 2: What is your favorite color?", _form("color"), key="step2")
+    return f"{name} likes {said.data['color']}"
+
+
+@svc.tool
+async def test_input_required_result_capabilities(ctx: Context) -> str:
+    """Asks the user or, where that cannot be, the model."""
+    try:
+        return await _name(ctx)
+    except CapabilityError:
+        return (await ctx.sample("What is your name?", key="model_name")).text
+
+
+@svc.tool(task="auto")
+async def test_tool_with_task(ctx: Context) -> str:
+    """Asks for a name first, and then takes its time."""
+    name = await _name(ctx)
+    await asyncio.sleep(1.0)
+    return f"Hello, {name}!"
+
+
+@svc.tool(task=True)
+async def confirm_delete(ctx: Context, filename: str) -> str:
+    """A task that asks."""
+    said = await ctx.elicit(f"Delete {filename}?", _form("confirm", "boolean"))
+    return f"{filename}: {said.data}"
+
+
+@svc.tool(task=True)
+async def multi_input(ctx: Context) -> str:
+    """A task that asks two things at once."""
+    one, two = await asyncio.gather(
+        ctx.elicit("What is your name?", _form("name")), ctx.elicit("Are you sure?", _form("confirm", "boolean"))
+    )
+    return f"{one.data} {two.data}"
+
+
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 @svc.tool

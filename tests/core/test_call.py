@@ -411,7 +411,8 @@ async def test_a_call_that_does_not_end_is_answered_in_its_stead_and_counted_unt
 
 async def test_a_call_of_a_kind_that_cannot_ask_says_so() -> None:
     call = Work(make_tasks()).accepted()
-    for ask in (call.context.elicit("?"), call.context.sample("?"), call.context.list_roots()):
+    own = call.context
+    for ask in (own.elicit("?"), own.elicit_url("?", ""), own.sample("?"), own.list_roots()):
         with pytest.raises(CapabilityError, match="cannot ask its client"):
             await ask
     for ask in (Context().elicit("?"), Context().sample("?"), Context().list_roots()):

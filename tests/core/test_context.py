@@ -378,21 +378,26 @@ async def test_a_record_says_its_level_and_its_logger() -> None:
 class Asking(Work):
     """Its client answers with what it was asked."""
 
-    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
-        return ElicitResult("accept", (message, schema, timeout))
+    async def elicit(self, message: str, schema: Any, timeout: float | None, key: str | None) -> ElicitResult:
+        return ElicitResult("accept", (message, schema, timeout, key))
 
-    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
-        return SampleResult("assistant", (params, timeout), "model")
+    async def elicit_url(self, message: str, url: str, timeout: float | None, key: str | None) -> ElicitResult:
+        return ElicitResult("accept", (message, url, timeout, key))
 
-    async def list_roots(self, timeout: float | None) -> list[Root]:
-        return [Root(f"file:///{timeout}")]
+    async def sample(self, params: Mapping[str, Any], timeout: float | None, key: str | None) -> SampleResult:
+        return SampleResult("assistant", (params, timeout, key), "model")
+
+    async def list_roots(self, timeout: float | None, key: str | None) -> list[Root]:
+        return [Root(f"file:///{timeout}", key)]
 
 
 @virtual
 async def test_what_a_handler_asks_reaches_its_calls_client_whole() -> None:
     context = Asking(make_tasks()).context
-    assert (await context.elicit("How many?", int, timeout=1.0)).data == ("How many?", int, 1.0)
-    assert await context.list_roots(timeout=2.0) == [Root("file:///2.0")]
+    assert (await context.elicit("How many?", int, timeout=1.0, key="k")).data == ("How many?", int, 1.0, "k")
+    assert (await context.elicit("?")).data == ("?", None, None, None)
+    assert (await context.elicit_url("Go", "http://a", timeout=1.0, key="k")).data == ("Go", "http://a", 1.0, "k")
+    assert await context.list_roots(timeout=2.0, key="k") == [Root("file:///2.0", "k")]
     sampled = await context.sample(
         "Hello",
         max_tokens=7,
@@ -401,7 +406,10 @@ async def test_what_a_handler_asks_reaches_its_calls_client_whole() -> None:
         stop_sequences=["end"],
         model_preferences={"speedPriority": 1},
         include_context="none",
+        tools=[{"name": "t"}],
+        tool_choice={"mode": "auto"},
         timeout=3.0,
+        key="k",
     )
     asked = {
         "messages": "Hello",
@@ -411,10 +419,12 @@ async def test_what_a_handler_asks_reaches_its_calls_client_whole() -> None:
         "stopSequences": ["end"],
         "modelPreferences": {"speedPriority": 1},
         "includeContext": "none",
+        "tools": [{"name": "t"}],
+        "toolChoice": {"mode": "auto"},
     }
-    assert sampled.content == (asked, 3.0)
-    params, timeout = (await context.sample("Hello")).content
-    assert (params["maxTokens"], timeout) == (1024, None)
+    assert sampled.content == (asked, 3.0, "k")
+    params, timeout, key = (await context.sample("Hello")).content
+    assert (params["maxTokens"], timeout, key) == (1024, None, None)
 
 
 @virtual
@@ -422,6 +432,7 @@ async def test_outside_of_a_call_there_is_nobody_to_ask() -> None:
     context = Context()
     for name, asking in [
         ("elicit", context.elicit("?")),
+        ("elicit_url", context.elicit_url("?", "http://a")),
         ("sample", context.sample("?")),
         ("list_roots", context.list_roots()),
     ]:
@@ -432,7 +443,7 @@ async def test_outside_of_a_call_there_is_nobody_to_ask() -> None:
 @virtual
 async def test_a_call_of_a_kind_that_cannot_ask_says_so() -> None:
     context = Work(make_tasks()).context
-    for asking in (context.elicit("?"), context.sample("?"), context.list_roots()):
+    for asking in (context.elicit("?"), context.elicit_url("?", ""), context.sample("?"), context.list_roots()):
         with pytest.raises(CapabilityError, match=r"^this kind of call cannot ask its client$"):
             await asking
 

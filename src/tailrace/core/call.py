@@ -165,15 +165,19 @@ class Call(ABC):
     def log(self, level: str, data: Any, logger: str | None) -> None:
         """Send a log record to the caller, if it wants it."""
 
-    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+    async def elicit(self, message: str, schema: Any, timeout: float | None, key: str | None) -> ElicitResult:
         """Ask the caller's user (see `Context.elicit`)."""
         raise CapabilityError("this kind of call cannot ask its client")
 
-    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+    async def elicit_url(self, message: str, url: str, timeout: float | None, key: str | None) -> ElicitResult:
+        """Send the caller's user to a page (see `Context.elicit_url`)."""
+        raise CapabilityError("this kind of call cannot ask its client")
+
+    async def sample(self, params: Mapping[str, Any], timeout: float | None, key: str | None) -> SampleResult:
         """Ask the caller's model (see `Context.sample`)."""
         raise CapabilityError("this kind of call cannot ask its client")
 
-    async def list_roots(self, timeout: float | None) -> list[Root]:
+    async def list_roots(self, timeout: float | None, key: str | None) -> list[Root]:
         """Ask where the caller lets the server work (see `Context.list_roots`)."""
         raise CapabilityError("this kind of call cannot ask its client")
 

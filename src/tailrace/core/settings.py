@@ -33,6 +33,8 @@ class Settings:
     task_poll: float = 0.5  # between two looks of a client at its task, as clients are told
     answer_time: float = 3600.0  # how long answers are kept for a resume
     ask_time: float = 300.0  # for a client to answer what a handler asks it
+    state_time: float = 3600.0  # 2026-07-28: for a client to come back with its answers
+    dialogue_time: float = 86_400.0  # the same, for all of its legs; steps are remembered as long
     eof_drain: float = 1.5  # stdio: for running calls after the end of input
     store_wait: float = 30.0  # for another process that holds the store
     once_ttl: float = 86_400.0  # for which the answer of a call with an idempotency key is remembered
@@ -58,6 +60,8 @@ class Settings:
     max_principal_tasks: int = 5_000  # the same, of one principal
     task_bytes: int = 512 * _MIB  # arguments and results of all tasks; over it no new one begins
     max_asked: int = 32  # requests to one session's client that wait for an answer
+    max_rounds: int = 64  # legs of one call that ask (2026-07-28)
+    max_state: int = _MIB  # a requestState: the answers so far, which a client carries from leg to leg
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream

@@ -157,11 +157,14 @@ class ListenParams(Struct, frozen=True):
 
 
 class CallParams(Struct, frozen=True):
-    """Parameters of `tools/call`; the arguments stay raw until the tool's own decoder reads them."""
+    """Parameters of `tools/call`; the arguments stay raw until the tool's own decoder reads them, and so do the answers
+    to what it has asked."""
 
     name: str
     arguments: Raw | UnsetType = UNSET
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
+    input_responses: dict[str, Raw] | UnsetType = msgspec.field(default=UNSET, name="inputResponses")
+    request_state: str | UnsetType = msgspec.field(default=UNSET, name="requestState")
 
 
 class Implementation(Struct, frozen=True):

@@ -203,11 +203,11 @@ def test_a_client_that_did_not_declare_it_is_not_asked_and_the_caller_reads_why(
 @virtual
 async def test_calls_without_a_session_cannot_ask(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(curious()) as server:
-        modern = await post_modern(server, modern_request(1, "tools/call", {"name": "order", "arguments": {}})).answer(
-            1
-        )
-        assert modern["result"]["isError"] is True
-        assert "2026-07-28" in text_of(modern)
+        for name, needed in (("order", "elicitation"), ("think", "sampling"), ("look", "roots")):
+            post = post_modern(server, modern_request(1, "tools/call", {"name": name, "arguments": {}}))
+            assert await post.status_code() == 400
+            error = (await post.answer(1))["error"]
+            assert (error["code"], error["data"]) == (-32021, {"requiredCapabilities": {needed: {}}})
     async with serving(curious(), stateless=True) as server:
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "order", "arguments": {}}}
         accept = ("accept", "application/json, text/event-stream")

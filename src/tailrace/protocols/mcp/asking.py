@@ -1,9 +1,11 @@
-"""A handler asks the client of its call: elicitation, sampling, roots (legacy versions).
+"""A handler asks the client of its call: elicitation, sampling, roots.
 
-The request is an event of the call's own stream, so it waits for a client that was cut off as an answer does, and a
-resume brings it again while nobody has answered it. Its id cannot be guessed; an answer counts that comes from the
-same session, once. It ends with its call: what is not answered by then is cancelled. A request of an earlier process
-life is forgotten at the restart: a late answer to it is taken and dropped, and a call that runs again asks again.
+What is asked, and what counts as an answer, is the same in both eras; how a question gets there is not. In a legacy
+session the request is an event of the call's own stream, so it waits for a client that was cut off as an answer does,
+and a resume brings it again while nobody has answered it. Its id cannot be guessed; an answer counts that comes from
+the same session, once. It ends with its call: what is not answered by then is cancelled. A request of an earlier
+process life is forgotten at the restart: a late answer to it is taken and dropped, and a call that runs again asks
+again. In the modern era the call ends with its questions, and runs again: see `legs`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -20,6 +22,7 @@ from tailrace.core.asked import ElicitResult, Root, SampleResult
 from tailrace.core.ports import Kind
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import CallCancelled, CapabilityError, LimitError, RequestRefused
+from tailrace.protocols.mcp.legs import Question
 from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
 from tailrace.schema.forms import Form
 from tailrace.wire import mcp
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["Asking", "cancelled_note"]
+
+T = TypeVar("T")
 
 
 class _Elicited(Struct):
@@ -73,7 +78,7 @@ class Asking:
     """The requests of one endpoint's handlers that wait for answers."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._pending: dict[str, _Pending] = {}
         self._counts: dict[Session, int] = {}
 
@@ -82,34 +87,63 @@ class Asking:
 
     # --- what handlers call ---
 
-    async def elicit(self, call: McpCall, message: str, schema: Any, timeout: float | None) -> ElicitResult:
+    async def elicit(
+        self, call: McpCall, message: str, schema: Any, timeout: float | None, key: str | None
+    ) -> ElicitResult:
         """See `Context.elicit`."""
-        capability = self._capability(call, "elicitation")
+        capability = _capability(call, "elicitation")
         if capability and "form" not in capability:
-            raise CapabilityError("the client of this call shows no forms (it declared elicitation by URL only)")
+            raise CapabilityError(
+                "the client of this call shows no forms (it declared elicitation by URL only)",
+                {"elicitation": {"form": {}}},
+            )
         form = Form(schema)
+
+        def read(raw: bytes | Raw) -> ElicitResult:
+            result = _decoded("elicitation/create", raw, _Elicited)
+            if result.action != "accept":
+                return ElicitResult(result.action)
+            try:
+                return ElicitResult("accept", form.read(result.content or {}))
+            except ValueError as error:
+                text = f"the client's answer does not fit the form: {error}"
+                raise RequestRefused(INVALID_PARAMS, text) from None
+
         params = {"message": message, "requestedSchema": form.schema}
-        result = await self._ask(call, "elicitation/create", params, _Elicited, timeout)
-        if result.action != "accept":
-            return ElicitResult(result.action)
-        try:
-            return ElicitResult("accept", form.read(result.content or {}))
-        except ValueError as error:
-            raise RequestRefused(INVALID_PARAMS, f"the client's answer does not fit the form: {error}") from None
+        return await call.ask(Question("elicitation/create", params, read, key), timeout)
 
-    async def sample(self, call: McpCall, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
+    async def elicit_url(
+        self, call: McpCall, message: str, url: str, timeout: float | None, key: str | None
+    ) -> ElicitResult:
+        """See `Context.elicit_url`."""
+        if "url" not in _capability(call, "elicitation", {"url": {}}):
+            raise CapabilityError(
+                "the client of this call opens no pages (it declared no elicitation by URL)",
+                {"elicitation": {"url": {}}},
+            )
+        params = {"mode": "url", "message": message, "url": url}
+        if not call.dialect.modern:  # 2025-11-25 tells the pages apart by it, and has no other use for it here
+            params["elicitationId"] = secrets.token_urlsafe(16)
+        return await call.ask(Question("elicitation/create", params, _read_action, key), timeout)
+
+    async def sample(
+        self, call: McpCall, params: Mapping[str, Any], timeout: float | None, key: str | None
+    ) -> SampleResult:
         """See `Context.sample`."""
-        self._capability(call, "sampling")
-        whole = {key: value for key, value in params.items() if value is not None}
+        capability = _capability(call, "sampling")
+        whole = {name: value for name, value in params.items() if value is not None}
+        if "tools" in whole and "tools" not in capability:
+            raise CapabilityError(
+                "the client of this call samples without tools (it declared no sampling.tools)",
+                {"sampling": {"tools": {}}},
+            )
         whole["messages"] = _messages(params["messages"])
-        result = await self._ask(call, "sampling/createMessage", whole, _Sampled, timeout)
-        return SampleResult(result.role, result.content, result.model, result.stop_reason)
+        return await call.ask(Question("sampling/createMessage", whole, _read_sampled, key), timeout)
 
-    async def list_roots(self, call: McpCall, timeout: float | None) -> list[Root]:
+    async def list_roots(self, call: McpCall, timeout: float | None, key: str | None) -> list[Root]:
         """See `Context.list_roots`."""
-        self._capability(call, "roots")
-        result = await self._ask(call, "roots/list", None, _Roots, timeout)
-        return [Root(root.uri, root.name) for root in result.roots]
+        _capability(call, "roots")
+        return await call.ask(Question("roots/list", {}, _read_roots, key), timeout)
 
     # --- what transports tell ---
 
@@ -130,25 +164,22 @@ class Asking:
             if pending.call is call and not pending.answer.done():
                 pending.answer.set_exception(LimitError("store", "the request could not be stored, and was not sent"))
 
-    # --- inside ---
+    # --- legacy sessions ---
 
-    def _capability(self, call: McpCall, name: str) -> Any:
-        if call.session is None:
-            raise CapabilityError("this call has no session whose client could be asked")
-        capability = call.session.record.capabilities.get(name)
-        if capability is None:
-            raise CapabilityError(f"the client of this call cannot be asked: it declared no {name!r} capability")
-        return capability
+    async def ask(self, call: McpCall, question: Question, timeout: float | None) -> Any:
+        """Send a request on the call's stream, and wait for its answer.
 
-    async def _ask(self, call: McpCall, method: str, params: Any, kind: Any, timeout: float | None) -> Any:
-        session, settings = call.session, self._endpoint.settings
-        assert session is not None
-        assert isinstance(call.reply, (ExchangeReply, SessionReply))
+        Raises:
+            CallCancelled, LimitError, RequestRefused, TimeoutError: As `Context.elicit` has it.
+        """
+        session, settings, method = call.session, self.endpoint.settings, question.method
+        if session is None or not isinstance(call.reply, (ExchangeReply, SessionReply)):
+            raise CapabilityError("this call has no client of its own that could be asked")
         count = self._counts.get(session, 0)
         if count >= settings.max_asked:
             raise LimitError("asked", f"{settings.max_asked} requests to this client wait for an answer already")
         id = secrets.token_urlsafe(16)
-        payload = encode_request(id, method, None if params is None else mcp.encode(params))
+        payload = encode_request(id, method, mcp.encode(question.params) if question.params else None)
         self._counts[session] = count + 1
         pending = self._pending[id] = _Pending(call, session, asyncio.get_running_loop().create_future())
         seconds = settings.ask_time if timeout is None else timeout
@@ -165,7 +196,7 @@ class Asking:
             except BaseException as error:
                 log.resolve(seq)
                 if not isinstance(error, RequestRefused):
-                    log.append(cancelled_note(id, _reason(call, error)), Kind.NOTIFICATION, self._endpoint.now())
+                    log.append(cancelled_note(id, _reason(call, error)), Kind.NOTIFICATION, self.endpoint.now())
                 if isinstance(error, TimeoutError):
                     raise TimeoutError(f"{method} had no answer within {seconds:g} s") from None
                 raise
@@ -175,10 +206,36 @@ class Asking:
             self._counts[session] -= 1
             if not self._counts[session]:
                 del self._counts[session]
-        try:
-            return msgspec.json.decode(result, type=kind)
-        except msgspec.MsgspecError as error:
-            raise RequestRefused(INVALID_PARAMS, f"the client's answer to {method} is not valid: {error}") from None
+        return question.read(result)
+
+
+def _capability(call: McpCall, name: str, needed: Any = None) -> Any:
+    capability = call.client_capabilities.get(name)
+    if capability is None:
+        raise CapabilityError(
+            f"the client of this call cannot be asked: it declared no {name!r} capability", {name: needed or {}}
+        )
+    return capability
+
+
+def _read_action(raw: bytes | Raw) -> ElicitResult:
+    return ElicitResult(_decoded("elicitation/create", raw, _Elicited).action)
+
+
+def _read_sampled(raw: bytes | Raw) -> SampleResult:
+    result = _decoded("sampling/createMessage", raw, _Sampled)
+    return SampleResult(result.role, result.content, result.model, result.stop_reason)
+
+
+def _read_roots(raw: bytes | Raw) -> list[Root]:
+    return [Root(root.uri, root.name) for root in _decoded("roots/list", raw, _Roots).roots]
+
+
+def _decoded(method: str, raw: bytes | Raw, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestRefused(INVALID_PARAMS, f"the client's answer to {method} is not valid: {error}") from None
 
 
 def cancelled_note(id: str, reason: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import math
@@ -24,6 +25,7 @@ from tailrace.errors import (
     StoreError,
     ToolError,
 )
+from tailrace.protocols.mcp.legs import InputRequired, leg_of
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.asking import Asking
+    from tailrace.protocols.mcp.legs import Leg, Question
     from tailrace.service import Tool
 
 __all__ = [
@@ -103,6 +106,10 @@ class McpCall(Call):
     Attributes:
         tool: What is called.
         arguments: Still raw.
+        asking: How its handler asks its client.
+        principal: Whose call it is.
+        leg: What it knows of the legs before it, once that matters (modern).
+        status: Of the HTTP reply, where its answer is all of that.
         meta: The request's `_meta`.
         dialect: How its result is written.
         level: The least severe log record the client wants, as a rank; None for all of them, -1 for none.
@@ -111,7 +118,21 @@ class McpCall(Call):
         keep_answer: Answer also when the client cancelled it (its POST waits for some reply).
     """
 
-    __slots__ = ("arguments", "dialect", "keep_answer", "level", "max_result", "meta", "outcome", "reran", "tool")
+    __slots__ = (
+        "arguments",
+        "asking",
+        "dialect",
+        "keep_answer",
+        "leg",
+        "level",
+        "max_result",
+        "meta",
+        "outcome",
+        "principal",
+        "reran",
+        "status",
+        "tool",
+    )
 
     def __init__(
         self,
@@ -127,6 +148,8 @@ class McpCall(Call):
         dialect: Dialect,
         level: str | None,
         max_result: int,
+        asking: Asking,
+        principal: str,
         keep_answer: bool = False,
     ) -> None:
         super().__init__(key, number, request_id, session, tasks, reply)
@@ -136,7 +159,11 @@ class McpCall(Call):
         self.dialect = dialect
         self.level = level
         self.max_result = max_result
+        self.asking = asking
+        self.principal = principal
         self.keep_answer = keep_answer
+        self.leg: Leg | None = None
+        self.status = 200
         self.reran = False
         self.outcome: Raw | UnsetType = UNSET
 
@@ -173,6 +200,8 @@ class McpCall(Call):
                 raise
             return self._bug("the tool was cancelled from inside")
         except ToolError as error:
+            if isinstance(error, CapabilityError) and error.required and self.dialect.modern:
+                return self.lacking(error)
             return self._refusal(error)
         except CallCancelled as error:  # the server ends, and its threads take nothing any more
             return self.aborted(error)
@@ -245,25 +274,48 @@ class McpCall(Call):
     # --- what is asked ---
 
     @property
-    def _asking(self) -> Asking:
+    def client_capabilities(self) -> Mapping[str, Any]:
+        """What the client of the call can be asked."""
         if self.dialect.modern:
-            raise CapabilityError("calls of version 2026-07-28 cannot ask their client yet")
-        asking = getattr(self.reply, "asking", None)
-        if asking is None:  # a run that several requests share
-            raise CapabilityError("this call has no client of its own that could be asked")
-        return asking
+            declared = self.meta.client_capabilities
+            return {} if declared is UNSET else declared
+        if self.session is None:
+            raise CapabilityError("this call has no session whose client could be asked")
+        return self.session.record.capabilities
 
-    async def elicit(self, message: str, schema: Any, timeout: float | None) -> ElicitResult:
-        """As `Asking` does it."""
-        return await self._asking.elicit(self, message, schema, timeout)
+    async def ask(self, question: Question, timeout: float | None) -> Any:
+        """Put a question to the client: by a request where there is a session, else by ending this leg of the call."""
+        if self.dialect.modern:
+            return await self.legged().ask(self, question)
+        return await self.asking.ask(self, question, timeout)
 
-    async def sample(self, params: Mapping[str, Any], timeout: float | None) -> SampleResult:
-        """As `Asking` does it."""
-        return await self._asking.sample(self, params, timeout)
+    def legged(self) -> Leg:
+        """The leg that it is, of a modern call."""
+        if self.leg is None:
+            self.leg = leg_of(self)
+        return self.leg
 
-    async def list_roots(self, timeout: float | None) -> list[Root]:
-        """As `Asking` does it."""
-        return await self._asking.list_roots(self, timeout)
+    def pause(self, error: Exception, grace: float) -> None:
+        """End this leg of it with `error`, within `grace` seconds also where its handler does not let go."""
+        self.cancel(error)
+        if self.cancelled_by is error and not self.over:
+            asyncio.get_running_loop().call_later(grace, self.abandon, error, context=contextvars.Context())
+
+    async def elicit(self, message: str, schema: Any, timeout: float | None, key: str | None) -> ElicitResult:
+        """As `Asking` has it."""
+        return await self.asking.elicit(self, message, schema, timeout, key)
+
+    async def elicit_url(self, message: str, url: str, timeout: float | None, key: str | None) -> ElicitResult:
+        """As `Asking` has it."""
+        return await self.asking.elicit_url(self, message, url, timeout, key)
+
+    async def sample(self, params: Mapping[str, Any], timeout: float | None, key: str | None) -> SampleResult:
+        """As `Asking` has it."""
+        return await self.asking.sample(self, params, timeout, key)
+
+    async def list_roots(self, timeout: float | None, key: str | None) -> list[Root]:
+        """As `Asking` has it."""
+        return await self.asking.list_roots(self, timeout, key)
 
     # --- what goes out ---
 
@@ -275,6 +327,11 @@ class McpCall(Call):
         """The answer with an error."""
         self.failure = message
         return encode_failure(self.request_id, ProtocolError(code, message, data))
+
+    def lacking(self, error: CapabilityError) -> bytes:
+        """The answer to a client that has to declare more than it does (2026-07-28: missing capability)."""
+        self.status = 400
+        return self.error(mcp.CAPABILITY_MISSING, error.message, {"requiredCapabilities": error.required})
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """`notifications/progress`, if the request carried a token."""
@@ -309,6 +366,10 @@ class McpCall(Call):
         """A timeout is the tool's failure; a cancellation is answered only where something waits for it."""
         if isinstance(error, DeadlineExceeded):
             return self._failure(str(error))
+        if isinstance(error, InputRequired):
+            return self.result(error.result(self.dialect))
+        if isinstance(error, ProtocolError):
+            return self.error(error.code, error.message, error.data)
         if isinstance(error, PeerCancelled) and not self.keep_answer:
             return None
         if isinstance(error, StoreError):

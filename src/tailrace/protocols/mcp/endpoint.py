@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,7 @@ from tailrace.protocols.mcp.asking import Asking
 from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall, PeerCancelled
 from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
+from tailrace.protocols.mcp.legs import leg_of
 from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.once import Once, OnceCall
@@ -108,6 +110,7 @@ class Endpoint:
         self.seals = seals
         self.outbox: Outbox | None = None  # where calls publish to
         self.now = tasks.loop.time
+        self.wall = time.time
         self.tools = service.tools  # a live view
         self.sessions = Sessions(
             limit=settings.max_sessions,
@@ -213,8 +216,12 @@ class Endpoint:
             dialect=dialect,
             level=level,
             max_result=self.settings.max_result,
+            asking=self.asking,
+            principal=session.principal if session is not None else origin.principal if origin is not None else "",
             keep_answer=keep_answer,
         )
+        if dialect.modern and (params.request_state is not UNSET or params.input_responses is not UNSET):
+            call.leg = leg_of(call, params)
         values = self.values(params.meta, origin)
         if values:
             call.context.set_values(values)

@@ -20,6 +20,7 @@ __all__ = ["EventId", "LineFraming", "Seals", "SseFraming"]
 _PLACE = struct.Struct(">9sQI")  # handle, stream, epoch
 _MAC = 12
 _TOKEN = (_PLACE.size + _MAC) // 3 * 4  # 33 bytes are 44 characters
+_STAMP = 32
 
 
 class EventId(NamedTuple):
@@ -32,7 +33,7 @@ class EventId(NamedTuple):
 
 
 class Seals:
-    """Makes and opens event ids.
+    """Makes and opens event ids, and stamps whatever else a client carries for the server.
 
     Args:
         secrets: The newest first; the others are still accepted.
@@ -67,9 +68,29 @@ class Seals:
         handle, stream, epoch = _PLACE.unpack(place)
         return EventId(handle, stream, epoch, int(number))
 
+    def stamp(self, purpose: bytes, payload: bytes, principal: str) -> bytes:
+        """What proves, in front of `payload`, that this server (or one with its secrets) made it for `principal`."""
+        return _stamp(self._secrets[0], purpose, payload, principal)
+
+    def opened(self, purpose: bytes, stamped: bytes, principal: str) -> bytes:
+        """The payload behind its stamp.
+
+        Raises:
+            ValueError: The stamp is not of this server, or for another purpose or principal.
+        """
+        stamp, payload = stamped[:_STAMP], stamped[_STAMP:]
+        if not any(hmac.compare_digest(stamp, _stamp(secret, purpose, payload, principal)) for secret in self._secrets):
+            raise ValueError("not made by this server, or for somebody else")
+        return payload
+
 
 def _mac(secret: bytes, place: bytes, principal: str) -> bytes:
     return hmac.digest(secret, place + principal.encode(), hashlib.sha256)[:_MAC]
+
+
+def _stamp(secret: bytes, purpose: bytes, payload: bytes, principal: str) -> bytes:
+    who = principal.encode()
+    return hmac.digest(secret, b"%b\0%d:%b%b" % (purpose, len(who), who, payload), hashlib.sha256)
 
 
 class SseFraming:

@@ -198,9 +198,8 @@ class Once:
 
     def _begin(self, call: OnceCall) -> Entry:
         """Claim the key, and start the run once that is committed. There is no `await` between `find` and here."""
-        run = OnceRun(
-            self, call.number, call.request_id, call.tool, mcp.CallParams(call.tool.name, call.arguments, call.meta)
-        )
+        params = mcp.CallParams(call.tool.name, call.arguments, call.meta)
+        run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.tool, params)
         run.origin = call.public_session
         run.context = Context(call.context.detach(), call=run)  # its values
         tasks = self.endpoint.tasks
@@ -229,7 +228,7 @@ class Once:
         if tool is None or tool.on_crash != "rerun" or detail.reran:
             return False
         params = mcp.CallParams(tool.name, detail.arguments)
-        run = OnceRun(self, next(self.endpoint.numbers), detail.request_id, tool, params)
+        run = OnceRun(self, next(self.endpoint.numbers), detail.request_id, orphan.entry.principal, tool, params)
         run.context.set_values(self.endpoint.values(mcp.NO_META, None))
         run.reran = run.began = True
         run.entry = orphan.entry
@@ -311,7 +310,9 @@ class OnceRun(McpCall):
 
     __slots__ = ("_kept", "_once", "began", "entry", "listeners", "origin")
 
-    def __init__(self, once: Once, number: int, id: int | str, tool: Tool, params: mcp.CallParams) -> None:
+    def __init__(
+        self, once: Once, number: int, id: int | str, principal: str, tool: Tool, params: mcp.CallParams
+    ) -> None:
         endpoint = once.endpoint
         tasks: Tasks = endpoint.tasks
         super().__init__(
@@ -326,6 +327,8 @@ class OnceRun(McpCall):
             dialect=endpoint.legacy,  # the shortest form; what an era adds, each request adds for itself
             level=None,
             max_result=endpoint.settings.max_result,
+            asking=endpoint.asking,
+            principal=principal,
         )
         self._once = once
         self._kept = False  # somebody went away without a word, and may come back

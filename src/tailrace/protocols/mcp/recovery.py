@@ -286,6 +286,8 @@ class Recovery:
             dialect=self.endpoint.legacy,
             level=session.record.level,
             max_result=self.endpoint.settings.max_result,
+            asking=self.endpoint.asking,
+            principal=session.principal,
         )
         call.journalled = True
         try:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
     from tailrace.errors import StoreError
-    from tailrace.protocols.mcp.asking import Asking
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.journal import SessionJournal
@@ -71,11 +70,6 @@ class SessionReply:
     def notify(self, call: Call, payload: bytes) -> None:
         """Behind everything the session has sent so far."""
         self._log.append(payload, Kind.NOTIFICATION, self._now())
-
-    @property
-    def asking(self) -> Asking:
-        """How its calls ask their client."""
-        return self._retention.endpoint.asking
 
     def request(self, payload: bytes) -> tuple[Log, int] | None:
         """A request to the client: where it is, or None where it cannot go out any more."""
@@ -211,11 +205,6 @@ class ExchangeReply:
         if self.log is not None:
             self.log.append(payload, Kind.NOTIFICATION, self.endpoint.now())
 
-    @property
-    def asking(self) -> Asking:
-        """How its calls ask their client."""
-        return self.endpoint.asking
-
     def request(self, payload: bytes) -> tuple[Log, int] | None:
         """A request to the client makes a stream of the reply: where it is, or None where it cannot go out."""
         if self.log is None:
@@ -229,6 +218,7 @@ class ExchangeReply:
         if not self.expected:
             self._settle()
             if self.log is None and payload is not None and not self.batch and not self.exchange.gone:
+                status = self._calls[0].status if self._calls else 200
                 self._calls.clear()  # they hold it as well, as the exchange does: see `Call._finish`
                 state = self.endpoint.changed_state(self.session) if self.session is not None else None
                 if state is not None:
@@ -236,7 +226,7 @@ class ExchangeReply:
                     self.endpoint.journals.write([state], self._state_stored)
                     return None
                 self.exchange.on_gone = None
-                return self.exchange.respond(200, JSON, payload)
+                return self.exchange.respond(status, JSON, payload)
         if self.log is None and self.exchange.gone and not self.cancels:
             self._open()  # its client went away: what it may ask for again is kept
         if (self.log is None or self._opening) and payload is not None:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from tailrace.errors import CapabilityError
 from tailrace.protocols.mcp.call import McpCall
 from tailrace.protocols.mcp.once import OnceCall
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
     from tailrace.core.ports import Record
+    from tailrace.protocols.mcp.legs import Question
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
     from tailrace.protocols.mcp.task_state import ToolTask
     from tailrace.protocols.mcp.tasks import TaskTable
@@ -102,6 +104,12 @@ class TaskCall(McpCall):
         """Its reply."""
         assert isinstance(self.reply, TaskReply)
         return self.reply
+
+    async def ask(self, question: Question, timeout: float | None) -> Any:
+        """As a plain call, while it is one."""
+        if self.place.stage is not Stage.PLAIN:
+            raise CapabilityError("a task cannot ask its client")
+        return await super().ask(question, timeout)
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """What a task reports becomes its status message."""

@@ -104,5 +104,6 @@ class TaskRecovery:
         except ProtocolError as error:
             logger.warning("a task of the last process life is not run again: %s", error)
             return None
+        call.principal = task.principal
         reply.call = task.call = call
         return call
