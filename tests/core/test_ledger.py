@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger
+from tailrace.core.outgoing import Leaving
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
 from tailrace.errors import CallCancelled, LimitError, StoreError
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
+from tests.core.test_outgoing import MESSAGE, Box
 
 FULL = StoreError("the disk is full")
 DAY = 86_400.0
@@ -142,15 +144,26 @@ async def test_one_who_was_woken_has_its_answer_also_when_it_is_slow_to_take_it(
 
 
 @virtual
-async def test_the_answer_may_be_committed_earlier_together_with_something_else() -> None:
-    desk = await Desk().open()
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_work_publishes_is_committed_with_its_answer_or_neither_is(fails: bool) -> None:
+    desk, box = await Desk().open(), Box()
     entry = await desk.begin()
-    desk.store.write([*desk.ledger.records(entry, b"answer"), PutEntry("other", "x", b"along", 1e11)])
-    ledger = await desk.restart()
-    assert await ledger.load() == [], "it has ended, though nobody was told"
+
+    def unpublished(error: StoreError) -> bytes:
+        desk.store.fail_commits(None)
+        return b"failed"
+
+    if fails:
+        desk.store.fail_commits(FULL)
+    desk.ledger.finish(entry, b"answer", Leaving(box, [MESSAGE], unpublished))
+    assert await desk.ledger.answer(entry) == (b"failed" if fails else b"answer")
+    assert box.delivered_to == ([] if fails else [MESSAGE])
+    ledger = await desk.restart(kill=True)
+    assert await ledger.load() == [], "it has ended"
     found = ledger.find("", "k", b"call")
     assert found is not None
-    assert await ledger.answer(found) == b"answer"
+    assert await ledger.answer(found) == (b"failed" if fails else b"answer")
+    assert [stored.data for stored in await desk.store.entries("outbox")] == ([] if fails else [b"1"])
 
 
 # --- refused ----------------------------------------------------------------------------------------

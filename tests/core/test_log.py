@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tailrace.core.budget import EVENT_BYTES, Budget
 from tailrace.core.log import Cursor, Log
 from tailrace.core.ports import Kind
 from tests.core.support import turns
@@ -657,3 +658,33 @@ def test_of_the_requests_that_are_over_the_last_thousand_are_remembered() -> Non
         log.resolve(log.append(b"ask", REQUEST))
     assert log.resolved(0, log.last) == 1024
     assert log.events == 0
+
+
+# --- an answer that turned out not to be so
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_an_answer_whose_commit_failed_says_something_else_before_anybody_reads_it(read: bool) -> None:
+    journal, budget = Slow(), Budget(1000)
+    log = Log(journal=journal, budget=budget)
+    cursor = log.attach(0) if read else None
+    held = budget.held
+    seq = log.append(b"it worked", ANSWER)
+    log.replace(seq, b"it did not work")
+    assert (log.bytes, log.answer_bytes) == (15, 15)
+    assert budget.held == held + 15 + EVENT_BYTES
+    if cursor is not None:
+        assert cursor.unread == 15
+        assert cursor.take() == []
+    log.commit(seq)
+    assert payloads(cursor or log.attach(0)) == [b"it did not work"]
+
+
+def test_an_answer_without_a_budget_is_replaced_and_one_that_has_gone_is_not() -> None:
+    log = Log(journal=Slow())
+    seq = log.append(b"1", ANSWER)
+    log.replace(seq, b"22")
+    assert log.bytes == 2
+    log.discard()
+    log.replace(seq, b"333")
+    assert log.bytes == 0

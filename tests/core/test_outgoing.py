@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from tailrace.core.context import Context
-from tailrace.core.outgoing import OUTBOX, Collected, Message, Outbox
-from tailrace.core.ports import Record
-from tailrace.errors import CallCancelled, LimitError
+from tailrace.core.outgoing import OUTBOX, Collected, Leaving, Message, Outbox
+from tailrace.core.ports import DropEntry, PutEntry, Record
+from tailrace.errors import CallCancelled, LimitError, StoreError
 from tests.core.support import Work, make_tasks, virtual
+
+MESSAGE = Message("id", "orders", None, b"1", (), 0.0)
 
 
 class Box(Outbox):
     def __init__(self) -> None:
         self.written: list[Message] = []
         self.made_for: list[Context] = []
+        self.delivered_to: list[Message] = []
 
     def message(
         self, context: Context, topic: str, value: Any, key: str | bytes | None, headers: Mapping[str, str | bytes]
@@ -29,6 +32,16 @@ class Box(Outbox):
 
     async def write(self, messages: Sequence[Message], along: Sequence[Record] = ()) -> None:
         self.written += messages
+
+    def entries(self, messages: Sequence[Message]) -> Sequence[PutEntry]:
+        return [PutEntry("outbox", message.id, message.value, 1e11) for message in messages]
+
+    def delivered(self) -> Sequence[DropEntry]:
+        return [DropEntry("outbox", "earlier")]
+
+    def committed(self, messages: Sequence[Message], entries: Sequence[PutEntry]) -> None:
+        assert [entry.key for entry in entries] == [message.id for message in messages]
+        self.delivered_to += messages
 
 
 def publishing(box: Box) -> Context:
@@ -139,3 +152,13 @@ async def test_a_message_is_made_of_all_that_was_given_for_the_context_it_was_gi
     assert box.written == [Message("id", "t", b"k", b"1", (("h", b"v"),), 0.0)]
     assert call.collected.take(gone=True) == [Message("id", "u", b"l", b"2", (("i", b"w"),), 0.0)]
     call.cancel(CallCancelled("enough"))
+
+
+@pytest.mark.parametrize("error", [None, StoreError("the disk is full")])
+def test_what_leaves_with_an_answer_is_delivered_once_that_is_safe(error: StoreError | None) -> None:
+    box = Box()
+    leaving = Leaving(box, [MESSAGE], lambda error: f"failed: {error}".encode())
+    assert [type(record) for record in leaving.records()] == [PutEntry, DropEntry]
+    assert box.delivered_to == []
+    assert leaving.settled(error) == (None if error is None else b"failed: the disk is full")
+    assert box.delivered_to == ([MESSAGE] if error is None else [])

@@ -38,9 +38,9 @@ ONCE_MUTANTS = [
         LEDGER,
         [
             (
-                "        self._write(self.records(entry, answer), committed)\n",
+                "        self._write([*self._answered(entry, answer), *published], committed)\n",
                 "        self._tell(entry, answer=answer)\n"
-                "        self._write(self.records(entry, answer), committed)\n",
+                "        self._write([*self._answered(entry, answer), *published], committed)\n",
             )
         ],
         [f"{RACES}::test_ends_meet[duplicate-end-running]"],
@@ -51,9 +51,9 @@ ONCE_MUTANTS = [
         LEDGER,
         [
             (
-                "        self._write(self.records(entry, answer), committed)\n",
+                "        self._write([*self._answered(entry, answer), *published], committed)\n",
                 "        attached, entry.outcome = entry.outcome, Outcome()\n"
-                "        self._write(self.records(entry, answer), committed)\n"
+                "        self._write([*self._answered(entry, answer), *published], committed)\n"
                 "        if attached is not None:\n"
                 "            attached.answer = answer\n            attached.waiters.wake()\n",
             ),

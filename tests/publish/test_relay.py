@@ -27,16 +27,21 @@ class Shelf:
 
     def __init__(self, *messages: Message) -> None:
         self.waiting: dict[str, Message] = {}
+        self._next = 1000
         self.buried: list[tuple[Message, int, str]] = []
         self.failing: StoreError | None = None
         self.most = 0  # read in one go
+        self.reads = 0
         self.put(*messages)
 
-    def put(self, *messages: Message) -> None:
-        for message in messages:
-            self.waiting[f"{len(self.waiting) + 1000:06}{message.id}"] = message
+    def put(self, *messages: Message) -> list[Waiting]:
+        added = [Waiting(f"{number:06}", message) for number, message in enumerate(messages, self._next)]
+        self._next += len(messages)
+        self.waiting.update((waiting.place, waiting.message) for waiting in added)
+        return added
 
     async def read(self, after: str, limit: int) -> Sequence[Waiting]:
+        self.reads += 1
         await asyncio.sleep(0)
         page = [Waiting(place, self.waiting[place]) for place in sorted(self.waiting) if place > after][:limit]
         self.most = max(self.most, len(page))
@@ -63,6 +68,7 @@ class Broker:
         self.got: list[Message] = []
         self.told: list[Message] = []
         self.most = 0  # told in one go
+        self.batches = 0
         self.down: Exception | None = None
         self.opened = 0
         self.closed = 0
@@ -79,6 +85,7 @@ class Broker:
         assert len(keys) == len(set(keys)), "two of one key at a time have no order"
         self.told += messages
         self.most = max(self.most, len(messages))
+        self.batches += 1
         await self.gate.wait()
         await asyncio.sleep(0.001)
         if self.down is not None:
@@ -127,6 +134,90 @@ async def test_one_that_comes_later_is_delivered_at_once_when_it_is_told_of() ->
     while not broker.got:
         await asyncio.sleep(0.001)
     assert tasks.loop.time() - began < 0.1
+    await ended(relay, tasks)
+
+
+@virtual
+async def test_what_is_offered_is_delivered_without_being_read_and_what_comes_close_together_in_one_batch() -> None:
+    shelf, broker = Shelf(), Broker()
+    relay, tasks = started(shelf, broker)
+    assert await relay.drain(5)
+    reads = shelf.reads
+    messages = [message(n, key=str(n)) for n in range(20)]
+    for one in messages:
+        relay.offer(shelf.put(one))
+        await asyncio.sleep(0.001)
+    while len(broker.got) < 20:
+        await asyncio.sleep(0.001)
+    assert broker.got == messages
+    assert shelf.reads == reads
+    assert broker.batches <= 3
+    await ended(relay, tasks)
+    assert not shelf.waiting
+
+
+@virtual
+async def test_what_is_offered_while_older_ones_are_still_to_be_read_keeps_its_place() -> None:
+    older = [message(n, key="k") for n in range(3)]
+    shelf, broker = Shelf(*older), Broker()
+    relay, tasks = started(shelf, broker)
+    fresh = message("fresh", key="k")
+    relay.offer(shelf.put(fresh))
+    assert await relay.drain(5)
+    assert broker.got == [*older, fresh]
+    await ended(relay, tasks)
+
+
+@virtual
+async def test_one_that_comes_while_the_source_is_being_read_is_not_left_for_the_next_look() -> None:
+    shelf, broker = Shelf(), Broker()
+    read = shelf.read
+    late = message("late")
+
+    async def slow_read(after: str, limit: int) -> Sequence[Waiting]:
+        page = await read(after, limit)
+        if not broker.got and not shelf.waiting:
+            relay.offer(shelf.put(late))  # too late for this page
+        return page
+
+    shelf.read = slow_read  # type: ignore[method-assign]
+    relay, tasks = started(shelf, broker)
+    began = tasks.loop.time()
+    while not broker.got:
+        await asyncio.sleep(0.001)
+    assert tasks.loop.time() - began < 0.5
+    await ended(relay, tasks)
+
+
+@virtual
+async def test_more_than_fits_is_offered_and_all_of_it_arrives() -> None:
+    shelf, broker = Shelf(), Broker()
+    relay, tasks = started(shelf, broker)
+    assert await relay.drain(5)
+    broker.gate.clear()
+    for n in range(3000):
+        relay.offer(shelf.put(message(n)))
+        if n % 500 == 0:
+            await asyncio.sleep(0.1)
+    assert len(relay._held) <= 1000
+    broker.gate.set()
+    assert await relay.drain(60)
+    assert [one.value for one in broker.got] == [str(n).encode() for n in range(3000)]
+    await ended(relay, tasks)
+
+
+@virtual
+async def test_messages_of_one_key_do_not_wait_for_the_next_batch() -> None:
+    messages = [message(n, key="k") for n in range(100)]
+    shelf, broker = Shelf(), Broker()
+    relay, tasks = started(shelf, broker)
+    assert await relay.drain(5)
+    began = tasks.loop.time()
+    relay.offer(shelf.put(*messages))
+    while len(broker.got) < 100:
+        await asyncio.sleep(0.001)
+    assert broker.got == messages
+    assert tasks.loop.time() - began < 1.0  # the broker's own time, and not 100 times the pause between two batches
     await ended(relay, tasks)
 
 

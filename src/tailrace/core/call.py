@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
-from tailrace.core.outgoing import Collected
+from tailrace.core.outgoing import Collected, Leaving
 from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class Reply(Protocol):
         """What the store is to hold of the call as it is now; nothing where it holds nothing of it."""
         ...
 
+    def carries(self, call: Any) -> bool:
+        """Will `call.leaving` be committed together with the answer? Else what the call publishes has to be safe
+        before. Asked right before `answer`: nothing happens in between."""
+        ...
+
 
 class CallState(Enum):
     """`ACCEPTED` (owned, no user code has run) -> `RUNNING` -> `ENDED`."""
@@ -86,6 +91,7 @@ class Call(ABC):
         reply: Where its frames go.
         context: What its handler is given; once it has ended without an error, the empty one.
         collected: What it wants published, if anything.
+        leaving: What of that goes with its answer (see `Reply.carries`).
         decided: Its outcome is being committed: a cancellation comes too late now.
         span: Of the call as a whole, where somebody traces.
         failure: Why its answer is an error, for the span.
@@ -102,6 +108,7 @@ class Call(ABC):
         "failure",
         "journalled",
         "key",
+        "leaving",
         "number",
         "reply",
         "request_id",
@@ -129,6 +136,7 @@ class Call(ABC):
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._reports = 0
         self.collected: Collected | None = None
+        self.leaving: Leaving | None = None
         self.decided = False
         self.span: Span | None = None
         self.failure: str | None = None

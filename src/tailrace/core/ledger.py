@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
 from tailrace.core.waiters import Waiters
 from tailrace.errors import LimitError, StoreError, TailraceError
+
+if TYPE_CHECKING:
+    from tailrace.core.outgoing import Leaving
 
 __all__ = ["Entry", "EntryState", "KeyReused", "Ledger", "Orphan", "Write"]
 
@@ -287,7 +290,7 @@ class Ledger:
 
         self._write([self._head(entry, detail)], committed)
 
-    def finish(self, entry: Entry, answer: bytes) -> None:
+    def finish(self, entry: Entry, answer: bytes, leaving: Leaving | None = None) -> None:
         """The work has ended: commit its answer, then give it to all who are attached.
 
         If it cannot be committed, it is given all the same, and kept in memory; after a restart it is unknown.
@@ -295,6 +298,8 @@ class Ledger:
         Args:
             entry: Its state is `BEGUN`.
             answer: What is replayed from now on.
+            leaving: What it publishes, which is committed together with the answer; or neither is, and the answer is
+                the one that it gives instead.
         """
         size = _OVERHEAD + len(answer)
         self.bytes += size - entry.size
@@ -302,22 +307,17 @@ class Ledger:
         expires = self._clock() + self.ttl
 
         def committed(error: StoreError | None) -> None:
+            if leaving is not None and (instead := leaving.settled(error)) is not None:
+                self.finish(entry, instead)
+                return
             if error is not None:
                 entry.kept = answer
             entry.expires = expires
             self._tell(entry, answer=answer)
             self._end(entry)
 
-        self._write(self.records(entry, answer), committed)
-
-    def records(self, entry: Entry, answer: bytes) -> list[Record]:
-        """What `finish` commits. Whoever has to commit something else together with the answer may do so before."""
-        gone = self._clock() + 2 * self.ttl  # the store lets it go later than the ledger does, which tells it so
-        head = _Head(entry.principal, entry.fingerprint, _OVERHEAD + len(answer), None)
-        return [
-            PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), gone),
-            PutEntry(_KIND, _ANSWER + entry.name, answer, gone),
-        ]
+        published = leaving.records() if leaving is not None else ()
+        self._write([*self._answered(entry, answer), *published], committed)
 
     def drop(self, entry: Entry, answer: bytes) -> None:
         """The work was not begun, and will not be: the key is free again; those who are attached get `answer`."""
@@ -350,6 +350,14 @@ class Ledger:
             or self._principals.get(principal, 0) >= self.max_principal
             or self.bytes >= self.max_bytes
         )
+
+    def _answered(self, entry: Entry, answer: bytes) -> list[Record]:
+        gone = self._clock() + 2 * self.ttl  # the store lets it go later than the ledger does, which tells it so
+        head = _Head(entry.principal, entry.fingerprint, _OVERHEAD + len(answer), None)
+        return [
+            PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), gone),
+            PutEntry(_KIND, _ANSWER + entry.name, answer, gone),
+        ]
 
     def _head(self, entry: Entry, detail: bytes) -> PutEntry:
         head = _Head(entry.principal, entry.fingerprint, entry.size, detail)

@@ -152,6 +152,21 @@ class Log:
             if self.uncommitted <= self.high_water:
                 self.free_rooms()
 
+    def replace(self, seq: int, payload: bytes) -> None:
+        """What was appended as answer `seq` turned out not to be so, before anybody may read it: it says this instead.
+        Harmless where it has gone meanwhile."""
+        old = self._events.get(seq)
+        if old is None:
+            return
+        grown = len(payload) - len(old)
+        self._events[seq] = payload
+        self.bytes += grown
+        self.answer_bytes += grown
+        if self.budget is not None:
+            self.budget.add(grown)
+        if self.reader is not None:
+            self.reader.unread += grown
+
     def end(self) -> None:
         """No event will follow. Idempotent; the reader still reads what is there, then ends."""
         if not self.ended:

@@ -7,7 +7,7 @@ to `publish`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -16,9 +16,10 @@ from tailrace.errors import LimitError
 
 if TYPE_CHECKING:
     from tailrace.core.context import Context
-    from tailrace.core.ports import Record
+    from tailrace.core.ports import DropEntry, PutEntry, Record
+    from tailrace.errors import StoreError
 
-__all__ = ["OUTBOX", "Collected", "Message", "Outbox"]
+__all__ = ["OUTBOX", "Collected", "Leaving", "Message", "Outbox"]
 
 OUTBOX = "io.tailrace/outbox"  # the value of a context under which its outbox is found
 
@@ -68,6 +69,18 @@ class Outbox(Protocol):
         """
         ...
 
+    def entries(self, messages: Sequence[Message]) -> Sequence[PutEntry]:
+        """The records of messages that somebody else commits; at once, for their numbers are those of the commits."""
+        ...
+
+    def delivered(self) -> Sequence[DropEntry]:
+        """What may be forgotten of earlier messages, at the cost of no commit of its own: write it, and it is."""
+        ...
+
+    def committed(self, messages: Sequence[Message], entries: Sequence[PutEntry]) -> None:
+        """He did: deliver them."""
+        ...
+
 
 class Collected:
     """The messages of one call, until it ends.
@@ -99,3 +112,34 @@ class Collected:
         messages = [message for message, skip in self._messages if not (skip and gone)]
         self._messages.clear()
         return messages
+
+
+class Leaving:
+    """The messages of a call that has succeeded, on their way into the write that carries its answer: so both are
+    safe at the cost of one commit, or neither is.
+
+    Args:
+        outbox: Where they go.
+        messages: One at least.
+        unpublished: Gives the answer to give instead, where the write fails.
+    """
+
+    __slots__ = ("_entries", "_messages", "_outbox", "_unpublished")
+
+    def __init__(self, outbox: Outbox, messages: Sequence[Message], unpublished: Callable[[StoreError], bytes]) -> None:
+        self._outbox = outbox
+        self._messages = messages
+        self._unpublished = unpublished
+        self._entries: Sequence[PutEntry] = ()
+
+    def records(self) -> Sequence[Record]:
+        """What is to be written, now."""
+        self._entries = self._outbox.entries(self._messages)
+        return [*self._entries, *self._outbox.delivered()]
+
+    def settled(self, error: StoreError | None) -> bytes | None:
+        """The outcome of that write; gives the answer to give instead, if it failed."""
+        if error is not None:
+            return self._unpublished(error)
+        self._outbox.committed(self._messages, self._entries)
+        return None

@@ -34,6 +34,8 @@ WAITING = "outbox"  # kinds of entries
 DEAD = "outbox-dead"
 NEVER = float(2**53)  # wall clock, seconds: a message does not expire
 
+_FORGET = 0.1  # seconds for which delivered messages wait for a commit that takes them along
+
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
@@ -70,6 +72,8 @@ class StoreOutbox:
         self._epoch = epoch
         self._numbers = itertools.count(1)
         self._tasks = tasks
+        self._delivered: list[DropEntry] = []  # at most what is delivered in `_FORGET` seconds
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Count what an earlier process life left, and begin to deliver.
@@ -92,6 +96,7 @@ class StoreOutbox:
     async def close(self) -> None:
         """Stop delivering."""
         await self.relay.close()
+        self._forget()
 
     def statistics(self) -> dict[str, int | str]:
         """Numbers for people."""
@@ -130,20 +135,31 @@ class StoreOutbox:
 
         def resolve(error: StoreError | None) -> None:
             if error is None:  # also if nobody waits any more
-                self.waiting += len(messages)
-                self.relay.nudge()
+                self.committed(messages, entries)
             if not committed.done():
                 committed.set_result(error)
 
-        self.store.when(self.store.write([*self._entries(messages), *along]), resolve)
+        entries = self.entries(messages)
+        self.store.when(self.store.write([*entries, *self.delivered(), *along]), resolve)
         if (error := await committed) is not None:
             raise error
 
-    def _entries(self, messages: Sequence[Message]) -> list[Record]:
+    def committed(self, messages: Sequence[Message], entries: Sequence[PutEntry]) -> None:
+        """They are in the store: the relay gets them without reading them back."""
+        self.waiting += len(messages)
+        self.relay.offer([Waiting(entry.key, message) for entry, message in zip(entries, messages, strict=True)])
+
+    def entries(self, messages: Sequence[Message]) -> Sequence[PutEntry]:
+        """Their records: they get their places here."""
         return [
             PutEntry(WAITING, place_of(self._epoch, next(self._numbers)), encode(message), NEVER)
             for message in messages
         ]
+
+    def delivered(self) -> Sequence[DropEntry]:
+        """Those that the broker has: whoever writes next takes them out of the store."""
+        delivered, self._delivered = self._delivered, []
+        return delivered
 
     # --- relay.Source ---
 
@@ -153,17 +169,28 @@ class StoreOutbox:
         return [Waiting(entry.key, _decode(entry.data)) for entry in page]
 
     async def done(self, places: Sequence[str]) -> None:
-        """Drop them; where the store fails, they stay and are delivered again after a restart."""
-        self._write([DropEntry(WAITING, place) for place in places], len(places))
+        """Drop them with the next messages, or soon; where the store fails, they stay and are delivered again after a
+        restart."""
+        self.waiting -= len(places)
+        self._delivered += [DropEntry(WAITING, place) for place in places]
+        if self._forgetting is None:
+            self._forgetting = self._tasks.loop.call_later(_FORGET, self._forget)
 
     async def bury(self, waiting: Waiting, attempts: int, error: str) -> None:
         """Move it among the dead letters."""
         letter = encode(DeadLetter(waiting.message, attempts, error))
-        self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, NEVER)], 1)
+        self.waiting -= 1
+        self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, NEVER)])
 
-    def _write(self, records: Sequence[Record], count: int) -> None:
-        self.waiting -= count
+    def _forget(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        if self._delivered:
+            self._write(self.delivered())
+
+    def _write(self, records: Sequence[Record]) -> None:
         try:
             self.store.write(records)
         except StoreError as error:
-            logger.error("delivered messages could not be taken out of the outbox count=%d error=%s", count, error)
+            logger.error("messages could not be taken out of the outbox count=%d error=%s", len(records), error)

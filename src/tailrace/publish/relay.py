@@ -27,7 +27,7 @@ __all__ = ["Relay", "Source", "Waiting"]
 
 logger = logging.getLogger("tailrace.publish")
 
-_HELD = 1000  # messages in memory
+_HELD = 1000  # messages in memory, and those of one call more
 _HELD_BYTES = 16 * 1024 * 1024
 _PAGE = 200  # messages read at once,
 _LARGE_PAGE = 8  # or so many, where those before them were large
@@ -36,6 +36,7 @@ _BATCH = 500  # messages told to the publisher at once
 _BATCHES = 4  # told at the same time
 _BASE = 0.1  # seconds before the second attempt; doubled each time
 _LONGEST = 10.0  # seconds between two attempts
+_LINGER = 0.025  # seconds between two batches, unless somebody waits in line: a batch costs more than a message
 _SLOW = 5.0  # seconds without a word about a batch, after which the broker is said to be away
 _PUBLISH_LIMIT = 300.0  # seconds for the publisher to say what became of a batch
 _ATTEMPTS = 10  # of a message that the broker refuses
@@ -98,6 +99,9 @@ class Relay:
         self._read_to = ""
         self._page = _LARGE_PAGE
         self._behind = True  # the source may hold more than was read
+        self._reading = False
+        self._told_at = -_LINGER  # loop time of the last batch
+        self._lingering: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._open = False
         self._outages = 0  # in a row
@@ -117,6 +121,16 @@ class Relay:
         self._behind = True
         self._changed.set()
 
+    def offer(self, fresh: Sequence[Waiting]) -> None:
+        """These are in the source now, behind all that was there: they need not be read, if nothing else does and
+        there is room."""
+        if self._behind or self._reading or len(self._held) >= _HELD or self._bytes >= _HELD_BYTES:
+            return self.nudge()
+        for waiting in fresh:
+            self._hold(_Item(waiting))
+        self._read_to = fresh[-1].place
+        return self._linger()
+
     async def drain(self, seconds: float) -> bool:
         """Wait until everything is delivered, at most `seconds`, and not for a broker that is away; tells whether
         that came true."""
@@ -134,6 +148,8 @@ class Relay:
 
     async def close(self) -> None:
         """Stop; what is under way may arrive, and is delivered again. Bounded by the publisher's own limits."""
+        if self._lingering is not None:
+            self._lingering.cancel()
         main, self._main = self._main, None
         running = [task for task in (main, *self._batches) if task is not None]
         for task in running:
@@ -174,14 +190,18 @@ class Relay:
     async def _fill(self) -> None:
         """Read on, as far as there is room."""
         while self._behind and len(self._held) < _HELD and self._bytes < _HELD_BYTES:
+            self._behind, self._reading = False, True  # it may be said again while this is under way
             try:
                 page = await self._source.read(self._read_to, min(self._page, _HELD - len(self._held)))
             except StoreError as error:
+                self._behind = True
                 self._outage(error)
                 return
+            finally:
+                self._reading = False
             if not page:
-                self._behind = False
-                return
+                continue
+            self._behind = True
             for waiting in page:
                 self._hold(_Item(waiting))
             self._read_to = page[-1].place
@@ -204,7 +224,7 @@ class Relay:
             for item in batch:
                 item.flying = True
             task = self._tasks.start(self._deliver(batch), name="tailrace-publish")
-            self._batches[task] = self._now()
+            self._batches[task] = self._told_at = self._now()
 
     def _is_due(self, item: _Item) -> bool:
         if item.flying or item.due > self._now():
@@ -235,7 +255,19 @@ class Relay:
             task = asyncio.current_task()
             if task is not None:
                 self._batches.pop(task, None)
-            self._changed.set()
+            if self._held and not self._behind:
+                self._linger()
+            else:
+                self._changed.set()
+
+    def _linger(self) -> None:
+        """Something is due, as soon as the next batch may go."""
+        if self._lingering is None:
+            self._lingering = self._tasks.loop.call_at(self._told_at + _LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = None
+        self._changed.set()
 
     async def _settle(self, batch: list[_Item], outcomes: Sequence[Exception | None]) -> None:
         delivered: list[_Item] = []
@@ -293,7 +325,9 @@ class Relay:
         if message.key is not None:
             line = self._lines[message.topic, message.key]
             line.remove(item)  # the first
-            if not line:
+            if line:
+                self._changed.set()  # the next one has waited for long enough
+            else:
                 del self._lines[message.topic, message.key]
 
     # --- outages and the clock ---

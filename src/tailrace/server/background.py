@@ -254,6 +254,9 @@ class _Nowhere:
     def records(self, call: Any) -> Sequence[Record]:
         return ()
 
+    def carries(self, call: Any) -> bool:
+        return False
+
 
 async def _refuse(send: Send) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_FAILED))]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tailrace import Context, Service, ToolError, current
-from tailrace.core.ports import Record, Store
+from tailrace.core.ports import Committed, PutEntry, Record, Store
 from tailrace.core.settings import Settings
 from tailrace.errors import StoreError
 from tailrace.publish.publishers import MemoryPublisher
@@ -38,6 +38,20 @@ class Shop:
             if wait:
                 await self.gate.wait()
             return f"ordered {item}"
+
+        @service.tool
+        async def stubborn(ctx: Context) -> str:
+            self.runs += 1
+            await ctx.publish("orders", "of a call that is over")
+            with suppress(asyncio.CancelledError):
+                await self.gate.wait()
+            return "all the same"
+
+        @service.tool(once="key")
+        async def keyed(ctx: Context, key: str) -> str:
+            self.runs += 1
+            await ctx.publish("orders", key)
+            return key
 
         @service.tool
         async def fail(ctx: Context, how: str) -> str:
@@ -121,7 +135,9 @@ async def test_a_call_that_succeeds_publishes(store: Store, era: str) -> None:
         assert text_of(answer) == "ordered tea"
         await until(lambda: shop.published)
         await until(lambda: server.statistics()["outbox"]["waiting"] == 0)
-        assert await store.entries("outbox") == []
+        async with asyncio.timeout(20):
+            while await store.entries("outbox"):
+                await asyncio.sleep(0.01)
     (message,) = shop.publisher.messages
     assert (message.topic, message.key, message.value) == ("orders", b"tea", b'{"item":"tea"}')
 
@@ -134,6 +150,25 @@ async def test_a_call_that_fails_publishes_nothing(store: Store, era: str, how: 
         answer = await ask(server, era, "fail", {"how": how})
         assert answer["result"]["isError"] is True
         await ask(server, era, "order", {"item": "sentinel"})
+        await until(lambda: shop.published)
+        assert shop.published == [b'{"item":"sentinel"}']
+
+
+@pytest.mark.parametrize("era", ["sse", "streamable"])
+async def test_a_handler_that_does_not_heed_its_cancellation_publishes_nothing(store: Store, era: str) -> None:
+    shop = Shop()
+    async with open_shop(shop, store) as server:
+        session = await (SseSession if era == "sse" else LegacySession)(server).start()
+        exchange = (
+            session.call(7, "stubborn", {})
+            if isinstance(session, SseSession)
+            else session.post(call(7, "stubborn", {}))
+        )
+        await until(lambda: shop.runs)
+        session.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
+        await until(lambda: not server.tasks.calls)
+        assert exchange is not None
+        await ask(server, "modern", "order", {"item": "sentinel"})
         await until(lambda: shop.published)
         assert shop.published == [b'{"item":"sentinel"}']
 
@@ -220,41 +255,86 @@ async def test_without_a_publisher_publishing_is_an_error_that_tells_what_to_do(
 
 
 class Failing(SqliteStore):
-    """Fails to commit whatever holds a message; keeps the writes it was given."""
+    """Fails to take, or later to commit, whatever holds a message; keeps the writes it was given."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.failing = False
+        self.failing = ""
         self.writes: list[list[str]] = []
+        self._lost: set[int] = set()
 
     def write(self, records: Sequence[Record]) -> int:
         kinds = [type(record).__name__ for record in records]
         self.writes.append(kinds)
-        if self.failing and "PutEntry" in kinds:
+        fails = self.failing and any(isinstance(record, PutEntry) and record.kind == "outbox" for record in records)
+        if fails and self.failing == "write":
             raise DISK_FULL
-        return super().write(records)
+        ticket = super().write([] if fails else records)
+        if fails:
+            self._lost.add(ticket)
+        return ticket
+
+    def when(self, ticket: int, committed: Committed) -> None:
+        super().when(ticket, lambda error: committed(DISK_FULL if ticket in self._lost else error))
 
 
+@pytest.mark.parametrize("failing", ["write", "commit"])
+@pytest.mark.parametrize("slow", [False, True])
 @ERAS
-async def test_a_call_whose_messages_cannot_be_committed_fails(era: str, tmp_path: Path) -> None:
+async def test_a_call_whose_messages_cannot_be_committed_fails(
+    era: str, slow: bool, failing: str, tmp_path: Path
+) -> None:
     shop, store = Shop(), Failing(tmp_path / "shop.db")
     async with open_shop(shop, store) as server:
-        store.failing = True
-        answer = await ask(server, era, "order", {"item": "tea"})
+        store.failing = failing
+        asking = asyncio.ensure_future(ask(server, era, "order", {"item": "tea", "wait": slow}))
+        await until(lambda: shop.runs)
+        if slow:  # over Streamable HTTP it is journalled by then
+            await asyncio.sleep(0.1)
+            shop.gate.set()
+        answer = await asking
         assert answer["error"]["code"] == -32603
         assert "could not be stored" in answer["error"]["message"]
-        assert shop.published == []
+        store.failing = ""
+        await ask(server, "modern", "order", {"item": "sentinel"})
+        await until(lambda: shop.published)
+        assert shop.published == [b'{"item":"sentinel"}']
+
+
+@pytest.mark.parametrize("failing", ["write", "commit"])
+async def test_a_call_with_a_key_whose_messages_cannot_be_committed_has_failed_for_good(
+    failing: str, tmp_path: Path
+) -> None:
+    shop, store = Shop(), Failing(tmp_path / "shop.db")
+    async with open_shop(shop, store) as server:
+        store.failing = failing
+        answers = [await ask(server, "modern", "keyed", {"key": "k1"}) for _ in range(2)]
+        assert [answer["error"]["code"] for answer in answers] == [-32603] * 2
+        store.failing = ""
+        assert (await ask(server, "modern", "keyed", {"key": "k1"}))["error"]["code"] == -32603
+        assert text_of(await ask(server, "modern", "keyed", {"key": "k2"})) == "k2"
+        await until(lambda: shop.published)
+        assert shop.published == [b"k2"]
+        assert shop.runs == 2
+
+
+async def test_the_messages_of_a_call_with_a_key_are_written_together_with_its_answer(tmp_path: Path) -> None:
+    shop, store = Shop(), Failing(tmp_path / "shop.db")
+    async with open_shop(shop, store) as server:
+        assert text_of(await ask(server, "modern", "keyed", {"key": "k1"})) == "k1"
+        await until(lambda: shop.published)
+    assert ["PutEntry"] * 3 in store.writes  # the key's two, and the message
 
 
 async def test_messages_are_written_together_with_the_record_of_the_call(tmp_path: Path) -> None:
     shop, store = Shop(), Failing(tmp_path / "shop.db")
     async with open_shop(shop, store) as server:
         await ask(server, "sse", "order", {"item": "tea"})
-    assert ["PutEntry", "PutCall"] in store.writes
+    assert ["AppendEvent", "EndCall", "PutEntry"] in store.writes
 
 
 class Stopped(SqliteStore):
-    """Forgets every write after the one with the messages: a crash right behind it."""
+    """Forgets every write after the one with the messages: a crash right behind it. Nobody hears of that one either."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -266,6 +346,10 @@ class Stopped(SqliteStore):
         ticket = super().write(records)
         self.crashed = any(type(record).__name__ == "PutEntry" for record in records)
         return ticket
+
+    def when(self, ticket: int, committed: Committed) -> None:
+        if not self.crashed:
+            super().when(ticket, committed)
 
 
 async def test_after_a_crash_between_the_commit_and_the_answer_the_answer_is_there_and_nothing_runs_twice(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.call import Call, Reply
+from tailrace.core.outgoing import Leaving
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import (
     CallCancelled,
@@ -191,7 +192,7 @@ class McpCall(Call):
             answer = self.result(result)
             if len(answer) > ANSWER_ROOM and not await self.reply.room_for(len(answer)):
                 raise no_room(answer)
-            if self.collected is not None:
+            if self.collected is not None and not self._is_lost:
                 await self._publish(self.collected, result)
             return answer
         except asyncio.CancelledError:
@@ -206,22 +207,23 @@ class McpCall(Call):
         except CallCancelled as error:  # the server ends, and its threads take nothing any more
             return self.aborted(error)
         except _NotPublished as error:
-            logger.error("messages could not be committed, so the call failed tool=%s error=%s", self.tool.name, error)
-            return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
+            return self.unpublished(error)
         except LimitError as error:
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self._bug("the tool raised an exception")
 
     async def _publish(self, collected: Collected, result: bytes) -> None:
-        """Commit what it publishes, in one write with its own record: a crash leaves both, or neither.
-
-        From here on it has succeeded, and is not cancelled any more.
+        """Commit what it publishes, in one write with its answer, or with its own record: a crash leaves both, or
+        neither. From here on it has succeeded, and is not cancelled any more.
         """
         messages = collected.take(gone=self.reply.gone)
         if not messages:
             return
         self.decided = True
+        if self.reply.carries(self):
+            self.leaving = Leaving(collected.outbox, messages, self.unpublished)
+            return
         self.outcome = Raw(result)
         records = self.reply.records(self)
         try:
@@ -229,6 +231,16 @@ class McpCall(Call):
         except StoreError as error:
             self.outcome = UNSET
             raise _NotPublished(str(error)) from None
+
+    @property
+    def _is_lost(self) -> bool:
+        """It was cancelled: whatever its handler made of that, it is answered so (see `outlived`)."""
+        return self.context.error is not None
+
+    def unpublished(self, error: StoreError) -> bytes:
+        """The answer of a call whose messages could not be committed."""
+        logger.error("messages could not be committed, so the call failed tool=%s error=%s", self.tool.name, error)
+        return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
 
     async def _result(self) -> bytes:
         tool = self.tool

@@ -84,18 +84,21 @@ class SessionJournal:
     was set for, and is set again for the newest event.
     """
 
-    __slots__ = ("_along", "_newest", "journals", "session", "state_refused")
+    __slots__ = ("_along", "_newest", "_then", "journals", "session", "state_refused")
 
     def __init__(self, session: str, journals: Journals) -> None:
         self.session = session
         self.journals = journals
         self.state_refused = False  # the session's own values cannot be stored, which was logged
         self._along: list[Record] = []
+        self._then: Callable[[StoreError | None], None] | None = None
         self._newest: dict[Log, tuple[int, int]] = {}  # per log: the newest event and its ticket
 
-    def along(self, *records: Record) -> None:
-        """Commit `records` together with the next event, or not at all."""
+    def along(self, *records: Record, then: Callable[[StoreError | None], None] | None = None) -> None:
+        """Commit `records` together with the next event, or not at all; `then` is called with the outcome before the
+        event may be read."""
         self._along.extend(records)
+        self._then = then
 
     def append(self, log: Log, seq: int, kind: Kind, payload: bytes) -> None:
         """Hand over one event; `log.commit` follows."""
@@ -103,7 +106,8 @@ class SessionJournal:
         if self._along:
             records += self._along
             self._along = []
-        ticket = self.journals.write(records)
+        then, self._then = self._then, None
+        ticket = self.journals.write(records, then)
         if log in self._newest:  # its callback is under way
             self._newest[log] = (seq, ticket)
         else:

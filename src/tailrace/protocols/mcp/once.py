@@ -190,7 +190,7 @@ class Once:
         if payload is None:
             self.ledger.abandon(run.entry, CallCancelled("the server is shutting down"))
         elif run.began:
-            self.ledger.finish(run.entry, payload)
+            self.ledger.finish(run.entry, payload, run.leaving)
         else:
             self.ledger.drop(run.entry, payload)
 
@@ -374,6 +374,10 @@ class OnceRun(McpCall):
 
         return await super().in_thread(begin)
 
+    @property
+    def _is_lost(self) -> bool:
+        return False
+
     def outlived(self, payload: bytes | None, error: Exception) -> bytes | None:
         """It answered although it was cancelled: then its outcome is known after all."""
         return payload
@@ -425,10 +429,12 @@ class OnceRun(McpCall):
         return all(listener.reply.gone for listener in self.listeners)
 
     def records(self, call: McpCall) -> Sequence[Record]:
-        """What the store is to hold once it has succeeded."""
-        if self.entry is None or isinstance(call.outcome, UnsetType):
-            return ()
-        return self._once.ledger.records(self.entry, self.result(bytes(call.outcome)))
+        """What it publishes goes with its answer (see `carries`), or it has no entry."""
+        return ()
+
+    def carries(self, call: McpCall) -> bool:
+        """The ledger commits its outcome."""
+        return self.entry is not None and self.began
 
     async def room_for(self, size: int) -> bool:
         """The ledger keeps it; for each who waits, that request asks for itself."""

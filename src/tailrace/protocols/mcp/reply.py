@@ -8,9 +8,10 @@ session's stream is journalled first, so that it can be resumed from its first b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tailrace.core.ports import EndCall, Kind, PutCall, Record
+from tailrace.core.ports import AppendEvent, EndCall, Kind, PutCall, Record
 from tailrace.core.session import Lifecycle
 from tailrace.errors import ClientGone
 from tailrace.protocols.mcp.framing import SseFraming
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tailrace.core.call import Call
     from tailrace.core.exchange import Exchange
     from tailrace.core.log import Log
+    from tailrace.core.outgoing import Leaving
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
     from tailrace.errors import StoreError
@@ -104,12 +106,16 @@ class SessionReply:
         """What the journal is to hold of the call as it is now."""
         return records_of(self.journal, call, self._log)
 
+    def carries(self, call: Call) -> bool:
+        """Where the answer is an event that is committed."""
+        return call.journalled and self.journal is not None and not self._log.ended and self._log.journal is not None
+
 
 def end_call(
     journal: SessionJournal | None, call: Call, log: Log, payload: bytes | None, now: float, state: Record | None
 ) -> None:
-    """Append a call's answer and, where its acceptance is journalled, its end, and what it made of the session's
-    `state`: all or nothing."""
+    """Append a call's answer and, where its acceptance is journalled, its end, what it publishes, and what it made of
+    the session's `state`: all or nothing."""
     if log.ended:  # the session ends: what the journal holds now is for the next process life
         return
     if journal is not None:
@@ -118,10 +124,25 @@ def end_call(
             records.append(EndCall(journal.session, call.number))
         if records and (payload is None or log.journal is None):
             journal.journals.write(records)
+        elif call.leaving is not None:
+            then = partial(_published, journal, call, call.leaving, log, log.last + 1)
+            journal.along(*records, *call.leaving.records(), then=then)
         else:
             journal.along(*records)
     if payload is not None:
         log.append(payload, Kind.ANSWER, now)
+
+
+def _published(
+    journal: SessionJournal, call: Call, leaving: Leaving, log: Log, seq: int, error: StoreError | None
+) -> None:
+    """What a call publishes is committed together with its answer, event `seq`; or it is not, and then the call has
+    failed, which its answer says before anybody reads it."""
+    instead = leaving.settled(error)
+    if instead is not None:
+        log.replace(seq, instead)
+        answer = AppendEvent(journal.session, log.stream, seq, Kind.ANSWER, instead)
+        journal.journals.write([answer, EndCall(journal.session, call.number)])
 
 
 def records_of(journal: SessionJournal | None, call: McpCall, log: Log | None) -> Sequence[Record]:
@@ -280,6 +301,11 @@ class ExchangeReply:
     def records(self, call: McpCall) -> Sequence[Record]:
         """What the journal is to hold of the call as it is now."""
         return records_of(self.endpoint.journal_of(self.session), call, self.log)
+
+    def carries(self, call: Call) -> bool:
+        """Where the reply is a stream whose events are committed, and stays one."""
+        log = self.log
+        return call.journalled and not self._opening and log is not None and not log.ended and log.journal is not None
 
     # --- from the clock and the transport ---
 

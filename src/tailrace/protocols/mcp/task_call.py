@@ -88,6 +88,10 @@ class TaskReply:
         """Its entry, with the outcome that is being committed: it does not run again."""
         return () if self.stage is Stage.PLAIN else (self.task.entry(),)
 
+    def carries(self, call: Call) -> bool:
+        """Only while it is a plain call of a request's."""
+        return self.stage is Stage.PLAIN and self.inner is not None and self.inner.carries(call)
+
     def due(self) -> None:
         """It has run for long enough: make a task of it, unless there is no room for one."""
         self.settled = True
