@@ -137,6 +137,7 @@ class TaskParams(Struct, frozen=True, rename="camel"):
 
     task_id: str = ""
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
+    input_responses: dict[str, Raw] = {}
 
 
 class SubscriptionFilter(Struct, frozen=True, omit_defaults=True, rename="camel"):

@@ -24,8 +24,9 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 class TaskState(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """A task as it is told: the result that creates it, that of `tasks/get`, and parameters of its notification.
 
-    `result` belongs to a completed one, `error` to a failed one; an absent `ttl_ms` would not be valid, so it is
-    always written. In what is read, `status_message` and the rest may be absent.
+    `result` belongs to a completed one, `error` to a failed one, `input_requests` to one that waits for input; an
+    absent `ttl_ms` would not be valid, so it is always written. In what is read, `status_message` and the rest may be
+    absent.
     """
 
     task_id: str
@@ -37,6 +38,7 @@ class TaskState(Struct, frozen=True, omit_defaults=True, rename="camel"):
     status_message: str | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+    input_requests: dict[str, Any] | UnsetType = UNSET
     result_type: str | UnsetType = UNSET
     meta: Any = msgspec.field(default=UNSET, name="_meta")
 

@@ -307,6 +307,11 @@ class McpCall(Call):
             self.leg = leg_of(self)
         return self.leg
 
+    @property
+    def can_pause(self) -> bool:
+        """Its request waits for an answer that may be a question."""
+        return True
+
     def pause(self, error: Exception, grace: float) -> None:
         """End this leg of it with `error`, within `grace` seconds also where its handler does not let go."""
         self.cancel(error)

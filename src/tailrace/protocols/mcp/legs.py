@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
 
-__all__ = ["InputRequired", "Leg", "Question", "leg_of"]
+__all__ = ["InputRequired", "Leg", "Moved", "Question", "leg_of", "named", "numbered"]
 
 # Turns of the loop after the first question: what a handler asks at the same time (`asyncio.gather`, a task group)
 # goes out in one reply. What takes longer comes in a leg of its own.
@@ -48,6 +48,23 @@ class Question(NamedTuple):
     params: Mapping[str, Any]
     read: Callable[[bytes | Raw], Any]
     key: str | None = None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """As it stands in `inputRequests`."""
+        return {"method": self.method, "params": self.params}
+
+
+class _Asked(NamedTuple):
+    """A question that waits for its leg's end."""
+
+    question: Question
+    digest: bytes
+    moved: asyncio.Future[None]  # never has a result: the leg ends, or the question moves
+
+
+class Moved(Exception):
+    """The call is a task by now: the question is to be put there."""
 
 
 class InputRequired(CallCancelled):
@@ -109,7 +126,7 @@ class Leg:
         self.identity = secrets.token_urlsafe(16) if self._state is None else self._state.identity
         self._answers: dict[str, Answer] = {} if self._state is None else dict(self._state.answers)
         self._times: Counter[str] = Counter()
-        self._asked: dict[str, tuple[Question, bytes]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._ending = False
 
     # --- what a handler asks ---
@@ -137,12 +154,12 @@ class Leg:
             raise LimitError("asked", f"{settings.max_asked} requests to this client wait for an answer already")
         if self._state is not None and self._state.leg >= settings.max_rounds:
             raise LimitError("rounds", f"the call has asked {settings.max_rounds} times, and still has a question")
-        self._asked[key] = question, digest
+        pending = self._asked[key] = _Asked(question, digest, asyncio.get_running_loop().create_future())
         if not self._ending:
             self._ending = True
             call.tasks.start(self._end(call), name="tailrace-input-required")
         try:
-            return await _until_cancelled()
+            return await pending.moved
         finally:
             self._asked.pop(key, None)  # its handler does not want to know any more
 
@@ -150,8 +167,13 @@ class Leg:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         self._ending = False
-        if self._asked and not call.over:
-            call.pause(self._conclusion(), self.endpoint.settings.grace)
+        if not self._asked or call.over:
+            return
+        if call.can_pause:
+            return call.pause(self._conclusion(), self.endpoint.settings.grace)
+        for asked in list(self._asked.values()):  # it has become a task meanwhile, which is asked in another way
+            if not asked.moved.done():
+                asked.moved.set_exception(Moved())
 
     def _conclusion(self) -> Exception:
         """With what the handler is ended."""
@@ -164,24 +186,19 @@ class Leg:
             min(now + settings.state_time, born + settings.dialogue_time),
             1 if before is None else before.leg + 1,
             self._answers,
-            {key: digest for key, (_, digest) in self._asked.items()},
+            {key: asked.digest for key, asked in self._asked.items()},
         )
         sealed = seal_state(self.endpoint.seals, state, self.principal)
         if len(sealed) > settings.max_state:
             text = f"what the client has answered so far makes a requestState of over {settings.max_state} bytes"
             return ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "request_state"})
-        asked = {
-            key: {"method": question.method, "params": question.params} for key, (question, _) in self._asked.items()
-        }
-        return InputRequired(asked, sealed)
+        return InputRequired({key: asked.question.request for key, asked in self._asked.items()}, sealed)
 
     # --- what the client has said ---
 
     def _key(self, question: Question, digest: bytes) -> str:
         """Unique within the call; the same in each leg that asks the same."""
-        base = question.key or f"{question.method.partition('/')[0]}-{digest.hex()[:12]}"
-        self._times[base] += 1
-        return base if self._times[base] == 1 else f"{base}-{self._times[base]}"
+        return numbered(question.key or named(question.method, digest), self._times)
 
     def _answer(self, key: str, digest: bytes) -> bytes | None:
         known = self._answers.get(key)
@@ -227,6 +244,17 @@ def leg_of(call: McpCall, params: mcp.CallParams | None = None) -> Leg:
     if params is None:
         return Leg(call.asking.endpoint, call.principal, binding)
     return Leg(call.asking.endpoint, call.principal, binding, params.input_responses, params.request_state)
+
+
+def named(method: str, digest: bytes) -> str:
+    """The key of a question to which its handler gave none."""
+    return f"{method.partition('/')[0]}-{digest.hex()[:12]}"
+
+
+def numbered(base: str, times: Counter[str]) -> str:
+    """The key of one more question with this name; `times` counts them."""
+    times[base] += 1
+    return base if times[base] == 1 else f"{base}-{times[base]}"
 
 
 async def _until_cancelled() -> Any:

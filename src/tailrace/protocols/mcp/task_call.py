@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from tailrace.errors import CapabilityError
 from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.legs import Moved
 from tailrace.protocols.mcp.once import OnceCall
 
 if TYPE_CHECKING:
@@ -109,11 +109,21 @@ class TaskCall(McpCall):
         assert isinstance(self.reply, TaskReply)
         return self.reply
 
+    @property
+    def can_pause(self) -> bool:
+        """While it is a plain call: a task is asked by its own methods."""
+        return self.place.stage is Stage.PLAIN
+
     async def ask(self, question: Question, timeout: float | None) -> Any:
-        """As a plain call, while it is one."""
-        if self.place.stage is not Stage.PLAIN:
-            raise CapabilityError("a task cannot ask its client")
-        return await super().ask(question, timeout)
+        """As a plain call, while it is one; a task waits for its answer (SEP-2663, `tasks/update`)."""
+        while True:
+            await self.place.table.decided(self)
+            if self.place.stage is Stage.TASK:
+                return await self.place.table.ask(self, question, timeout)
+            try:
+                return await super().ask(question, timeout)
+            except Moved:
+                continue
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """What a task reports becomes its status message."""

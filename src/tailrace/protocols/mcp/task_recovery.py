@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.once import Claim
@@ -95,7 +96,8 @@ class TaskRecovery:
 
     def _again(self, task: ToolTask, tool: Tool, kind: Callable[..., TaskCall]) -> TaskCall | None:
         """The call of a task of an earlier process life; None if there is no room for it."""
-        meta = mcp.Meta(traceparent=task.trace) if task.trace is not None else mcp.NO_META
+        trace = UNSET if task.trace is None else task.trace
+        meta = mcp.Meta(client_capabilities=task.capabilities, traceparent=trace)
         reply = TaskReply(self.table, task, None)
         params = mcp.CallParams(tool.name, task.arguments, meta)
         request = jsonrpc.Request(task.id, "tools/call", jsonrpc.EMPTY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +12,32 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.ports import PutEntry
 from tailrace.errors import CallCancelled
+from tailrace.protocols.mcp.legs import named, numbered
+from tailrace.protocols.mcp.request_state import digest_of
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
 from tailrace.wire.tasks import TERMINAL, TaskState
 
 if TYPE_CHECKING:
     from tailrace.protocols.mcp.call import Dialect
+    from tailrace.protocols.mcp.legs import Question
     from tailrace.protocols.mcp.task_call import TaskCall
 
-__all__ = ["RESULT", "STATE", "TaskCancelled", "ToolTask", "restored", "timestamp", "unknown_outcome"]
+__all__ = [
+    "RESULT",
+    "STATE",
+    "TaskCancelled",
+    "ToolTask",
+    "capabilities_of",
+    "restored",
+    "timestamp",
+    "unknown_outcome",
+]
 
 STATE, RESULT = "task", "task-result"  # kinds of entries: a start reads the small ones only
 _NEVER = 1e11  # wall clock: what has not ended does not expire
 _OVERHEAD = 1024  # bytes that a task takes beside its arguments and its result
+_CAPABILITIES = 4096  # bytes of what is kept of a client's capabilities
 _NAMES = {"completed": "result", "failed": "error"}
 
 
@@ -52,12 +67,17 @@ class ToolTask:
         kept: A result that could not be stored.
         outcome: What an earlier process life had decided, and not told.
         call: What runs it.
+        capabilities: What its client said that it can be asked.
+        asked: Its questions that wait for answers, by their keys.
     """
 
     __slots__ = (
+        "_times",
         "arguments",
+        "asked",
         "call",
         "cancelling",
+        "capabilities",
         "created",
         "ended",
         "expires",
@@ -93,6 +113,14 @@ class ToolTask:
         self.key: str | None = None
         self.fingerprint = b""
         self.call: TaskCall | None = None
+        self.capabilities: dict[str, Any] = {}
+        self.asked: dict[str, tuple[Question, asyncio.Future[Any]]] = {}
+        self._times: Counter[str] = Counter()
+
+    def key_of(self, question: Question) -> str:
+        """The key of a question; it has not been used in the task's life (SEP-2663)."""
+        base = question.key or named(question.method, digest_of(question.method, question.params))
+        return numbered(f"again-{base}" if self.reran else base, self._times)
 
     @property
     def outcome_name(self) -> str | None:
@@ -116,6 +144,7 @@ class ToolTask:
             key=self.key,
             fingerprint=self.fingerprint,
             outcome=self.call.outcome if self.call is not None else UNSET,
+            capabilities=self.capabilities,
         )
         return PutEntry(STATE, self.id, mcp.encode(stored), self.expires)
 
@@ -128,16 +157,21 @@ class ToolTask:
             poll: Seconds between two looks at it.
             more: What a result has besides.
         """
-        named = {name: Raw(outcome) for name in (self.outcome_name,) if name is not None and outcome is not None}
+        inlined: dict[str, Any] = {}
+        if self.outcome_name is not None and outcome is not None:
+            inlined[self.outcome_name] = Raw(outcome)
+        asks = bool(self.asked) and not self.ended
+        if asks:
+            inlined["input_requests"] = {key: question.request for key, (question, _) in self.asked.items()}
         state = TaskState(
             self.id,
-            self.status,
+            "input_required" if asks else self.status,
             timestamp(self.created),
             timestamp(self.updated),
             max(1, round((end - self.created) * 1000)),
             poll_interval_ms=max(1, round(poll * 1000)),
             status_message=self.message or UNSET,
-            **named,
+            **inlined,
             **(more or {}),
         )
         return mcp.encode(state)
@@ -160,6 +194,7 @@ class StoredTask(Struct, frozen=True, omit_defaults=True):
     key: str | None = None
     fingerprint: bytes = b""
     outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
+    capabilities: dict[str, Any] = {}
 
 
 _decode_stored = msgspec.json.Decoder(StoredTask).decode
@@ -175,12 +210,20 @@ def restored(id: str, data: bytes, expires: float) -> ToolTask:
     task = ToolTask(id, stored.principal, stored.tool, stored.arguments, stored.trace, stored.created)
     task.updated, task.status, task.message = stored.updated, stored.status, stored.message
     task.cancelling, task.reran, task.size = stored.cancelling, stored.reran, stored.size
+    task.capabilities = stored.capabilities
     task.key, task.fingerprint = stored.key, stored.fingerprint
     if stored.outcome is not UNSET:
         task.outcome = bytes(stored.outcome)
     if task.status in TERMINAL:
         task.ended, task.expires = True, expires
     return task
+
+
+def capabilities_of(meta: mcp.Meta) -> dict[str, Any]:
+    """What of a request's capabilities a task has to know, also in another process life."""
+    declared = {} if meta.client_capabilities is UNSET else meta.client_capabilities
+    kept = {name: declared[name] for name in ("elicitation", "sampling", "roots") if name in declared}
+    return kept if len(mcp.encode(kept)) <= _CAPABILITIES else {name: {} for name in kept}
 
 
 def timestamp(seconds: float) -> str:

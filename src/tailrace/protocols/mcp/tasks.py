@@ -21,17 +21,20 @@ from tailrace.core.ledger import EntryState
 from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.core.waiters import Waiters
-from tailrace.errors import CallCancelled, ProtocolError, StoreError
+from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError
 from tailrace.protocols.mcp.task_call import OnceTaskCall, Stage, TaskCall, TaskReply
-from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask
+from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, capabilities_of
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.legs import Question
     from tailrace.protocols.mcp.once import Claim
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
     from tailrace.wire.jsonrpc import Request
@@ -119,6 +122,7 @@ class TaskTable:
             request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=kind, origin=origin
         )
         reply.call = task.call = call
+        task.capabilities = capabilities_of(params.meta)
         task.trace = call.context.value("traceparent")
         return call
 
@@ -190,11 +194,16 @@ class TaskTable:
         Raises:
             ProtocolError: It is not going to be.
         """
-        while task.call is not None and task.call.place.stage is Stage.CREATING:
-            await self._creating.wait()
+        if task.call is not None:
+            await self.decided(task.call)
         if task.id not in self.tasks:
             raise ProtocolError(INTERNAL_ERROR, "the task with this idempotency key came to nothing: try again")
         return encode_result(request.id, self._told(task, None, "task", replayed=True))
+
+    async def decided(self, call: TaskCall) -> None:
+        """Return once it is a task, or none."""
+        while call.place.stage is Stage.CREATING:
+            await self._creating.wait()
 
     def _check_room(self, principal: str) -> None:
         settings = self.settings
@@ -263,6 +272,53 @@ class TaskTable:
 
         self.journals.write(records, committed)
 
+    # --- what they ask ---
+
+    async def ask(self, call: TaskCall, question: Question, timeout: float | None) -> Any:
+        """Show a question in the task's state, and wait for its answer.
+
+        Raises:
+            LimitError, TimeoutError: As `Context.elicit`.
+        """
+        task, settings = call.place.task, self.settings
+        if len(task.asked) >= settings.max_asked:
+            raise LimitError("asked", f"{settings.max_asked} requests to this client wait for an answer already")
+        key = task.key_of(question)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        task.asked[key] = question, answer
+        self._turned(task)
+        seconds = settings.ask_time if timeout is None else timeout
+        try:
+            await asyncio.wait([answer], timeout=seconds)
+            if not answer.done():
+                raise TimeoutError(f"{question.method} had no answer within {seconds:g} s")
+            return answer.result()
+        finally:
+            if task.asked.pop(key, None) is not None:
+                self._turned(task)
+
+    def _update(self, task: ToolTask, responses: Mapping[str, Raw]) -> None:
+        """Answers: all of them are taken, or none. Those to nothing that is asked do not count."""
+        read: dict[str, Any] = {}
+        for key, raw in responses.items():
+            if key in task.asked:
+                try:
+                    read[key] = task.asked[key][0].read(raw)
+                except RequestRefused as error:
+                    raise ProtocolError(INVALID_PARAMS, f"inputResponses[{key!r}]: {error}") from None
+        for key, value in read.items():
+            _, answer = task.asked.pop(key)
+            if not answer.done():
+                answer.set_result(value)
+        if read:
+            self._turned(task)
+
+    def _turned(self, task: ToolTask) -> None:
+        """It waits for input, or does not any more."""
+        if not task.ended:
+            task.updated = self.wall()
+            self._said[task] = None
+
     # --- asking for them ---
 
     async def answer(self, request: Request, params: Any, principal: str) -> bytes:
@@ -280,7 +336,8 @@ class TaskTable:
             return encode_result(request.id, self._told(task, await self._outcome(task), "complete"))
         if request.method == "tasks/cancel":
             await self._cancel(task)
-        # tasks/update: no task of ours asks for anything, so the responses are to keys that are not outstanding
+        if request.method == "tasks/update":
+            self._update(task, params.input_responses)
         empty = {"resultType": "complete", "_meta": self.endpoint.modern.server_info}
         return encode_result(request.id, mcp.encode(empty))
 
