@@ -22,6 +22,10 @@ from typing import Any, NoReturn
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+settings.register_profile("tailrace", deadline=None)  # how long an example takes says more of the machine than of us
+settings.load_profile("tailrace")
 
 Needs = Callable[[str, str], NoReturn]
 
