@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ToolError,
         TransportError,
     )
+    from tailrace.schema.shapes import FieldNumber
     from tailrace.service import Service
     from tailrace.wire.content import (
         Annotations,
@@ -54,6 +55,7 @@ __all__ = [
     "DefinitionError",
     "ElicitResult",
     "EmbeddedResource",
+    "FieldNumber",
     "Image",
     "LimitError",
     "ProtocolError",
@@ -78,9 +80,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _CONTENT = ("Annotations", "Audio", "EmbeddedResource", "Image", "ResourceContents", "ResourceLink", "Text")
-_HOMES = {"Context": "core.context", "Service": "service", "Session": "core.session", "current": "core.context"} | (
-    dict.fromkeys(_CONTENT, "wire.content") | dict.fromkeys(("ElicitResult", "Root", "SampleResult"), "core.asked")
-)
+_HOMES = {
+    "Context": "core.context",
+    "FieldNumber": "schema.shapes",
+    "Service": "service",
+    "Session": "core.session",
+    "current": "core.context",
+    **dict.fromkeys(_CONTENT, "wire.content"),
+    **dict.fromkeys(("ElicitResult", "Root", "SampleResult"), "core.asked"),
+}
 
 
 def __getattr__(name: str) -> Any:

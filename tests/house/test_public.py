@@ -30,6 +30,7 @@ PUBLIC = {
         "DefinitionError",
         "ElicitResult",
         "EmbeddedResource",
+        "FieldNumber",
         "Root",
         "SampleResult",
         "Image",

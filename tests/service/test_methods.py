@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+import pydantic
 import pytest
 
+import tailrace
 from tailrace import Context, DefinitionError, Service
-from tailrace.service.methods import pascal_case, snake_case
+from tailrace.schema.messages import InvalidMessage, message_type
+from tailrace.service.naming import pascal_case, snake_case
 from tests.rigs.protoc import ELIZA, generated
 
 eliza: Any = generated("tailrace_tests_eliza", ELIZA)
@@ -193,3 +201,231 @@ def test_names_are_protobufs(python: str, protobuf: str) -> None:
 )
 def test_names_of_a_file_are_found_in_pythons_style(python: str, protobuf: str) -> None:
     assert snake_case(protobuf) == python
+
+
+# --- typed Python -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Order:
+    item: str
+    qty: int
+
+
+@dataclasses.dataclass
+class Event:
+    text: str
+
+
+@pytest.fixture
+def orders() -> Service:
+    svc = Service("orders", package="orders.v1")
+
+    @svc.tool(timeout=9, once="item", read_only=False)
+    async def place(ctx: Context, item: str, qty: int = 1) -> Order:
+        """Place an order."""
+        return Order(item, qty)
+
+    @svc.tool(rpc=False)
+    def hidden() -> None: ...
+
+    @svc.rpc
+    async def watch(request: Order) -> AsyncIterator[Event]:
+        yield Event("")
+
+    @svc.rpc
+    async def total(orders: AsyncIterator[Order]) -> int:
+        return 0
+
+    return svc
+
+
+def test_a_tool_is_a_method_with_its_arguments_as_fields(orders: Service) -> None:
+    method = orders.methods["orders.v1.Orders/Place"]
+    assert (method.kind, method.timeout, method.once, method.read_only) == ("unary", 9, "item", False)
+    assert method.tool is orders.tools["place"]
+    assert method.input.full_name == "orders.v1.PlaceRequest"
+    assert method.output.full_name == "orders.v1.Order"
+    assert {field.name: field.number for field in method.input.descriptor.fields} == {"item": 1, "qty": 2}
+
+    @dataclasses.dataclass
+    class Place:
+        item: str
+        qty: int = 1
+
+    data = message_type(Place).to_proto(Place("tea"))
+    assert method.bind(method.input.from_proto(data)) == {"item": "tea", "qty": 1}
+    assert method.bind(method.input.from_json(b'{"item": "tea", "qty": "3"}')) == {"item": "tea", "qty": 3}
+    assert method.bind(method.input.from_proto(b"")) == {"item": "", "qty": 1}, "the default stands for what is absent"
+    assert method.input.from_proto(method.input.to_proto({"item": "a"})) == {"item": "a", "qty": 1}
+    assert message_type(Order).from_proto(method.output.to_proto(Order("tea", 2))) == Order("tea", 2)
+
+
+def test_methods_are_those_of_rpc_and_of_the_tools(orders: Service) -> None:
+    assert {path: method.kind for path, method in orders.methods.items()} == {
+        "orders.v1.Orders/Watch": "server_stream",
+        "orders.v1.Orders/Total": "client_stream",
+        "orders.v1.Orders/Place": "unary",
+    }
+    watch = orders.methods["orders.v1.Orders/Watch"]
+    assert watch.bind(Order("a", 1)) == {"request": Order("a", 1)}, "one parameter that is a message is the request"
+    total = orders.methods["orders.v1.Orders/Total"]
+    assert (total.stream_param, total.output.full_name) == ("orders", "orders.v1.TotalResponse")
+    assert message_type(int).from_proto(total.output.to_proto(3)) == 3
+
+
+def test_the_methods_are_a_live_view(orders: Service) -> None:
+    methods = orders.methods
+    assert len(methods) == 3
+
+    @orders.tool
+    def late(n: list[int]) -> list[Order]: ...
+
+    method = methods["orders.v1.Orders/Late"]
+    assert method.output.from_proto(method.output.to_proto([Order("a", 1)])) == [Order("a", 1)]
+
+
+def test_arguments_are_checked_as_over_mcp() -> None:
+    svc = Service("s")
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 3}}, "required": ["n"]}
+
+    @svc.tool
+    def ranged(n: Annotated[int, msgspec.Meta(ge=1)], m: Annotated[int, pydantic.Field(le=5)] = 2) -> None: ...
+
+    @svc.tool(input_schema=schema)
+    def given(n: int) -> None: ...
+
+    method = svc.methods["S/Ranged"]
+    assert method.bind(method.input.from_json(b'{"n": 1}')) == {"n": 1, "m": 2}
+    for message, complaint in [(b'{"n": 0}', "'n': expected int >= 1, got 0|'n'"), (b'{"n": 1, "m": 6}', "'m'")]:
+        with pytest.raises(InvalidMessage, match=complaint):
+            method.input.from_json(message)
+    method = svc.methods["S/Given"]
+    assert method.input.from_json(b'{"n": 3}') == {"n": 3}
+    with pytest.raises(InvalidMessage, match="n"):
+        method.input.from_json(b'{"n": 4}')
+
+
+def test_a_tool_without_a_protobuf_form_is_no_method_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    svc = Service("s")
+
+    @svc.tool
+    def odd(pair: tuple[int, str]) -> None: ...
+
+    @svc.tool
+    def picture() -> tailrace.Image: ...
+
+    @svc.tool
+    def place_it() -> None: ...
+
+    @svc.tool(name="placeIt")
+    def twice() -> None: ...
+
+    with caplog.at_level(logging.INFO, "tailrace.service"):
+        assert list(svc.methods) == ["S/PlaceIt"]
+        svc.tool(name="more")(place_it)
+        assert list(svc.methods) == ["S/PlaceIt", "S/More"]
+    records = [record.getMessage() for record in caplog.records]
+    assert len(records) == 3
+    for text, part in zip(records, ["parameter 'pair'", "content of MCP", "another method PlaceIt"], strict=True):
+        assert text.startswith("a tool is no RPC method: ")
+        assert part in text
+
+
+def test_rpc_comes_before_a_tool_of_its_name() -> None:
+    svc = Service("s")
+
+    @svc.tool
+    def place(item: str) -> str: ...
+
+    @svc.rpc(name="Place")
+    async def place_rpc(item: str) -> str: ...
+
+    assert svc.methods["S/Place"].fn is place_rpc
+
+
+def test_rpc_refuses_types_without_a_form_at_definition() -> None:
+    svc = Service("s")
+
+    async def odd(pair: tuple[int, str]) -> None: ...
+
+    async def odd_items(numbers: AsyncIterator[int]) -> None: ...
+
+    async def stream_and_more(orders: AsyncIterator[Order], n: int) -> None: ...
+
+    async def odd_result() -> complex: ...
+
+    for function, complaint in [
+        (odd, r"odd\(\) at .*: parameter 'pair' has no protobuf form: .*dataclass"),
+        (odd_items, "items of a stream of requests are messages"),
+        (stream_and_more, "only parameter"),
+        (odd_result, "the return annotation"),
+    ]:
+        with pytest.raises(DefinitionError, match=complaint):
+            svc.rpc(function)
+    assert not svc.methods
+
+
+def test_messages_of_a_programs_own_may_be_called_as_requests_are() -> None:
+    svc = Service("s")
+    request = dataclasses.make_dataclass("PlaceRequest", [("item", str)])
+
+    def place(request: Any) -> None: ...
+
+    place.__annotations__["request"] = request
+    svc.tool(place)
+    method = svc.methods["S/Place"]
+    assert method.input.full_name == "PlaceArguments"
+    assert method.input.from_json(b'{"request": {"item": "a"}}') == {"request": request("a")}
+
+
+def test_services_have_messages_of_their_own(orders: Service) -> None:
+    other = Service("orders", package="orders.v1")
+
+    @other.tool
+    def place(other: int) -> None: ...
+
+    assert set(orders.methods["orders.v1.Orders/Place"].input.descriptor.fields_by_name) == {"item", "qty"}
+    assert set(other.methods["orders.v1.Orders/Place"].input.descriptor.fields_by_name) == {"other"}
+
+
+def test_the_descriptor_set_has_all_services_and_what_they_import(orders: Service) -> None:
+    @orders.rpc
+    async def say(request: SayRequest) -> SayResponse: ...
+
+    orders.implement(DEFINED, Eliza())
+    files = {file.name: file for file in orders.descriptor_set().file}
+    assert list(files) == ["google/protobuf/any.proto", "tailrace_tests_eliza.proto", "orders/v1/orders.proto"]
+    (service,) = files["orders/v1/orders.proto"].service
+    assert {(m.name, m.input_type, m.output_type, m.client_streaming, m.server_streaming) for m in service.method} == {
+        ("Watch", ".orders.v1.Order", ".orders.v1.Event", False, True),
+        ("Total", ".orders.v1.Order", ".orders.v1.TotalResponse", True, False),
+        ("Say", f".{PREFIX[:-13]}SayRequest", f".{PREFIX[:-13]}SayResponse", False, False),
+        ("Place", ".orders.v1.PlaceRequest", ".orders.v1.Order", False, False),
+    }
+
+
+def test_generated_code_that_has_the_service_is_its_descriptor() -> None:
+    svc = Service("ElizaService", package="tailrace.tests.eliza.v1")
+
+    @svc.rpc
+    async def say(request: SayRequest) -> SayResponse: ...
+
+    assert list(svc.methods) == [f"{PREFIX}Say"]
+    with_service = [file.name for file in svc.descriptor_set().file if file.service]
+    assert with_service == ["tailrace_tests_eliza.proto"]
+
+
+def test_an_mcp_only_service_does_not_load_protobuf() -> None:
+    program = """
+import sys
+import tailrace
+svc = tailrace.Service("s")
+@svc.tool
+def place(item: str) -> str: return item
+svc.attach(None)
+assert not [name for name in sys.modules if name.startswith("google.protobuf")]
+assert list(svc.methods) == ["S/Place"]
+assert "google.protobuf.message" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

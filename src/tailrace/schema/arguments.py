@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast, get_args, get_origin
 
 import msgspec
@@ -46,9 +46,10 @@ class Arguments:
     Attributes:
         schema: JSON Schema 2020-12 of the object of arguments; properties in order of declaration.
         names: The arguments' names in JSON, in order of declaration.
+        parameters: The parameters that take them.
     """
 
-    __slots__ = ("_adapters", "_check", "_decode", "names", "schema")
+    __slots__ = ("_adapters", "_check", "_decode", "_struct", "names", "parameters", "schema")
 
     def __init__(
         self,
@@ -56,8 +57,11 @@ class Arguments:
         struct: type[msgspec.Struct],
         adapters: list[tuple[Parameter, TypeAdapter[Any]]],
         check: Check | None = None,
+        parameters: Sequence[Parameter] = (),
     ) -> None:
         self.schema = schema
+        self.parameters = tuple(parameters)
+        self._struct = struct
         self.names: tuple[str, ...] = tuple(schema.get("properties", ()))
         self._check = check
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(struct, dec_hook=decode_custom).decode
@@ -83,6 +87,36 @@ class Arguments:
                 return self.decode(whole)
             raise InvalidArguments(*complaint_of_msgspec(error, self.schema)) from None
         return self._validate(kwargs) if self._adapters else kwargs
+
+    def converter(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """A function that does as `decode` for arguments that are Python data already: those of a protobuf message.
+
+        It raises `InvalidArguments` as `decode` does.
+        """
+        raw = {parameter.name for parameter, _ in self._adapters}
+        struct = self._struct
+        if raw:
+            fields = [(p.name, Any if p.name in raw else p.hint, _field(p)) for p in self.parameters]
+            struct = msgspec.defstruct(struct.__name__, fields, kw_only=True)
+        check, adapters = self._check, self._adapters
+
+        def convert(plain: dict[str, Any]) -> dict[str, Any]:
+            complaint = None if check is None else check(msgspec.to_builtins(plain))
+            if complaint is not None:
+                raise InvalidArguments(*complaint)
+            try:
+                kwargs = asdict(msgspec.convert(plain, struct, dec_hook=decode_custom))
+            except (msgspec.ValidationError, RecursionError) as error:
+                raise InvalidArguments(*complaint_of_msgspec(error, self.schema)) from None
+            for parameter, adapter in adapters:
+                if parameter.json_name in plain:
+                    try:
+                        kwargs[parameter.name] = adapter.validate_python(kwargs[parameter.name])
+                    except ValueError as error:
+                        raise InvalidArguments(*complaint_of_pydantic(error, parameter.json_name)) from None
+            return kwargs
+
+        return convert
 
     def _check_schema(self, check: Check, raw: bytes | msgspec.Raw | None) -> None:
         value = msgspec.json.decode(raw or b"{}")
@@ -132,7 +166,8 @@ def arguments_of(
     if given is not None:
         schema, check = compile_schema(given, signature.place)
         _compare(schema, parameters, signature.place)
-        return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place, open=True), adapters, check)
+        struct = _struct(fn.__name__, parameters, raw, signature.place, open=True)
+        return Arguments(schema, struct, adapters, check, parameters)
     properties, definitions = _properties(parameters, adapters, signature.place)
     for parameter in parameters:
         _annotate(properties[parameter.json_name], parameter, described.get(parameter.name))
@@ -143,7 +178,7 @@ def arguments_of(
     schema["additionalProperties"] = False
     if definitions:
         schema["$defs"] = definitions
-    return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place), adapters)
+    return Arguments(schema, _struct(fn.__name__, parameters, raw, signature.place), adapters, None, parameters)
 
 
 # --- the schema ---------------------------------------------------------------------------------

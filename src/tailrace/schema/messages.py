@@ -6,15 +6,25 @@ Server and client use it alike. The messages of a service in typed Python have d
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tailrace.errors import DefinitionError
-from tailrace.schema import protobuf
-from tailrace.schema.protobuf import InvalidMessage
+import msgspec
 
-__all__ = ["InvalidMessage", "MessageType", "generated_type", "message_type"]
+from tailrace.schema import models, protobuf
+from tailrace.schema.complaints import Complaint, problems_of_pydantic, shorten
+from tailrace.schema.converters import Converters
+from tailrace.schema.descriptors import Pool, draft
+from tailrace.schema.protobuf import InvalidMessage, is_generated
+from tailrace.schema.protobuf_types import Shapes, is_message
+from tailrace.schema.types import decode_custom, encode_custom
+
+if TYPE_CHECKING:
+    from tailrace.schema.shapes import Shape
+
+__all__ = ["InvalidMessage", "MessageType", "generated_type", "message_type", "shaped_type"]
 
 
 class MessageType:
@@ -54,15 +64,17 @@ class MessageType:
 def message_type(hint: Any) -> MessageType:
     """The message type of a Python type, made once and kept.
 
+    A type that is no message by itself (``int``, ``list[Order]``, ``Order | None``) is wrapped as a method's result
+    is: in a message with the one field ``result``.
+
     Args:
-        hint: A class that protoc generated; a dataclass, msgspec.Struct or pydantic model.
+        hint: A class that protoc generated; a dataclass, msgspec.Struct, TypedDict or pydantic model; or any type
+            that a method may return.
 
     Raises:
         DefinitionError: It has no protobuf form.
     """
-    if protobuf.is_generated(hint):
-        return generated_type(hint)
-    raise DefinitionError(f"{hint!r} has no protobuf form")
+    return generated_type(hint) if is_generated(hint) else _python_type(hint)
 
 
 @lru_cache(maxsize=1024)
@@ -75,3 +87,98 @@ def generated_type(cls: Any) -> MessageType:
         to_proto=protobuf.to_proto(cls),
         to_json=protobuf.to_json(cls),
     )
+
+
+@lru_cache(maxsize=1024)
+def _python_type(hint: Any) -> MessageType:
+    shapes = Shapes()
+    if is_message(hint):
+        shape = shapes.message(hint, str(getattr(hint, "__qualname__", hint)))
+    else:
+        shape = shapes.wrapper(hint, str(hint), "Result", "ResultMessage")
+    file, pool = draft(shapes, None, "message.proto"), Pool()
+    pool.add(file)
+    return shaped_type(shape, pool.message(shape.name), Converters())
+
+
+def shaped_type(
+    shape: Shape, cls: Any, converters: Converters, finish: Callable[[Any], Any] | None = None
+) -> MessageType:
+    """The message type of a shape.
+
+    Args:
+        shape: Of a Python type, or of a function's arguments.
+        cls: The class made of its descriptor.
+        converters: Those of its file.
+        finish: Makes the value of plain data; None: it is made of the shape's own type.
+    """
+    read, write = converters.reader(shape), converters.writer(shape)
+    finish = finish or _maker(shape)
+    parse, parse_json = protobuf.from_proto(cls), protobuf.from_json(cls)
+    dump_json = protobuf.to_json(cls)
+
+    def message_of(value: Any) -> Any:
+        try:
+            return cls(**write(value))
+        except _MISFITS:  # it may still be what the type is made of: a dict for a dataclass, for example
+            pass
+        try:
+            return cls(**write(finish(_plain(value))))
+        except _MISFITS as error:
+            raise InvalidMessage(f"expected {shape.name}, got {type(value).__name__}: {_words(error)}") from None
+
+    def value_of(message: Any) -> Any:
+        try:
+            return finish(read(message))
+        except (Complaint, *_MISFITS) as error:
+            raise error if isinstance(error, InvalidMessage) else InvalidMessage(_words(error)) from None
+
+    return MessageType(
+        cls.DESCRIPTOR,
+        from_proto=lambda data: value_of(parse(data)),
+        from_json=lambda data: value_of(parse_json(data)),
+        to_proto=lambda value: message_of(value).SerializeToString(),
+        to_json=lambda value: dump_json(message_of(value)),
+    )
+
+
+# --- values of Python types ---------------------------------------------------------------------
+
+_MISFITS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError, Complaint)
+_BUILTIN = (datetime.datetime, datetime.timedelta, bytes, bytearray)
+
+
+def _maker(shape: Shape) -> Callable[[Any], Any]:
+    """From plain data to a value of the shape's type, checked as the type says."""
+    hint = shape.hint
+    if hint in (str, int, float, bool, bytes, Any, None):
+        return _as_it_is
+    if shape.pydantic:
+        return models.result_adapter(hint, shape.name).validate_python
+
+    def make(plain: Any) -> Any:
+        return msgspec.convert(plain, hint, dec_hook=decode_custom)
+
+    return make
+
+
+def _as_it_is(plain: Any) -> Any:
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value, builtin_types=_BUILTIN, enc_hook=encode_custom)
+
+
+def _words(error: Exception) -> str:
+    """A misfit in our words: where it is, what was expected."""
+    if isinstance(error, Complaint):
+        return error.message
+    if "pydantic" in type(error).__module__:
+        return shorten(problems_of_pydantic(error, "message")[0][1], _LIMIT)
+    text, at, path = str(error).replace("`", "").partition(" - at $")
+    text = shorten(text[:1].lower() + text[1:], _LIMIT)
+    return f"field {path.lstrip('.')!r}: {text}" if at and path else text
+
+
+_LIMIT = 300  # characters

@@ -27,7 +27,7 @@ from tailrace.service.definitions import (
     make_resource,
     make_tool,
 )
-from tailrace.service.methods import Method, Methods, RpcOptions, implement, make_method
+from tailrace.service.methods import Method, Methods, RpcOptions
 
 __all__ = [
     "Hooks",
@@ -110,7 +110,7 @@ class Service:
         self._tools: dict[str, Tool] = {}
         self._resources: dict[str, Resource] = {}
         self._prompts: dict[str, Prompt] = {}
-        self._methods = Methods(name, package)
+        self._methods = Methods(name, package, self._tools)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
         self._servers: list[RunningServer] = []
 
@@ -155,6 +155,7 @@ class Service:
             for name in options.keys() - ToolOptions.__optional_keys__:
                 raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @tool")
             _add(self._tools, "tool", make_tool(function, **options))
+            self._methods.changed()
             for running in tuple(self._servers):
                 running.changed("tools")
 
@@ -232,10 +233,12 @@ class Service:
             DefinitionError: It cannot work; names the function, its file and line.
         """
 
+        from tailrace.service.signatures import define as define_method
+
         def define(function: Callable[..., Any]) -> None:
             for name in options.keys() - RpcOptions.__optional_keys__:
                 raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @rpc")
-            self._methods.add(make_method(function, self._methods.full_name, **options))
+            self._methods.define(define_method(function, **options))
 
         return _decorate(fn, define)
 
@@ -257,8 +260,14 @@ class Service:
         Raises:
             DefinitionError: A function does not go with the file, or none of its methods is there.
         """
-        for method in implement(descriptor, implementation, once=frozenset(once), timeout=timeout):
-            self._methods.add(method)
+        from tailrace.service.implementing import implement
+
+        methods = implement(descriptor, implementation, once=frozenset(once), timeout=timeout)
+        self._methods.implement(methods, descriptor.file)
+
+    def descriptor_set(self) -> Any:
+        """All RPC services of it as a protobuf ``FileDescriptorSet``, with what they import: for tools, reflection."""
+        return self._methods.built.descriptor_set()
 
     # --- hooks ---
 
@@ -358,7 +367,12 @@ class Service:
         return total
 
     def attach(self, server: RunningServer) -> None:
-        """Count `server` among those that serve this service; for the server, when it starts."""
+        """Count `server` among those that serve this service; for the server, when it starts.
+
+        Raises:
+            DefinitionError: Its RPC methods contradict each other.
+        """
+        self._methods.prepare()
         self._servers.append(server)
 
     def detach(self, server: RunningServer) -> None:
