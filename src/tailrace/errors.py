@@ -22,6 +22,7 @@ __all__ = [
     "ProtocolError",
     "RequestRefused",
     "RpcError",
+    "StepError",
     "StoreBusy",
     "StoreError",
     "StoreTooNew",
@@ -69,6 +70,19 @@ class CapabilityError(ToolError):
     def __init__(self, message: str, required: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.required = required
+
+
+class StepError(ToolError):
+    """A step of a call (`Context.step`) is not run again: an earlier run of the handler began it, and it has no result.
+
+    Args:
+        message: What the caller reads.
+        unknown: It was cut off, so that nobody knows whether it took effect; else it had failed.
+    """
+
+    def __init__(self, message: str, *, unknown: bool) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 class RequestRefused(ToolError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
 from tailrace.core.outgoing import Collected, Leaving
+from tailrace.core.steps import check_name, run_here
 from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Call(ABC):
         decided: Its outcome is being committed: a cancellation comes too late now.
         span: Of the call as a whole, where somebody traces.
         failure: Why its answer is an error, for the span.
+        steps: The names of its handler's steps, if it has any.
         task: Where it runs, while it does.
     """
 
@@ -115,6 +117,7 @@ class Call(ABC):
         "session",
         "span",
         "state",
+        "steps",
         "task",
         "tasks",
     )
@@ -140,6 +143,7 @@ class Call(ABC):
         self.decided = False
         self.span: Span | None = None
         self.failure: str | None = None
+        self.steps: set[str] | None = None
 
     @property
     def public_session(self) -> Session | None:
@@ -188,6 +192,22 @@ class Call(ABC):
     async def list_roots(self, timeout: float | None, key: str | None) -> list[Root]:
         """Ask where the caller lets the server work (see `Context.list_roots`)."""
         raise CapabilityError("this kind of call cannot ask its client")
+
+    async def step(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a part of the handler that is not to run again (see `Context.step`); this kind of call never does."""
+        self.take_step(name)
+        return await run_here(self.tasks, fn, args)
+
+    def take_step(self, name: str) -> None:
+        """Note that its handler has a step of this name.
+
+        Raises:
+            ValueError: It has one already, or the name is none.
+            LimitError: It has too many.
+        """
+        if self.steps is None:
+            self.steps = set()
+        check_name(name, self.steps)
 
     # --- its life ---
 

@@ -288,9 +288,35 @@ class Context:
         """
         return await self._asker("list_roots").list_roots(timeout, key)
 
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run a part of the handler that must not run again where the handler does: because it asked its client
+        (2026-07-28), or after a crash (``on_crash="rerun"``). The first run's result is recorded in the store, and
+        given to each later one.
+
+        Once it has begun it goes on, also if its call ends: it is detached work, which a shutdown waits for. A second
+        run that comes meanwhile waits for it. It begins once at most: cut off by a crash, its outcome is unknown.
+        Records are kept for `Settings.dialogue_time` (24 h). Where nothing can run again, it simply runs.
+
+        Args:
+            name: Tells it from the call's other steps; at most 128 characters.
+            fn: An async function, or a plain one (which then runs in a thread).
+            args: Its arguments.
+
+        Returns:
+            Its result as JSON has it (a dataclass comes back as a dict), at most 64 KiB.
+
+        Raises:
+            StepError: An earlier run of it failed, or its outcome is unknown.
+            LimitError: The call has more than 100 steps, the server too many, or the result is too large.
+            StoreError: It could not be recorded, and was not begun.
+            ValueError: The call has a step of this name already.
+            RuntimeError: Outside of a served call.
+        """
+        return await self._asker("step").step(name, fn, args)
+
     def _asker(self, name: str) -> Call:
         if self.call is None:
-            raise RuntimeError(f"{name}() needs a running call: only that has a client to ask")
+            raise RuntimeError(f"{name}() needs a running call: only that has a client to ask, and steps")
         return self.call
 
     def progress_nowait(self, done: float, total: float | None = None, message: str | None = None) -> None:

@@ -62,6 +62,8 @@ class Settings:
     max_asked: int = 32  # requests to one session's client that wait for an answer
     max_rounds: int = 64  # legs of one call that ask (2026-07-28)
     max_state: int = _MIB  # a requestState: the answers so far, which a client carries from leg to leg
+    max_step: int = 64 * 1024  # the result of one step, as JSON
+    max_steps: int = 100_000  # steps that are recorded
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream

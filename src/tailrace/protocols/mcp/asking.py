@@ -21,6 +21,7 @@ from msgspec import Raw, Struct
 from tailrace.core.asked import ElicitResult, Root, SampleResult
 from tailrace.core.ports import Kind
 from tailrace.core.session import ANSWER_ROOM
+from tailrace.core.steps import Steps
 from tailrace.errors import CallCancelled, CapabilityError, LimitError, RequestRefused
 from tailrace.protocols.mcp.legs import Question
 from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
@@ -75,10 +76,23 @@ class _Pending(NamedTuple):
 
 
 class Asking:
-    """The requests of one endpoint's handlers that wait for answers."""
+    """The requests of one endpoint's handlers that wait for answers.
+
+    Attributes:
+        steps: What of them is not to run again.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        settings, journals = endpoint.settings, endpoint.journals
+        self.steps = Steps(
+            journals.store,
+            journals.write,
+            endpoint.tasks,
+            ttl=settings.dialogue_time,
+            max_result=settings.max_step,
+            max_entries=settings.max_steps,
+        )
         self._pending: dict[str, _Pending] = {}
         self._counts: dict[Session, int] = {}
 

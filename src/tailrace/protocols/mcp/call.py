@@ -20,9 +20,11 @@ from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import (
     CallCancelled,
     CapabilityError,
+    ClientGone,
     DeadlineExceeded,
     LimitError,
     ProtocolError,
+    StepError,
     StoreError,
     ToolError,
 )
@@ -67,6 +69,10 @@ class DuplicateId(ProtocolError):
 
     def __init__(self, id: int | str) -> None:
         super().__init__(INVALID_REQUEST, f"a request with the id {str(id)[:64]!r} is in flight")
+
+
+_UNKNOWN = {"io.tailrace/outcome": "unknown"}
+_FOR_GOOD = (ClientGone, DeadlineExceeded, PeerCancelled)  # what cancels a call that was never asked for again
 
 
 class _NotPublished(StoreError):
@@ -212,6 +218,9 @@ class McpCall(Call):
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self._bug("the tool raised an exception")
+        finally:
+            if self.steps is not None:
+                self.forget_steps()
 
     async def _publish(self, collected: Collected, result: bytes) -> None:
         """Commit what it publishes, in one write with its answer, or with its own record: a crash leaves both, or
@@ -334,6 +343,30 @@ class McpCall(Call):
         """As `Asking` has it."""
         return await self.asking.list_roots(self, timeout, key)
 
+    @property
+    def identity(self) -> str | None:
+        """Names the call over all runs of its handler, where there may be another; None where this is the only one."""
+        if self.dialect.modern:
+            return f"call {self.legged().identity}"
+        if self.session is not None and self.tool.on_crash == "rerun" and self.session.log.journal is not None:
+            return f"session {self.session.id} {self.number}"
+        return None
+
+    async def step(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a part of the handler once over all its runs."""
+        identity = self.identity
+        if identity is None:
+            return await super().step(name, fn, args)
+        self.take_step(name)
+        return await self.asking.steps.run(self.context, identity, name, fn, args)
+
+    def forget_steps(self) -> None:
+        """It has ended; if its client cannot come back for more of it, its steps are of no use."""
+        identity = self.identity
+        over = self.cancelled_by is None or isinstance(self.cancelled_by, _FOR_GOOD)
+        if self.steps and identity is not None and over and (self.leg is None or self.leg.first):
+            self.asking.steps.forget(identity, self.steps)
+
     # --- what goes out ---
 
     def result(self, payload: bytes) -> bytes:
@@ -410,6 +443,9 @@ class McpCall(Call):
 
     def _refusal(self, error: ToolError) -> bytes:
         """What the tool itself says to its caller."""
+        if isinstance(error, StepError) and error.unknown:
+            self.failure = error.message
+            return self.result(self._tool_result([Text(error.message)], is_error=True, more=_UNKNOWN))
         if error.data is None:
             return self._failure(str(error.message))
         try:
@@ -429,9 +465,19 @@ class McpCall(Call):
         logger.exception("%s tool=%s error_id=%s request_id=%r", what, self.tool.name, error_id, self.request_id)
         return self._failure(f"internal error in tool {self.tool.name} (error id {error_id})")
 
-    def _tool_result(self, content: list[Any], structured: Any = UNSET, *, is_error: bool = False) -> bytes:
+    def _tool_result(
+        self,
+        content: list[Any],
+        structured: Any = UNSET,
+        *,
+        is_error: bool = False,
+        more: Mapping[str, Any] | None = None,
+    ) -> bytes:
         dialect = self.dialect
-        return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, dialect.server_info))
+        meta: Any = dialect.server_info
+        if more is not None:
+            meta = more if meta is UNSET else {**meta, **more}
+        return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, meta))
 
 
 def no_room(answer: bytes) -> LimitError:

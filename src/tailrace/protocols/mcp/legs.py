@@ -129,6 +129,11 @@ class Leg:
         self._asked: dict[str, _Asked] = {}
         self._ending = False
 
+    @property
+    def first(self) -> bool:
+        """There was none before."""
+        return self._state is None
+
     # --- what a handler asks ---
 
     async def ask(self, call: McpCall, question: Question) -> Any:

@@ -17,7 +17,7 @@ from tailrace.protocols.mcp.once import OnceCall
 if TYPE_CHECKING:
     from tailrace.core.call import Call
     from tailrace.core.ports import Record
-    from tailrace.protocols.mcp.legs import Question
+    from tailrace.protocols.mcp.legs import Leg, Question
     from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
     from tailrace.protocols.mcp.task_state import ToolTask
     from tailrace.protocols.mcp.tasks import TaskTable
@@ -113,6 +113,17 @@ class TaskCall(McpCall):
     def can_pause(self) -> bool:
         """While it is a plain call: a task is asked by its own methods."""
         return self.place.stage is Stage.PLAIN
+
+    @property
+    def identity(self) -> str | None:
+        """The task's, which it may have from the legs before it."""
+        return f"call {self.place.task.identity}"
+
+    def legged(self) -> Leg:
+        """As any call's."""
+        leg = super().legged()
+        leg.identity = self.place.task.identity
+        return leg
 
     async def ask(self, question: Question, timeout: float | None) -> Any:
         """As a plain call, while it is one; a task waits for its answer (SEP-2663, `tasks/update`)."""

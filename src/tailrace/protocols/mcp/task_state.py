@@ -68,6 +68,7 @@ class ToolTask:
         outcome: What an earlier process life had decided, and not told.
         call: What runs it.
         capabilities: What its client said that it can be asked.
+        identity: Of its call, over all runs of its handler.
         asked: Its questions that wait for answers, by their keys.
     """
 
@@ -83,6 +84,7 @@ class ToolTask:
         "expires",
         "fingerprint",
         "id",
+        "identity",
         "kept",
         "key",
         "message",
@@ -114,6 +116,7 @@ class ToolTask:
         self.fingerprint = b""
         self.call: TaskCall | None = None
         self.capabilities: dict[str, Any] = {}
+        self.identity = id
         self.asked: dict[str, tuple[Question, asyncio.Future[Any]]] = {}
         self._times: Counter[str] = Counter()
 
@@ -145,6 +148,7 @@ class ToolTask:
             fingerprint=self.fingerprint,
             outcome=self.call.outcome if self.call is not None else UNSET,
             capabilities=self.capabilities,
+            identity=self.identity if self.identity != self.id else None,
         )
         return PutEntry(STATE, self.id, mcp.encode(stored), self.expires)
 
@@ -195,6 +199,7 @@ class StoredTask(Struct, frozen=True, omit_defaults=True):
     fingerprint: bytes = b""
     outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
     capabilities: dict[str, Any] = {}
+    identity: str | None = None  # where it is another than its id
 
 
 _decode_stored = msgspec.json.Decoder(StoredTask).decode
@@ -210,7 +215,7 @@ def restored(id: str, data: bytes, expires: float) -> ToolTask:
     task = ToolTask(id, stored.principal, stored.tool, stored.arguments, stored.trace, stored.created)
     task.updated, task.status, task.message = stored.updated, stored.status, stored.message
     task.cancelling, task.reran, task.size = stored.cancelling, stored.reran, stored.size
-    task.capabilities = stored.capabilities
+    task.capabilities, task.identity = stored.capabilities, stored.identity or id
     task.key, task.fingerprint = stored.key, stored.fingerprint
     if stored.outcome is not UNSET:
         task.outcome = bytes(stored.outcome)

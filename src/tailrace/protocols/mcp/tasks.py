@@ -123,6 +123,8 @@ class TaskTable:
         )
         reply.call = task.call = call
         task.capabilities = capabilities_of(params.meta)
+        if call.leg is not None and not call.leg.first:
+            task.identity = call.leg.identity
         task.trace = call.context.value("traceparent")
         return call
 
