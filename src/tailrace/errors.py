@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "AnswerWritten",
+    "AuthorizationError",
     "CallCancelled",
     "CapabilityError",
     "ClientGone",
@@ -236,3 +237,8 @@ class StoreTooNew(StoreError):
 
 class TransportError(TailraceError):
     """A connection broke, or could not be made."""
+
+
+class AuthorizationError(TransportError):
+    """No token can be had for a server: its authorization server refuses, the user does, or what they say of themselves
+    cannot be trusted."""

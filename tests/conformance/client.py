@@ -12,15 +12,50 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tailrace.mcp import Client
+import pyqwest
+
+from tailrace.mcp import Client, OAuth
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
 CONTEXT: dict[str, Any] = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
 MODERN = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "2025-11-25") >= "2026-07-28"
 
 
+CIMD = "https://conformance-test.local/client-metadata.json"
+
+
+async def authorize(url: str) -> str:
+    """The user's part: the suite's authorization server sends everybody back at once."""
+    transport = pyqwest.HTTPTransport(follow_redirects=False)
+    async with pyqwest.Client(transport).stream("GET", url) as response:
+        return response.headers["location"]
+
+
+def oauth() -> OAuth:
+    """What the scenario's client has: credentials from the context, or the address of its metadata."""
+    if "client-credentials" in SCENARIO:
+        return OAuth(
+            grant="client_credentials",
+            client_id=CONTEXT["client_id"],
+            client_secret=CONTEXT.get("client_secret"),
+            private_key=CONTEXT.get("private_key_pem"),
+            algorithm=CONTEXT.get("signing_algorithm", "ES256"),
+        )
+    return OAuth(
+        client_id=CONTEXT.get("client_id"),
+        client_secret=CONTEXT.get("client_secret"),
+        issuer=CONTEXT.get("issuer"),
+        client_metadata_url=CIMD,
+        redirect=authorize,
+        redirect_uri="http://localhost:3000/callback",
+    )
+
+
 def connect(url: str, **options: Any) -> Client:
     """A client of the era that is asked for."""
+    if SCENARIO.startswith("auth/"):
+        options["auth"] = oauth()
+    options["connect_timeout"] = 45.0  # the suite starts all scenarios at once
     return Client(url, era="modern" if MODERN else "legacy", client_info=("conformance", "1.0.0"), **options)
 
 

@@ -12,11 +12,26 @@ from tests.conformance.suite import EXPECTED, FOLDER, SETS, compare, read_expect
 from tests.rigs.npm import npm_problem
 
 # What has to pass, whatever the file of expected failures says.
+AUTHORIZED = [
+    *("auth/metadata-default", "auth/metadata-var1", "auth/metadata-var2", "auth/metadata-var3", "auth/basic-cimd"),
+    *("auth/scope-from-www-authenticate", "auth/scope-from-scopes-supported", "auth/scope-omitted-when-undefined"),
+    *("auth/scope-step-up", "auth/scope-retry-limit", "auth/token-endpoint-auth-basic"),
+    *("auth/token-endpoint-auth-post", "auth/token-endpoint-auth-none", "auth/pre-registration"),
+    *("auth/client-credentials-basic", "auth/client-credentials-jwt"),
+]
 PASSED = {
-    "2025-11-25": ["initialize", "tools_call", "elicitation-sep1034-client-defaults", "sse-retry"],
+    "2025-11-25": [
+        *("initialize", "tools_call", "elicitation-sep1034-client-defaults", "sse-retry"),
+        *AUTHORIZED,
+    ],
     "2026-07-28": [
         *("tools_call", "request-metadata", "http-standard-headers", "http-custom-headers"),
         *("http-invalid-tool-headers", "json-schema-ref-no-deref"),
+        *AUTHORIZED,
+        *("auth/resource-mismatch", "auth/offline-access-scope", "auth/offline-access-not-supported"),
+        *("auth/authorization-server-migration", "auth/iss-supported", "auth/iss-not-advertised"),
+        *("auth/iss-supported-missing", "auth/iss-wrong-issuer", "auth/iss-unexpected", "auth/iss-normalized"),
+        "auth/metadata-issuer-mismatch",
     ],
 }
 

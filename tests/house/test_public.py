@@ -51,6 +51,7 @@ PUBLIC = {
     },
     "tailrace.errors": {
         "AnswerWritten",
+        "AuthorizationError",
         "CallCancelled",
         "CapabilityError",
         "RequestRefused",

@@ -2,6 +2,7 @@
 
 from tailrace.clients.mcp.client import Client, Target
 from tailrace.clients.mcp.links import Link, MemoryLink, Outgoing, Receiver, StdioCommand
+from tailrace.clients.mcp.oauth import OAuth
 from tailrace.clients.mcp.offers import (
     Completion,
     PromptArgument,
@@ -21,6 +22,7 @@ __all__ = [
     "Link",
     "LogMessage",
     "MemoryLink",
+    "OAuth",
     "Outgoing",
     "PromptArgument",
     "PromptInfo",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -20,6 +20,7 @@ from tailrace.clients.mcp.handshake import Era, Server, agree
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.listing import Listing
+from tailrace.clients.mcp.oauth import Authorization, GivenToken, OAuth
 from tailrace.clients.mcp.requests import Requests
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult, decode_tool_result
 from tailrace.clients.mcp.tasks import CAPABILITIES, follow, pause_of, task_of
@@ -31,6 +32,7 @@ from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 if TYPE_CHECKING:
     from tailrace.clients.mcp.answering import Elicitation, Roots, Sampling
     from tailrace.clients.mcp.calls import Progress
+    from tailrace.clients.mcp.oauth import Authorizer
     from tailrace.service import Service
 
 __all__ = ["Client", "Target"]
@@ -52,6 +54,8 @@ class Client(Requests):
         target: A URL; a command as a list, or a `StdioCommand`; a `Link`. A URL without a path means ``/mcp``,
             and one that ends with ``/sse`` HTTP+SSE. (`tailrace.mcp.Client` takes a `Service` as well.)
         headers: Sent with every HTTP request, to this server only.
+        auth: What HTTP requests authorize themselves with: a token; an async function that gives one for each request;
+            an `OAuth`, which has one given by the server's authorization server. To this server only.
         era: Which era of the protocol to use; ``auto`` prefers the modern one.
         transport: Which HTTP transport to use; ``auto`` prefers Streamable HTTP.
         client_info: Name and version that the server is told.
@@ -82,6 +86,7 @@ class Client(Requests):
         target: Target,
         *,
         headers: Mapping[str, str] | None = None,
+        auth: str | OAuth | Callable[[], Awaitable[str]] | None = None,
         era: Literal["auto", "modern", "legacy"] = "auto",
         transport: Literal["auto", "streamable", "sse"] = "auto",
         client_info: tuple[str, str] = ("tailrace", __version__),
@@ -106,6 +111,12 @@ class Client(Requests):
             raise DefinitionError(f"log_level {log_level!r} is none of {', '.join(LOG_LEVELS)}")
         self._target = _check_target(target)
         self._headers = headers or {}
+        self._auth = auth
+        if auth is not None and (
+            not isinstance(target, str) or any(n.lower() == "authorization" for n in self._headers)
+        ):
+            raise DefinitionError("auth= is for a URL, and instead of a header Authorization")
+        self._authorizer: Authorizer | None = None
         self._era: Literal["auto", "modern", "legacy"] = era
         self._transport = transport
         self._client_info = client_info
@@ -349,6 +360,9 @@ class Client(Requests):
 
     async def _connect(self, tasks: Tasks) -> None:
         target = self._target
+        if isinstance(target, str) and self._auth is not None:
+            auth = self._auth
+            self._authorizer = Authorization(auth, target, tasks) if isinstance(auth, OAuth) else GivenToken(auth)
         if not isinstance(target, str):
             await self._meet(await self._link_to(target), tasks)
         elif self._transport == "sse" or (self._transport == "auto" and urlsplit(target).path.endswith("/sse")):
@@ -383,6 +397,7 @@ class Client(Requests):
             on_notification=self._on_notification,
             on_warning=self._on_warning,
             max_message=self._max_message,
+            authorizer=self._authorizer,
             **self._callbacks,
         )
         await self._conversation.open()
@@ -417,6 +432,7 @@ class Client(Requests):
             connect_timeout=self._connect_timeout,
             max_message=self._max_message,
             reconnect=self._reconnect,
+            bearer=self._authorizer.token if self._authorizer is not None else None,
         )
 
     async def _end(self) -> None:
@@ -432,6 +448,8 @@ class Client(Requests):
             self._on_warning(f"the connection did not end in order: {error}")
         finally:
             await tasks.close(self._close_timeout * 0.2)
+            if self._authorizer is not None:
+                await self._authorizer.aclose()
 
 
 def _left(until: float) -> float:

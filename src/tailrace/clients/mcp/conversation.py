@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailrace.clients.mcp.answering import Answers, Elicitation, Roots, Sampling
 from tailrace.clients.mcp.calls import Call, Calls, Progress
+from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.links.link import Link, Outgoing
 from tailrace.wire import jsonrpc, mcp
 
 if TYPE_CHECKING:
     from msgspec import Raw
 
+    from tailrace.clients.mcp.oauth import Authorizer
     from tailrace.clients.mcp.results import LogMessage
     from tailrace.core.tasks import Tasks
     from tailrace.wire.jsonrpc import RequestId
 
 __all__ = ["Conversation"]
 
+T = TypeVar("T")
+
 _MAX_REPLIES = 16  # answers to the server's own requests that are under way at once
+_MAX_AUTHORIZATIONS = 4  # for one request: refresh, authorize, ask for more scopes, and that once more
 _SAY_LIMIT = 5.0  # seconds for what nobody waits for: a cancellation, an answer to the server
 
 
@@ -40,6 +45,7 @@ class Conversation:
         log_level: Least level of log messages that the server is asked for in the modern era; None: none.
         on_log, on_notification, on_warning, max_message: See `Calls`.
         elicitation, sampling, roots: See `Client`.
+        authorizer: Deals with refusals for who asks; None: nobody does.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class Conversation:
         elicitation: Elicitation | None = None,
         sampling: Sampling | None = None,
         roots: Roots | None = None,
+        authorizer: Authorizer | None = None,
     ) -> None:
         self.link = link
+        self._authorizer = authorizer
         self.version: str | None = None
         self._answers = Answers(tasks, self._reply, elicitation=elicitation, sampling=sampling, roots=roots)
         self.client_info = {"name": client_info[0], "version": client_info[1]}
@@ -78,7 +86,7 @@ class Conversation:
 
     async def open(self) -> None:
         """Connect the link."""
-        await self.link.open(self.calls, self._tasks)
+        await self._authorized(lambda: self.link.open(self.calls, self._tasks))
 
     async def request(
         self,
@@ -104,6 +112,43 @@ class Conversation:
             TransportError: It was not sent, or the connection broke before the answer came.
             TimeoutError: The limit passed.
         """
+        return await self._authorized(
+            lambda: self._request_once(method, params, timeout, meta, progress, headers),
+        )
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float) -> None:
+        """Send a notification.
+
+        Args:
+            timeout: Seconds until the server has taken it.
+
+        Raises:
+            TransportError: It did not take it.
+            TimeoutError: The limit passed.
+        """
+
+        async def send() -> None:
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                await self.link.send(self._notification(method, params))
+
+        await self._authorized(send)
+
+    def cancel_task(self, id: str) -> None:
+        """Tell the server, soon, that nobody waits for a task any more."""
+        telling = partial(self.request, "tasks/cancel", {"taskId": id}, timeout=_SAY_LIMIT)
+        self._tasks.start(self._say(telling), name="tailrace-client-cancel")
+
+    # --- one request ---
+
+    async def _request_once(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        timeout: float,
+        meta: Mapping[str, Any] | None,
+        progress: Progress | None,
+        headers: Mapping[str, str] | None,
+    ) -> Raw:
         call = self.calls.start(method, progress)
         try:
             message = self._request(call, method, params, meta, progress is not None, headers)
@@ -120,23 +165,21 @@ class Conversation:
         finally:
             self.calls.end(call)
 
-    async def notify(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float) -> None:
-        """Send a notification.
-
-        Args:
-            timeout: Seconds until the server has taken it.
-
-        Raises:
-            TransportError: It did not take it.
-            TimeoutError: The limit passed.
-        """
-        async with asyncio.timeout(None if timeout == math.inf else timeout):
-            await self.link.send(self._notification(method, params))
-
-    def cancel_task(self, id: str) -> None:
-        """Tell the server, soon, that nobody waits for a task any more."""
-        telling = partial(self.request, "tasks/cancel", {"taskId": id}, timeout=_SAY_LIMIT)
-        self._tasks.start(self._say(telling), name="tailrace-client-cancel")
+    async def _authorized(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send; where that is refused for who asks, authorize and send again. How long the user takes for it is no part
+        of anybody's time limit."""
+        authorizer = self._authorizer
+        if authorizer is None:
+            return await send()
+        tried: set[str] = set()
+        for _ in range(_MAX_AUTHORIZATIONS):
+            generation = authorizer.generation
+            try:
+                return await send()
+            except HttpRefused as refused:
+                if not await authorizer.satisfy(refused, generation, tried):
+                    raise
+        return await send()
 
     # --- messages ---
 

@@ -17,6 +17,7 @@ import pyqwest
 from tailrace.clients.exit import settle_at_exit
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
 from tailrace.wire import jsonrpc, sse
+from tailrace.wire.challenge import Challenge, read_challenge
 
 __all__ = [
     "Http",
@@ -46,12 +47,16 @@ class HttpRefused(TransportError):
         status: The HTTP status.
         message: What to do about it.
         error: The JSON-RPC error in the body, where there is one.
+        challenge: What the server wants to see of who asks, where it says so.
     """
 
-    def __init__(self, status: int, message: str, error: ProtocolError | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, error: ProtocolError | None = None, challenge: Challenge | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.error = error
+        self.challenge = challenge
 
     @property
     def may_pass(self) -> bool:
@@ -125,12 +130,21 @@ class Http:
         headers: Sent with every request; never to another origin.
         connect_timeout: Seconds for one connection to be made.
         max_message: Bytes of one message, at most.
+        bearer: Gives the bearer token of each request, or None; never sent to another origin either.
 
     Raises:
         DefinitionError: A header cannot be sent.
     """
 
-    def __init__(self, headers: Mapping[str, str], *, connect_timeout: float, max_message: int) -> None:
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        *,
+        connect_timeout: float,
+        max_message: int,
+        bearer: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self._bearer = bearer
         try:
             self._headers = pyqwest.Headers(headers.items())
         except ValueError as error:
@@ -157,6 +171,9 @@ class Http:
         sent = pyqwest.Headers(self._headers.items())
         for name, value in headers.items():
             sent[name] = value
+        token = await self._bearer() if self._bearer is not None else None
+        if token is not None:
+            sent["authorization"] = f"Bearer {token}"
         with _broken_connections(url):
             for _ in range(_MAX_REDIRECTS + 1):
                 async with self._client.stream(method, url, sent, body) as response:
@@ -216,7 +233,7 @@ class Http:
         text = error.message if error is not None else body.decode("utf-8", "replace").strip()
         said = f" ({text[:200]})" if text and _media_type(response) != "text/html" else ""
         message = f"{what} was refused with HTTP {response.status}{said}; {_advice(response)}"
-        return HttpRefused(response.status, message, error)
+        return HttpRefused(response.status, message, error, read_challenge(response.headers.getall("www-authenticate")))
 
     async def aclose(self) -> None:
         """Close the idle connections; those in use close when their blocks are left."""

@@ -83,7 +83,8 @@ class Link(Protocol):
         ...
 
     async def open(self, receiver: Receiver, tasks: Tasks) -> None:
-        """Connect; from now on `receiver` is told what arrives. Work of its own runs in `tasks`.
+        """Connect; from now on `receiver` is told what arrives. Work of its own runs in `tasks`. After a refusal it may
+        be tried again.
 
         Raises:
             TransportError: It cannot be connected, and what to do about it.

@@ -8,7 +8,7 @@ flight fail, because their answers cannot be had.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -43,15 +43,23 @@ class SseLink:
         max_message: Bytes of one message, at most.
         reconnect: Seconds for which a server that is away is tried again: to resume the stream, or to send what could
             not be sent at all; 0: never.
+        bearer: Gives the bearer token of each request, or None.
     """
 
     legacy_only = True
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], *, connect_timeout: float, max_message: int, reconnect: float
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        connect_timeout: float,
+        max_message: int,
+        reconnect: float,
+        bearer: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._url = url
-        self._http = Http(headers, connect_timeout=connect_timeout, max_message=max_message)
+        self._http = Http(headers, connect_timeout=connect_timeout, max_message=max_message, bearer=bearer)
         self._connect_timeout = connect_timeout
         self._reconnect = reconnect
         self._endpoint: str | None = None
@@ -72,6 +80,8 @@ class SseLink:
     async def open(self, receiver: Receiver, tasks: Tasks) -> None:
         """Open the stream and wait for its `endpoint` event."""
         self._receiver = receiver
+        self._error = None  # of an attempt before, with another token
+        self._connected.clear()
         tasks.start(self._read(), name="tailrace-client-sse")
         try:
             async with asyncio.timeout(self._connect_timeout):

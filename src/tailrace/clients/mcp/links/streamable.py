@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tailrace.clients.mcp.links.http import (
@@ -47,15 +47,23 @@ class StreamableLink:
         max_message: Bytes of one message, at most.
         reconnect: Seconds for which a server that is away is tried again: to resume a broken legacy stream, or to
             send what could not be sent at all; 0: never.
+        bearer: Gives the bearer token of each request, or None.
     """
 
     legacy_only = False
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], *, connect_timeout: float, max_message: int, reconnect: float
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        connect_timeout: float,
+        max_message: int,
+        reconnect: float,
+        bearer: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._url = url
-        self._http = Http(headers, connect_timeout=connect_timeout, max_message=max_message)
+        self._http = Http(headers, connect_timeout=connect_timeout, max_message=max_message, bearer=bearer)
         self._reconnect = reconnect
         self._version: str | None = None
         self._session: str | None = None
@@ -248,6 +256,6 @@ class StreamableLink:
         if refused.status == 404 and self._session is not None:
             said = refused.error.message if refused.error is not None else "HTTP 404"
             return HttpRefused(404, f"the server does not know this session any more ({said}): connect again")
-        if refused.error is None or message is None or refused.status == 401:  # who asks is no matter of the request
-            return refused
+        if refused.error is None or message is None or refused.status == 401 or refused.challenge is not None:
+            return refused  # who asks is no matter of the request
         return refused.error
