@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         LimitError,
         ProtocolError,
         RequestRefused,
+        ResourceNotFound,
         RpcError,
         StepError,
         StoreError,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
         Annotations,
         Audio,
         EmbeddedResource,
+        Icon,
         Image,
+        PromptMessage,
         ResourceContents,
         ResourceLink,
         Text,
@@ -57,12 +60,15 @@ __all__ = [
     "ElicitResult",
     "EmbeddedResource",
     "FieldNumber",
+    "Icon",
     "Image",
     "LimitError",
+    "PromptMessage",
     "ProtocolError",
     "RequestRefused",
     "ResourceContents",
     "ResourceLink",
+    "ResourceNotFound",
     "Root",
     "RpcError",
     "SampleResult",
@@ -81,7 +87,10 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_CONTENT = ("Annotations", "Audio", "EmbeddedResource", "Image", "ResourceContents", "ResourceLink", "Text")
+_CONTENT = (
+    *("Annotations", "Audio", "EmbeddedResource", "Icon", "Image"),
+    *("PromptMessage", "ResourceContents", "ResourceLink", "Text"),
+)
 _HOMES = {
     "Context": "core.context",
     "FieldNumber": "schema.shapes",

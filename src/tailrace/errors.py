@@ -22,6 +22,7 @@ __all__ = [
     "LimitError",
     "ProtocolError",
     "RequestRefused",
+    "ResourceNotFound",
     "RpcError",
     "StepError",
     "StoreBusy",
@@ -57,6 +58,17 @@ class ToolError(TailraceError):
         super().__init__(message)
         self.message = message
         self.data = data
+
+
+class ResourceNotFound(ToolError):
+    """Raise it in a resource where nothing stands at the URI that was asked for.
+
+    Args:
+        message: What the caller reads; default: that there is no such resource.
+    """
+
+    def __init__(self, message: str = "there is no such resource") -> None:
+        super().__init__(message)
 
 
 class CapabilityError(ToolError):

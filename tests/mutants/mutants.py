@@ -327,7 +327,7 @@ MUTANTS = [
     Mutant(
         "an interrupted call runs again after every crash",
         "protocols/mcp/recovery.py",
-        [('if tool.on_crash != "rerun" or data.reran:', 'if tool.on_crash != "rerun":')],
+        [("            and not data.reran\n", "")],
         [f"{LOSSY}[small]"],
         "run again more than once",
     ),

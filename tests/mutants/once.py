@@ -135,7 +135,8 @@ ONCE_MUTANTS = [
         ONCE,
         [
             (
-                "            call.tool.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)\n",
+                "            call.target.arguments.decode("
+                "call.arguments if isinstance(call.arguments, Raw) else None)\n",
                 "",
             )
         ],

@@ -414,7 +414,8 @@ def modern_headers(message: Json) -> dict[str, str]:
         "mcp-protocol-version": MODERN,
         "mcp-method": message["method"],
     }
-    name = message.get("params", {}).get("name") or message.get("params", {}).get("taskId")
+    params = message.get("params", {})
+    name = params.get("uri") if message["method"] == "resources/read" else params.get("name") or params.get("taskId")
     if name is not None:
         headers["mcp-name"] = name
     return headers

@@ -231,9 +231,9 @@ def test_resources_are_recorded_by_their_uri(svc: Service) -> None:
     ("uri", "says"),
     [
         ("orders", "has a URI"),
-        ("orders://{id", "only one {name} for each parameter"),
-        ("orders://{+id}", "only one {name} for each parameter"),
-        ("orders://{id}/{id}", "only one {name} for each parameter"),
+        ("orders://{id", "braces that are not closed"),
+        ("orders://{id:3}", "the prefix modifier of 'id:3' cannot be undone"),
+        ("orders://{id}/{id}", "'id' is there twice"),
         ("orders://{id}/{other}", "has 'other', which is no parameter"),
         ("orders://all", "has no {id}, which the function requires"),
     ],

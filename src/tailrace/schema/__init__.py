@@ -12,6 +12,7 @@ from tailrace.schema.arguments import Arguments, InvalidArguments, arguments_of
 from tailrace.schema.docstrings import Docstring, parse_docstring
 from tailrace.schema.hints import MISSING, Parameter, Signature, place_of, read_signature
 from tailrace.schema.results import InvalidResult, Result, encode_value, result_of
+from tailrace.schema.strings import choices_of, decode_strings
 
 __all__ = [
     "MISSING",
@@ -23,6 +24,8 @@ __all__ = [
     "Result",
     "Signature",
     "arguments_of",
+    "choices_of",
+    "decode_strings",
     "encode_value",
     "parse_docstring",
     "place_of",

@@ -329,6 +329,10 @@ class Server:
         """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
         await self.endpoint.broadcast(method, params)
 
+    def updated(self, uri: str) -> None:
+        """What stands at `uri` has changed, said in whatever thread."""
+        self.tasks.on_loop(self.endpoint.updated, uri)
+
     def changed(self, kind: str) -> None:
         """A list of what the service offers has changed, in whatever thread."""
         self.tasks.on_loop(self.endpoint.changed, kind)
@@ -366,12 +370,8 @@ class Server:
 
 def _check_served(service: Service) -> None:
     """What can be defined and is not served yet is refused, never passed over in silence."""
-    unserved = [f"{resource.place}: resource {resource.uri}" for resource in service.resources.values()]
-    unserved += [f"{prompt.place}: prompt {prompt.name}" for prompt in service.prompts.values()]
     if service.middleware:
-        unserved.append(f"middleware of service {service.name}")
-    if unserved:
-        raise DefinitionError("not served yet: " + "; ".join(unserved))
+        raise DefinitionError(f"not served yet: middleware of service {service.name}")
 
 
 class _Once:

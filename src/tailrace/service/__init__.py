@@ -13,27 +13,25 @@ import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
 from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
-from tailrace.service.definitions import (
-    Prompt,
-    Resource,
-    Tool,
-    ToolOptions,
-    make_prompt,
-    make_resource,
-    make_tool,
-)
+from tailrace.service.catalog import Catalog, check_options, decorate
+from tailrace.service.definitions import Definition, Tool, ToolOptions
 from tailrace.service.methods import Method, Methods, RpcOptions
+from tailrace.service.prompts import Completion, Prompt, PromptOptions
+from tailrace.service.resources import Resource, ResourceOptions
 
 __all__ = [
+    "Completion",
+    "Definition",
     "Hooks",
     "Method",
     "Prompt",
+    "PromptOptions",
     "Resource",
+    "ResourceOptions",
     "RpcOptions",
     "RunningServer",
     "Service",
@@ -62,8 +60,13 @@ class RunningServer(Protocol):
         """Send a notification to every session, and to the streams that asked for its kind."""
         ...
 
+    def updated(self, uri: str) -> None:
+        """What stands at `uri` has changed; called in any thread."""
+        ...
+
     def changed(self, kind: str) -> None:
-        """A list (``tools``) of what the service offers has changed; called in any thread."""
+        """A list (``tools``, ``resources``, ``prompts``) of what the service offers has changed; called in any
+        thread."""
         ...
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -71,7 +74,7 @@ class RunningServer(Protocol):
         ...
 
 
-class Service:
+class Service(Catalog):
     """A named set of tools, resources and prompts, reached over MCP and RPC alike.
 
     Args:
@@ -100,6 +103,7 @@ class Service:
             raise DefinitionError(f"a service needs a name that is not empty, got {name!r}")
         if package is not None and not _PACKAGE.fullmatch(package):
             raise DefinitionError(f"service {name!r}: package {package!r} is not dotted identifiers, as in 'orders.v1'")
+        super().__init__(self._tell)
         self.name = name
         self.version = version
         self.title = title
@@ -107,9 +111,6 @@ class Service:
         self.package = package
         self.middleware = tuple(middleware)
         self.hooks = Hooks()
-        self._tools: dict[str, Tool] = {}
-        self._resources: dict[str, Resource] = {}
-        self._prompts: dict[str, Prompt] = {}
         self._methods = Methods(name, package, self._tools)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
         self._servers: list[RunningServer] = []
@@ -117,98 +118,7 @@ class Service:
     def __repr__(self) -> str:
         return f"<Service {self.name!r} {self.version}, {len(self._tools)} tools>"
 
-    # --- what it offers ---
-
-    @property
-    def tools(self) -> Mapping[str, Tool]:
-        """The tools by name, in order of definition."""
-        return MappingProxyType(self._tools)
-
-    @property
-    def resources(self) -> Mapping[str, Resource]:
-        """The resources by URI or template, in order of definition."""
-        return MappingProxyType(self._resources)
-
-    @property
-    def prompts(self) -> Mapping[str, Prompt]:
-        """The prompts by name, in order of definition."""
-        return MappingProxyType(self._prompts)
-
-    @overload
-    def tool(self, fn: F, /) -> F: ...
-    @overload
-    def tool(self, /, **options: Unpack[ToolOptions]) -> Callable[[F], F]: ...
-    def tool(self, fn: Any = None, /, **options: Any) -> Any:
-        """Offer a function as a tool; works bare and called, and gives the function back.
-
-        A tool that is added while a server runs is announced to its clients (``tools/list_changed``).
-
-        Args:
-            fn: The function: async, plain (run in a thread), or an asynchronous generator.
-            options: See `ToolOptions`.
-
-        Raises:
-            DefinitionError: It cannot work; names the function, its file and line.
-        """
-
-        def define(function: Callable[..., Any]) -> None:
-            for name in options.keys() - ToolOptions.__optional_keys__:
-                raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @tool")
-            _add(self._tools, "tool", make_tool(function, **options))
-            self._methods.changed()
-            for running in tuple(self._servers):
-                running.changed("tools")
-
-        return _decorate(fn, define)
-
-    def resource(
-        self,
-        uri: str,
-        *,
-        name: str | None = None,
-        title: str | None = None,
-        description: str | None = None,
-        mime_type: str | None = None,
-    ) -> Callable[[F], F]:
-        """Offer a function as a resource.
-
-        Args:
-            uri: Its URI, or a template with a ``{name}`` for each of the function's parameters.
-            name: Default: the function's name.
-            title: For people, or None.
-            description: Default: the docstring.
-            mime_type: Of what it returns, or None.
-
-        Raises:
-            DefinitionError: The URI has no scheme, or its variables are not the function's parameters.
-        """
-
-        def define(fn: Callable[..., Any]) -> None:
-            options = {"name": name, "title": title, "description": description, "mime_type": mime_type}
-            _add(self._resources, "resource", make_resource(fn, uri, **options), key=uri)
-
-        return _decorate(None, define)
-
-    @overload
-    def prompt(self, fn: F, /) -> F: ...
-    @overload
-    def prompt(
-        self, /, *, name: str | None = None, title: str | None = None, description: str | None = None
-    ) -> Callable[[F], F]: ...
-    def prompt(
-        self, fn: Any = None, /, *, name: str | None = None, title: str | None = None, description: str | None = None
-    ) -> Any:
-        """Offer a function as a prompt; works bare and called.
-
-        Raises:
-            DefinitionError: It cannot work; names the function, its file and line.
-        """
-
-        def define(function: Callable[..., Any]) -> None:
-            prompt = make_prompt(function, name=name, title=title, description=description)
-            _add(self._prompts, "prompt", prompt)
-
-        return _decorate(fn, define)
+    # --- what it offers, beside what `Catalog` has ---
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -236,11 +146,10 @@ class Service:
         from tailrace.service.signatures import define as define_method
 
         def define(function: Callable[..., Any]) -> None:
-            for name in options.keys() - RpcOptions.__optional_keys__:
-                raise DefinitionError(f"{place_of(function)}: there is no option {name!r} of @rpc")
+            check_options(function, options, "rpc", RpcOptions.__optional_keys__)
             self._methods.define(define_method(function, **options))
 
-        return _decorate(fn, define)
+        return decorate(fn, define)
 
     def implement(
         self, descriptor: Any, implementation: Any, *, once: Iterable[str] = (), timeout: float | None = None
@@ -268,6 +177,12 @@ class Service:
     def descriptor_set(self) -> Any:
         """All RPC services of it as a protobuf ``FileDescriptorSet``, with what they import: for tools, reflection."""
         return self._methods.built.descriptor_set()
+
+    def _tell(self, kind: str) -> None:
+        if kind == "tools":
+            self._methods.changed()
+        for running in tuple(self._servers):
+            running.changed(kind)
 
     # --- hooks ---
 
@@ -338,7 +253,8 @@ class Service:
         """Send a notification to every session of every server of this service; without a server, to nobody.
 
         Clients of 2026-07-28, which have no session, hear what they asked for by ``subscriptions/listen``:
-        ``notifications/…/list_changed`` and ``notifications/resources/updated``.
+        ``notifications/…/list_changed`` and ``notifications/resources/updated``; the latter goes to those sessions
+        only that subscribed to the resource.
 
         Args:
             method: E.g. ``notifications/tools/list_changed``.
@@ -346,6 +262,17 @@ class Service:
         """
         for running in tuple(self._servers):
             await running.broadcast(method, params)
+
+    def resource_updated(self, uri: str) -> None:
+        """Tell those who subscribed to a resource that it has changed; from any thread, and without waiting.
+
+        They are told within half a second, once for several changes of one resource.
+
+        Args:
+            uri: Of the resource; where it is one of a template's, the very URI.
+        """
+        for running in tuple(self._servers):
+            running.updated(uri)
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """What goes on now: ``sessions, calls, streams, detached, log_bytes, store, outbox``, each a small object.
@@ -381,29 +308,7 @@ class Service:
             self._servers.remove(server)
 
 
-# --- decorators and sums ------------------------------------------------------------------------
-
-
-def _decorate(fn: Any, define: Callable[[Callable[..., Any]], None]) -> Any:
-    """Serve a decorator that is used bare (`fn` is the function) or called (`fn` is None)."""
-
-    def decorator(function: F) -> F:
-        if not callable(function):
-            raise DefinitionError(f"the decorator takes a function, got {function!r}; give a name as name=")
-        define(function)
-        return function
-
-    return decorator if fn is None else decorator(fn)
-
-
-T = TypeVar("T", Tool, Resource, Prompt)
-
-
-def _add(known: dict[str, T], kind: str, new: T, *, key: str | None = None) -> None:
-    key = key if key is not None else new.name
-    if key in known:
-        raise DefinitionError(f"{kind} {key!r} is defined twice: {known[key].place} and {new.place}")
-    known[key] = new
+# --- sums ---------------------------------------------------------------------------------------
 
 
 def _add_up(total: dict[str, Any], numbers: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""What a service offers, one frozen record for each function: read from it once, refused at once if it cannot work."""
+"""What a service offers, one frozen record for each function: read from it once, refused at once if it cannot work.
+
+Here is what tools, resources and prompts have in common, and the tools; `resources` and `prompts` have the others.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
 
@@ -23,10 +26,12 @@ from tailrace.schema import (
 )
 from tailrace.wire.param_headers import ParamHeader, param_headers
 
-__all__ = ["Prompt", "Resource", "Tool", "ToolOptions", "make_prompt", "make_resource", "make_tool"]
+if TYPE_CHECKING:
+    from tailrace.wire.content import Icon
+
+__all__ = ["Definition", "Tool", "ToolOptions", "encode_definition", "make_tool", "read_definition"]
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")  # MCP 2025-11-25, server/tools, "Tool Names"
-_VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
 
 
 class ToolOptions(TypedDict, total=False):
@@ -51,6 +56,8 @@ class ToolOptions(TypedDict, total=False):
             For clients of older versions, whose sessions outlive connections, it is a call. Default: False.
         rpc: It is an RPC method as well. Default: True.
         journal: Its calls survive a crash, given a durable store. Default: True.
+        icons: Pictures that stand for it. Default: none.
+        meta: Its `_meta`, JSON-able. Default: none.
     """
 
     name: str | None
@@ -67,24 +74,29 @@ class ToolOptions(TypedDict, total=False):
     task: bool | Literal["auto", "required"]
     rpc: bool
     journal: bool
+    icons: Sequence[Icon]
+    meta: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """One function that agents and programs call; made by ``@svc.tool``, never changed afterwards.
+class Definition:
+    """What there is to know of a function that is offered, whatever as; never changed afterwards.
 
     Attributes:
+        name: As clients call it.
+        title: For people, or None.
+        description: For the agent.
         fn: The function as it was written.
         place: Its name, file and line, for messages.
         arguments: How its arguments come out of JSON.
-        result: How its return value becomes JSON.
         context_param: The parameter that takes the `Context`, or None.
         is_async: It is a coroutine function. A plain one is run in a thread.
         is_generator: It is an asynchronous generator.
-        definition: MCP's ``Tool`` object as JSON, as ``tools/list`` gives it.
-        param_headers: The arguments that a modern client repeats in HTTP headers (``x-mcp-header`` in the schema).
-
-    The others are as in `ToolOptions`.
+        timeout: Seconds a call may take, or None.
+        journal: Its calls survive a crash, given a durable store.
+        icons: Pictures that stand for it.
+        meta: Its `_meta`.
+        definition: How MCP lists it, as JSON.
     """
 
     name: str
@@ -93,21 +105,36 @@ class Tool:
     fn: Callable[..., Any]
     place: str
     arguments: Arguments
-    result: Result
     context_param: str | None
     is_async: bool
-    is_generator: bool
-    timeout: float | None
+    is_generator: bool = False
+    timeout: float | None = None
+    journal: bool = True
+    icons: tuple[Icon, ...] = ()
+    meta: Mapping[str, Any] | None = None
+    definition: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tool(Definition):
+    """One function that agents and programs call; made by ``@svc.tool``.
+
+    Attributes:
+        result: How its return value becomes JSON.
+        param_headers: The arguments that a modern client repeats in HTTP headers (``x-mcp-header`` in the schema).
+
+    The others are as in `ToolOptions`.
+    """
+
+    result: Result
     once: bool | str
     on_crash: Literal["interrupt", "rerun"]
     task: bool | Literal["auto", "required"]
     rpc: bool
-    journal: bool
     read_only: bool | None
     idempotent: bool | None
     destructive: bool | None
     open_world: bool | None
-    definition: bytes = b""
     param_headers: tuple[ParamHeader, ...] = ()
 
     def bind(self, raw: bytes | msgspec.Raw | None) -> dict[str, Any]:
@@ -124,37 +151,6 @@ class Tool:
             "openWorldHint": self.open_world,
         }
         return {name: value for name, value in hints.items() if value is not None} or None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """One function that gives what stands at a URI, or at each URI of a template."""
-
-    uri: str
-    is_template: bool
-    name: str
-    title: str | None
-    description: str
-    mime_type: str | None
-    fn: Callable[..., Any]
-    place: str
-    arguments: Arguments
-    context_param: str | None
-    is_async: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """One function that writes the messages of a prompt."""
-
-    name: str
-    title: str | None
-    description: str
-    fn: Callable[..., Any]
-    place: str
-    arguments: Arguments
-    context_param: str | None
-    is_async: bool
 
 
 def make_tool(
@@ -174,6 +170,8 @@ def make_tool(
     task: bool | Literal["auto", "required"] = False,
     rpc: bool = True,
     journal: bool = True,
+    icons: Sequence[Icon] = (),
+    meta: Mapping[str, Any] | None = None,
 ) -> Tool:
     """Make a tool of a function; the options are those of `ToolOptions`.
 
@@ -195,52 +193,25 @@ def make_tool(
         idempotent=idempotent,
         destructive=destructive,
         open_world=open_world,
-        **_read(fn, description, input_schema),
+        icons=tuple(icons),
+        meta=meta,
+        **read_definition(fn, description, input_schema),
     )
     _check_tool(tool)
     return dataclasses.replace(tool, definition=_definition(tool), param_headers=_param_headers(tool))
 
 
-def make_resource(
-    fn: Callable[..., Any],
-    uri: str,
-    *,
-    name: str | None = None,
-    title: str | None = None,
-    description: str | None = None,
-    mime_type: str | None = None,
-) -> Resource:
-    """Make a resource of a function; see `Service.resource`.
-
-    Raises:
-        DefinitionError: It cannot work; names the function, its file and line.
-    """
-    common = _read(fn, description)
-    resource = Resource(
-        uri=uri, is_template="{" in uri, name=name or fn.__name__, title=title, mime_type=mime_type, **common
-    )
-    _check_uri(resource)
-    return resource
-
-
-def make_prompt(
-    fn: Callable[..., Any], *, name: str | None = None, title: str | None = None, description: str | None = None
-) -> Prompt:
-    """Make a prompt of a function; see `Service.prompt`.
-
-    Raises:
-        DefinitionError: It cannot work; names the function, its file and line.
-    """
-    return Prompt(name=name or fn.__name__, title=title, **_read(fn, description))
-
-
 # --- reading and checking -----------------------------------------------------------------------
 
 
-def _read(
+def read_definition(
     fn: Callable[..., Any], description: str | None, input_schema: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What tools, resources and prompts have in common."""
+    """What a `Definition` takes from the function itself.
+
+    Raises:
+        DefinitionError: It cannot work; names the function, its file and line.
+    """
     arguments = arguments_of(fn, given=input_schema)
     return {
         "fn": fn,
@@ -279,16 +250,28 @@ def _is_text(schema: Mapping[str, Any]) -> bool:
 
 
 def _definition(tool: Tool) -> bytes:
-    parts = {
-        "name": tool.name,
-        "title": tool.title,
-        "description": tool.description or None,
-        "inputSchema": tool.arguments.schema,
-        "outputSchema": tool.result.schema,
-        "annotations": tool.annotations(),
-        "_meta": {"io.tailrace/once": tool.once} if tool.once else None,  # so that a client knows that it may ask again
-    }
-    return msgspec.json.encode({name: part for name, part in parts.items() if part is not None})
+    # The once mark is there so that a client knows that it may ask again.
+    meta = {**(tool.meta or {}), **({"io.tailrace/once": tool.once} if tool.once else {})}
+    return encode_definition(
+        dataclasses.replace(tool, meta=meta),
+        inputSchema=tool.arguments.schema,
+        outputSchema=tool.result.schema,
+        annotations=tool.annotations(),
+    )
+
+
+def encode_definition(one: Definition, **parts: Any) -> bytes:
+    """How MCP lists it; parts that are None are left out.
+
+    Raises:
+        DefinitionError: A part has no JSON form.
+    """
+    whole = {"name": one.name, "title": one.title, "description": one.description or None, **parts}
+    whole |= {"icons": one.icons or None, "_meta": one.meta or None}
+    try:
+        return msgspec.json.encode({name: part for name, part in whole.items() if part is not None})
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{one.place}: it cannot be listed: {error}") from None
 
 
 def _param_headers(tool: Tool) -> tuple[ParamHeader, ...]:
@@ -296,19 +279,3 @@ def _param_headers(tool: Tool) -> tuple[ParamHeader, ...]:
         return param_headers(tool.arguments.schema)
     except ValueError as error:
         raise DefinitionError(f"{tool.place}: {error}") from None
-
-
-def _check_uri(resource: Resource) -> None:
-    uri, place = resource.uri, resource.place
-    if "://" not in uri:
-        raise DefinitionError(f"{place}: a resource has a URI, as in @svc.resource('orders://{{id}}'), got {uri!r}")
-    variables = _VARIABLE.findall(uri)
-    literal = _VARIABLE.sub("", uri)
-    if "{" in literal or "}" in literal or len(set(variables)) != len(variables):
-        raise DefinitionError(f"{place}: in {uri!r} only one {{name}} for each parameter is understood")
-    unknown = sorted(set(variables) - set(resource.arguments.names))
-    missing = sorted(set(resource.arguments.schema.get("required", ())) - set(variables))
-    if unknown:
-        raise DefinitionError(f"{place}: {uri!r} has {unknown[0]!r}, which is no parameter of the function")
-    if missing:
-        raise DefinitionError(f"{place}: {uri!r} has no {{{missing[0]}}}, which the function requires")

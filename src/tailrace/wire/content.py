@@ -16,7 +16,9 @@ __all__ = [
     "Annotations",
     "Audio",
     "EmbeddedResource",
+    "Icon",
     "Image",
+    "PromptMessage",
     "ResourceContents",
     "ResourceLink",
     "Text",
@@ -154,6 +156,36 @@ class ResourceLink(Struct, frozen=True, tag="resource_link", tag_field="type", r
     size: int | None = None
     annotations: Annotations | None = None
     meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
+
+
+class PromptMessage(Struct, frozen=True):
+    """One message of a prompt.
+
+    Args:
+        content: A string, or a block.
+        role: Who says it: ``user`` (default) or ``assistant``.
+    """
+
+    __tailrace_content__: ClassVar[bool] = True
+
+    content: Text | Image | Audio | EmbeddedResource | ResourceLink | str
+    role: Literal["user", "assistant"] = "user"
+
+
+class Icon(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A picture that stands for a tool, a resource, a prompt or a service (since 2025-11-25).
+
+    Args:
+        src: Where it is: an ``https:`` or ``data:`` URI.
+        mime_type: E.g. ``image/png``; None: as `src` says.
+        sizes: E.g. ``["48x48"]`` or ``["any"]``; None: any.
+        theme: The background it is made for; None: any.
+    """
+
+    src: str
+    mime_type: str | None = None
+    sizes: list[str] | None = None
+    theme: Literal["light", "dark"] | None = None
 
 
 BLOCKS = (Text, Image, Audio, EmbeddedResource, ResourceLink)

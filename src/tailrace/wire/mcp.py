@@ -27,14 +27,18 @@ __all__ = [
     "LIMIT_REACHED",
     "LOG_LEVELS",
     "MODERN_VERSIONS",
+    "RESOURCE_NOT_FOUND",
     "UNSUPPORTED_VERSION",
     "CallParams",
     "CancelledParams",
+    "CompleteParams",
     "Implementation",
     "InitializeParams",
     "ListenParams",
     "Meta",
     "Params",
+    "PromptParams",
+    "ReadParams",
     "SetLevelParams",
     "SubscriptionFilter",
     "ToolResult",
@@ -62,6 +66,7 @@ LATEST_LEGACY = LEGACY_VERSIONS[-1]
 ASSUMED_VERSION = "2025-03-26"  # of a request without MCP-Protocol-Version (transports, 2025-06-18)
 
 LIMIT_REACHED = -32000
+RESOURCE_NOT_FOUND = -32002  # legacy; since 2026-07-28 it is INVALID_PARAMS (SEP-2164)
 HEADER_MISMATCH = -32020
 CAPABILITY_MISSING = -32021
 UNSUPPORTED_VERSION = -32022
@@ -119,16 +124,51 @@ class Params(Struct, frozen=True):
 
 
 class PromptParams(Struct, frozen=True):
-    """Parameters of `prompts/get` that routing needs."""
+    """Parameters of `prompts/get`; the name may be missing, which the headers are compared with first."""
 
     name: str = ""
+    arguments: dict[str, str] = {}
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
+    input_responses: dict[str, Raw] | UnsetType = msgspec.field(default=UNSET, name="inputResponses")
+    request_state: str | UnsetType = msgspec.field(default=UNSET, name="requestState")
 
 
 class ReadParams(Struct, frozen=True):
-    """Parameters of `resources/read` that routing needs."""
+    """Parameters of `resources/read`, and of `resources/subscribe` and `resources/unsubscribe`."""
 
     uri: str = ""
+    meta: Meta = msgspec.field(default=NO_META, name="_meta")
+    input_responses: dict[str, Raw] | UnsetType = msgspec.field(default=UNSET, name="inputResponses")
+    request_state: str | UnsetType = msgspec.field(default=UNSET, name="requestState")
+
+
+class Reference(Struct, frozen=True):
+    """Whose argument is to be completed: a prompt (by name), or a resource template (by URI)."""
+
+    type: Literal["ref/prompt", "ref/resource"]
+    name: str = ""
+    uri: str = ""
+
+
+class Argument(Struct, frozen=True):
+    """The argument that is to be completed, as far as it was typed."""
+
+    name: str
+    value: str
+
+
+class Given(Struct, frozen=True):
+    """The arguments that have a value already (since 2025-06-18)."""
+
+    arguments: dict[str, str] = {}
+
+
+class CompleteParams(Struct, frozen=True):
+    """Parameters of `completion/complete`."""
+
+    ref: Reference
+    argument: Argument
+    context: Given = Given()
     meta: Meta = msgspec.field(default=NO_META, name="_meta")
 
 
@@ -205,6 +245,9 @@ _PARAMS: dict[str, Callable[[bytes | Raw], Any]] = {
         "tools/call": CallParams,
         "prompts/get": PromptParams,
         "resources/read": ReadParams,
+        "resources/subscribe": ReadParams,
+        "resources/unsubscribe": ReadParams,
+        "completion/complete": CompleteParams,
         "tasks/get": TaskParams,
         "tasks/update": TaskParams,
         "tasks/cancel": TaskParams,

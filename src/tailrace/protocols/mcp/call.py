@@ -1,4 +1,8 @@
-"""One `tools/call`: arguments in, the handler's run, the result out, in the words of its version."""
+"""One call of the user's code: arguments in, the handler's run, the result out, in the words of its version.
+
+What is called (its *target*: a tool, a resource, a prompt, a completion) has a class of its own, which knows its
+arguments, its result and its failures: `tool_call`, `reading`. Here is what all of them have in common.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import math
 import secrets
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -24,12 +28,11 @@ from tailrace.errors import (
     DeadlineExceeded,
     LimitError,
     ProtocolError,
-    StepError,
     StoreError,
     ToolError,
 )
 from tailrace.protocols.mcp.legs import InputRequired, leg_of
-from tailrace.schema import InvalidArguments, InvalidResult, encode_value
+from tailrace.schema import encode_value
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.asking import Asking
     from tailrace.protocols.mcp.legs import Leg, Question
-    from tailrace.service import Tool
+    from tailrace.service import Completion, Definition
 
 __all__ = [
     "Dialect",
@@ -49,6 +52,7 @@ __all__ = [
     "McpCall",
     "PeerCancelled",
     "StoredCallData",
+    "Target",
     "encode_failure",
     "no_room",
 ]
@@ -71,7 +75,6 @@ class DuplicateId(ProtocolError):
         super().__init__(INVALID_REQUEST, f"a request with the id {str(id)[:64]!r} is in flight")
 
 
-_UNKNOWN = {"io.tailrace/outcome": "unknown"}
 _FOR_GOOD = (ClientGone, DeadlineExceeded, PeerCancelled)  # what cancels a call that was never asked for again
 
 
@@ -99,20 +102,37 @@ class StoredCallData(Struct, frozen=True):
     """A call in the journal."""
 
     request_id: int | str
-    tool: str
+    tool: str  # the target's name
     arguments: Raw
     progress_token: int | str | None = None
     once: tuple[str, float] | None = None  # its idempotency key, and when it was accepted (wall clock)
     reran: bool = False  # it runs for the second time: a third one is not tried
     outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
+    method: str = "tools/call"
+
+
+class Target(Protocol):
+    """What is called, as far as any call has to know it; `service.Definition` fulfils it."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def journal(self) -> bool:
+        """Its calls survive a crash."""
+        ...
 
 
 class McpCall(Call):
-    """A tool's call.
+    """A call of something that the service offers.
 
     Attributes:
-        tool: What is called.
-        arguments: Still raw.
+        METHOD: The method that asks for it.
+        LEGS: Its handler may ask its client in the modern era.
+        target: What is called.
+        arguments: Still raw; what tells it, beside the target's name, from other calls of the same method.
         asking: How its handler asks its client.
         principal: Whose call it is.
         leg: What it knows of the legs before it, once that matters (modern).
@@ -138,8 +158,11 @@ class McpCall(Call):
         "principal",
         "reran",
         "status",
-        "tool",
+        "target",
     )
+
+    METHOD: ClassVar[str] = ""
+    LEGS: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -150,8 +173,9 @@ class McpCall(Call):
         tasks: Tasks,
         reply: Reply,
         *,
-        tool: Tool,
-        params: mcp.CallParams,
+        target: Target,
+        arguments: Raw | UnsetType,
+        meta: mcp.Meta,
         dialect: Dialect,
         level: str | None,
         max_result: int,
@@ -160,9 +184,9 @@ class McpCall(Call):
         keep_answer: bool = False,
     ) -> None:
         super().__init__(key, number, request_id, session, tasks, reply)
-        self.tool = tool
-        self.arguments = params.arguments
-        self.meta = params.meta
+        self.target: Any = target
+        self.arguments = arguments
+        self.meta = meta
         self.dialect = dialect
         self.level = level
         self.max_result = max_result
@@ -187,14 +211,38 @@ class McpCall(Call):
     @property
     def label(self) -> str:
         """For people: which call this is."""
-        return f"{self.tool.name} (request {str(self.request_id)[:64]!r})"
+        return f"{self.target.name} (request {str(self.request_id)[:64]!r})"
+
+    # --- what its target brings ---
+
+    @property
+    def reruns(self) -> bool:
+        """It may run again after a crash; what only reads may."""
+        return True
+
+    async def work(self) -> bytes:
+        """Decode the arguments, run the handler, encode its result.
+
+        Raises:
+            ToolError: What its caller is to be told.
+            ProtocolError: The same, as an error of the protocol's with its own code.
+        """
+        raise NotImplementedError
+
+    def refusal(self, error: ToolError) -> bytes:
+        """The answer that says what the handler itself says to its caller."""
+        raise NotImplementedError
+
+    def _failure(self, text: str) -> bytes:
+        """The answer of a call that did not succeed."""
+        raise NotImplementedError
 
     # --- running ---
 
     async def run(self) -> bytes | None:
-        """Run the tool. Whatever it does, there is an answer; only a cancellation of the call comes out."""
+        """Run the handler. Whatever it does, there is an answer; only a cancellation of the call comes out."""
         try:
-            result = await self._result()
+            result = await self.work()
             answer = self.result(result)
             if len(answer) > ANSWER_ROOM and not await self.reply.room_for(len(answer)):
                 raise no_room(answer)
@@ -205,11 +253,13 @@ class McpCall(Call):
             task = asyncio.current_task()
             if self.cancelled_by is not None or (task is not None and task.cancelling()):
                 raise
-            return self._bug("the tool was cancelled from inside")
+            return self.bug("the handler was cancelled from inside")
         except ToolError as error:
             if isinstance(error, CapabilityError) and error.required and self.dialect.modern:
                 return self.lacking(error)
-            return self._refusal(error)
+            return self.refusal(error)
+        except ProtocolError as error:
+            return self.error(error.code, error.message, error.data)
         except CallCancelled as error:  # the server ends, and its threads take nothing any more
             return self.aborted(error)
         except _NotPublished as error:
@@ -217,7 +267,7 @@ class McpCall(Call):
         except LimitError as error:
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
-            return self._bug("the tool raised an exception")
+            return self.bug("the handler raised an exception")
         finally:
             if self.steps is not None:
                 self.forget_steps()
@@ -248,28 +298,21 @@ class McpCall(Call):
 
     def unpublished(self, error: StoreError) -> bytes:
         """The answer of a call whose messages could not be committed."""
-        logger.error("messages could not be committed, so the call failed tool=%s error=%s", self.tool.name, error)
+        logger.error("messages could not be committed, so the call failed %s error=%s", self._named, error)
         return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
 
-    async def _result(self) -> bytes:
-        tool = self.tool
-        try:
-            arguments = tool.arguments.decode(self.arguments if isinstance(self.arguments, Raw) else None)
-        except InvalidArguments as error:
-            raise ToolError(error.message) from None
-        if tool.context_param is not None:
-            arguments[tool.context_param] = self.context
-        if tool.timeout is not None:
-            self.set_timeout(tool.timeout, DeadlineExceeded(f"{tool.name} did not end within {tool.timeout:g} s"))
-        if tool.is_async:
-            value = await tool.fn(**arguments)
-        elif tool.is_generator:
-            value = await self._collect(tool.fn(**arguments))
-        else:
-            value = await self.in_thread(partial(tool.fn, **arguments))
-            if inspect.isawaitable(value):
-                value = await value
-        return self._encode(value)
+    async def invoke(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
+        """Run the target's function, whatever kind it is of; a plain one in a thread."""
+        if target.context_param is not None:
+            arguments[target.context_param] = self.context
+        if target.timeout is not None:
+            self.set_timeout(target.timeout, DeadlineExceeded(f"{target.name} did not end within {target.timeout:g} s"))
+        if target.is_async:
+            return await target.fn(**arguments)
+        if target.is_generator:
+            return await self._collect(target.fn(**arguments))
+        value = await self.in_thread(partial(target.fn, **arguments))
+        return await value if inspect.isawaitable(value) else value
 
     async def in_thread(self, fn: Callable[[], Any]) -> Any:
         """Run a plain function."""
@@ -348,7 +391,7 @@ class McpCall(Call):
         """Names the call over all runs of its handler, where there may be another; None where this is the only one."""
         if self.dialect.modern:
             return f"call {self.legged().identity}"
-        if self.session is not None and self.tool.on_crash == "rerun" and self.session.log.journal is not None:
+        if self.session is not None and self.reruns and self.session.log.journal is not None:
             return f"session {self.session.id} {self.number}"
         return None
 
@@ -408,7 +451,7 @@ class McpCall(Call):
         arguments = self.arguments if isinstance(self.arguments, Raw) else Raw(b"{}")
         token = None if self.meta.progress_token is UNSET else self.meta.progress_token
         record = StoredCallData(
-            self.request_id, self.tool.name, arguments, token, self.once_key, self.reran, self.outcome
+            self.request_id, self.target.name, arguments, token, self.once_key, self.reran, self.outcome, self.METHOD
         )
         return mcp.encode(record)
 
@@ -426,79 +469,43 @@ class McpCall(Call):
             return self.error(INTERNAL_ERROR, "the call could not be stored, and was not begun")
         return self.error(mcp.LIMIT_REACHED, f"the call was cancelled: {error}")
 
-    def _encode(self, value: Any) -> bytes:
-        result = self.tool.result
-        if result.schema is not None:
-            structured = result.encode(value)
-            bare = structured[len(b'{"result":') : -1] if result.wrapped else structured
-            text = value if isinstance(value, str) else bare.decode()
-            payload = self._tool_result([Text(text)], Raw(structured))
-        else:
-            payload = self._tool_result(_content(value))
+    def bug(self, what: str) -> bytes:
+        """A fault of the program's: the client learns an id, the log has the rest under the same one."""
+        error_id = secrets.token_hex(4)
+        logger.exception("%s %s error_id=%s request_id=%r", what, self._named, error_id, self.request_id)
+        kind, _, name = self._named.partition("=")
+        return self._failure(f"internal error in {kind} {name} (error id {error_id})")
+
+    @property
+    def _named(self) -> str:
+        """For log records."""
+        return f"{_KINDS.get(self.METHOD, 'method')}={self.target.name}"
+
+    def check_size(self, payload: bytes) -> bytes:
+        """The encoded result, if it may be answered.
+
+        Raises:
+            ToolError: It is over the limit.
+        """
         if len(payload) > self.max_result:
             raise ToolError(f"the result has {len(payload)} bytes; at most {self.max_result} can be answered")
         if len(payload) > _LARGE:
-            logger.warning("result over 1 MiB: some clients refuse it tool=%s bytes=%d", self.tool.name, len(payload))
+            logger.warning("result over 1 MiB: some clients refuse it %s bytes=%d", self._named, len(payload))
         return payload
 
-    def _refusal(self, error: ToolError) -> bytes:
-        """What the tool itself says to its caller."""
-        if isinstance(error, StepError) and error.unknown:
-            self.failure = error.message
-            return self.result(self._tool_result([Text(error.message)], is_error=True, more=_UNKNOWN))
-        if error.data is None:
-            return self._failure(str(error.message))
-        try:
-            data = encode_value(error.data)
-        except InvalidResult:
-            return self._bug("the data of a ToolError has no JSON form")
-        structured = data if data[:1] == b"{" else b'{"result":' + data + b"}"  # MCP wants an object there
-        return self._failure(str(error.message), Raw(structured))
 
-    def _failure(self, text: str, structured: Any = UNSET) -> bytes:
-        self.failure = text
-        return self.result(self._tool_result([Text(text)], structured, is_error=True))
-
-    def _bug(self, what: str) -> bytes:
-        """A fault of the program's: the client learns an id, the log has the rest under the same one."""
-        error_id = secrets.token_hex(4)
-        logger.exception("%s tool=%s error_id=%s request_id=%r", what, self.tool.name, error_id, self.request_id)
-        return self._failure(f"internal error in tool {self.tool.name} (error id {error_id})")
-
-    def _tool_result(
-        self,
-        content: list[Any],
-        structured: Any = UNSET,
-        *,
-        is_error: bool = False,
-        more: Mapping[str, Any] | None = None,
-    ) -> bytes:
-        dialect = self.dialect
-        meta: Any = dialect.server_info
-        if more is not None:
-            meta = more if meta is UNSET else {**meta, **more}
-        return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, meta))
+_KINDS = {
+    "tools/call": "tool",
+    "resources/read": "resource",
+    "prompts/get": "prompt",
+    "completion/complete": "completion",
+}
 
 
 def no_room(answer: bytes) -> LimitError:
     """What is said of an answer that was made and cannot be kept for its reader."""
     text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
     return LimitError("log", text)
-
-
-def _content(value: Any) -> list[Any]:
-    """Content blocks of a result that declares no type: blocks as they are, also among other things in a list."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [Text(value)]
-    if isinstance(value, BLOCKS):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
-        if any(isinstance(member, BLOCKS) for member in members):
-            return [block for member in members for block in _content(member)]
-    return [Text(encode_value(value).decode())]
 
 
 def _message(item: Any, encoded: bytes) -> str | None:

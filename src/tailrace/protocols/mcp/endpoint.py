@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,11 +37,14 @@ from tailrace.protocols.mcp.legs import leg_of
 from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.once import Once, OnceCall
+from tailrace.protocols.mcp.reading import find_resource, find_target
 from tailrace.protocols.mcp.records import Record, put_session, state_changed
 from tailrace.protocols.mcp.recovery import Recovery
 from tailrace.protocols.mcp.reply import SSE
 from tailrace.protocols.mcp.retention import Retention
+from tailrace.protocols.mcp.subscriptions import Subscriptions
 from tailrace.protocols.mcp.tasks import TaskTable
+from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
@@ -64,12 +67,14 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.reply import ExchangeReply
     from tailrace.service import Service
 
-__all__ = ["Endpoint", "Record"]
+__all__ = ["CALLS", "KEPT", "Endpoint", "Record"]
 
 logger = logging.getLogger("tailrace.mcp")
 
 CallT = TypeVar("CallT", bound=McpCall)
 
+CALLS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})  # those run user code
+KEPT = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})  # their session is stored
 SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
 _TOKEN_LIMIT = 10**MAX_ID
 # Sessions that broadcasts reach, one after the other, before they give way: about 10 ms. In shorter turns fewer
@@ -135,43 +140,62 @@ class Endpoint:
         self.recovery = Recovery(self)
         self.asking = Asking(self)
         self.listens = Listens(self)
+        self.subscriptions = Subscriptions(settings.max_watched)
         self.task_table = TaskTable(self)
         self._told = 0  # sessions, of broadcasts
         self._changed: set[str] = set()  # lists of which clients are to be told
+        self._updated: dict[str, None] = {}  # resources of which clients are to be told
         self._next_expiry = 0.0
         sweeper.add(self)
 
     # --- requests ---
 
     def inline(self, request: Request, params: Any, session: Session | None, dialect: Dialect) -> bytes | None:
-        """The encoded answer of a method that runs no user code; None for `tools/call`.
+        """The encoded answer of a method that runs no user code; None for one that does, which is a call.
 
         Raises:
             ProtocolError: Unknown method, bad parameters.
         """
-        if request.method == "tools/call":
+        if request.method in CALLS:
             return None
+        if session is not None and not session.record.version and not dialect.modern and request.method != "ping":
+            raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
         result = self.methods.result(request.method, params, dialect.modern)
-        if request.method == "logging/setLevel" and session is not None:
-            session.record.level = params.level
-            self.save(session)
+        if request.method in KEPT:
+            self._keep(request.method, params, session)
         return encode_result(request.id, result)
+
+    def _keep(self, method: str, params: Any, session: Session | None) -> None:
+        """What the session is to remember of a request.
+
+        Raises:
+            ProtocolError: It cannot.
+        """
+        if method == "logging/setLevel":
+            if session is not None:
+                session.record.level = params.level
+        else:
+            if method == "resources/subscribe":
+                find_resource(self.service, params.uri, modern=False)
+            self.subscriptions.change(session, method, params.uri)
+        if session is not None:
+            self.save(session)
 
     def accept(
         self,
         request: Request,
-        params: mcp.CallParams,
+        params: Any,
         session: Session | None,
         reply: Reply,
         dialect: Dialect,
         *,
         by_id: bool,
         keep_answer: bool = False,
-        kind: Callable[..., CallT] = McpCall,
+        kind: Callable[..., CallT] = ToolCall,
         origin: Exchange | None = None,
         batch: bool = False,
     ) -> CallT:
-        """Make a call of a `tools/call` request and have its owner accept it. It has not started yet.
+        """Make a call of a request for one of `CALLS`, and have its owner accept it. It has not started yet.
 
         Args:
             request: The request.
@@ -181,17 +205,22 @@ class Endpoint:
             dialect: How its answer is written.
             by_id: The request id is its only address (HTTP+SSE, stdio), so a second one in flight is refused.
             keep_answer: Answer it also when its client cancels it.
-            kind: What it is besides.
+            kind: What a tool's call is besides.
             origin: The HTTP request that brought it, whose headers may say what it belongs to, and hold its key.
             batch: That brought others as well.
 
         Raises:
             DuplicateId: The id is in flight.
-            ProtocolError: No such tool; a progress token over the limit; a cap is reached.
+            ProtocolError: No such tool, resource or prompt; a progress token over the limit; a cap is reached.
         """
-        tool = self.tools.get(params.name)
-        if tool is None:
-            raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
+        make: Callable[..., CallT] = kind
+        if request.method == "tools/call":
+            arguments, target = params.arguments, self.tools.get(params.name)
+            if target is None:
+                raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
+        else:
+            found = find_target(self.service, request.method, params, modern=dialect.modern)
+            make, target, arguments = found  # type: ignore[assignment] - a McpCall, as asked
         if params.meta is not mcp.NO_META:
             _check_token(params.meta.progress_token)
         number = next(self.numbers)
@@ -199,9 +228,8 @@ class Endpoint:
             level: str | None = params.meta.log_level if params.meta.log_level is not UNSET else "none"
         else:
             level = session.record.level if session is not None else None
-        make: Callable[..., CallT] = kind
-        if tool.once and kind is McpCall:
-            claim = self.once.claimed(tool, params, session, origin, batch=batch)
+        if make is ToolCall and target.once:
+            claim = self.once.claimed(target, params, session, origin, batch=batch)
             if claim is not None:
                 make = partial(OnceCall, once=self.once, claim=claim)  # type: ignore[assignment] - a McpCall, as asked
         call = make(
@@ -211,8 +239,9 @@ class Endpoint:
             session,
             self.tasks,
             reply,
-            tool=tool,
-            params=params,
+            target=target,
+            arguments=arguments,
+            meta=params.meta,
             dialect=dialect,
             level=level,
             max_result=self.settings.max_result,
@@ -220,7 +249,7 @@ class Endpoint:
             principal=session.principal if session is not None else origin.principal if origin is not None else "",
             keep_answer=keep_answer,
         )
-        if dialect.modern and (params.request_state is not UNSET or params.input_responses is not UNSET):
+        if dialect.modern and call.LEGS and (params.request_state is not UNSET or params.input_responses is not UNSET):
             call.leg = leg_of(call, params)
         values = self.values(params.meta, origin)
         if values:
@@ -246,12 +275,11 @@ class Endpoint:
         context = call.context
         call.span = tracer.begin(
             "server",
-            f"tools/call {call.tool.name}",
+            f"{call.METHOD} {call.target.name}",
             context.own_values,
             {
-                "mcp.method.name": "tools/call",
-                "gen_ai.operation.name": "execute_tool",
-                "gen_ai.tool.name": call.tool.name,
+                "mcp.method.name": call.METHOD,
+                **_traced(call),
                 "jsonrpc.request.id": str(call.request_id)[:128],
             },
         )
@@ -285,11 +313,13 @@ class Endpoint:
             self.save(session)
 
     async def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every initialized session, and to the modern streams that asked for its kind. Waits
-        for no reader; now and then the others have their turn."""
+        """Send a notification to every initialized session, and to the modern streams that asked for its kind; that a
+        resource has changed, to those who subscribed to it. Waits for no reader; now and then the others have their
+        turn."""
         payload = self.notification(method, params)
         now = self.now()
-        for session in list(self.sessions.by_id.values()):
+        about_one = method == "notifications/resources/updated"
+        for session in self.subscriptions.of(params) if about_one else list(self.sessions.by_id.values()):
             if session.record.version:
                 session.log.append(payload, Kind.NOTIFICATION, now)
             self._told += 1
@@ -297,8 +327,13 @@ class Endpoint:
                 await asyncio.sleep(0)
         self.listens.broadcast(method, params)
 
+    def updated(self, uri: str) -> None:
+        """What stands at `uri` has changed; those who subscribed to it are told soon, once for all changes of a
+        moment."""
+        self._updated[uri] = None
+
     def changed(self, kind: str) -> None:
-        """The list of `kind` (``tools``) has changed; clients are told soon, once for all changes of a moment."""
+        """The list of `kind` (``tools``, …) has changed; clients are told soon, once for all changes of a moment."""
         self._changed.add(kind)
 
     # --- sessions ---
@@ -424,6 +459,7 @@ class Endpoint:
         """Out of the table and, unless `keep`, out of the store."""
         self.sessions.remove(session)
         self.retention.forget(session)
+        self.subscriptions.left(session)
         self.recovery.ended(session.id)
         journal = self.journal_of(session)
         if journal is not None and not keep:
@@ -458,6 +494,9 @@ class Endpoint:
         while self._changed:
             news = self.broadcast(f"notifications/{self._changed.pop()}/list_changed", None)
             self.tasks.start(news, name="tailrace-broadcast")
+        if self._updated:
+            updated, self._updated = self._updated, {}
+            self.tasks.start(self._tell_updated(updated), name="tailrace-broadcast")
         self.task_table.sweep(now)
         if now < self._next_expiry:
             return
@@ -471,6 +510,10 @@ class Endpoint:
         self.recovery.sweep(now)
 
     # --- inside ---
+
+    async def _tell_updated(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            await self.broadcast("notifications/resources/updated", {"uri": uri})
 
     def make_session(
         self, id: str, handle: bytes, principal: str, record: Record, *, last: int = 0, restored: bool = False
@@ -509,6 +552,15 @@ class Endpoint:
         if self.outbox is not None:
             values[OUTBOX] = self.outbox
         return values
+
+
+def _traced(call: McpCall) -> dict[str, str]:
+    """What the semantic conventions for MCP want to know of a call's target."""
+    if call.METHOD == "tools/call":
+        return {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": call.target.name}
+    if call.METHOD == "resources/read":
+        return {"mcp.resource.uri": call.target.name}
+    return {"gen_ai.prompt.name": call.target.name} if call.METHOD == "prompts/get" else {}
 
 
 def _check_token(token: int | str | UnsetType) -> None:

@@ -232,7 +232,7 @@ class Leg:
         return state
 
 
-def leg_of(call: McpCall, params: mcp.CallParams | None = None) -> Leg:
+def leg_of(call: McpCall, params: mcp.CallParams | mcp.PromptParams | mcp.ReadParams | None = None) -> Leg:
     """The leg that a call is.
 
     Args:
@@ -243,7 +243,7 @@ def leg_of(call: McpCall, params: mcp.CallParams | None = None) -> Leg:
         ProtocolError: As `Leg`; the arguments cannot be compared with others.
     """
     try:
-        binding = binding_of("tools/call", call.tool.name, call.arguments)
+        binding = binding_of(call.METHOD, call.target.name, call.arguments)
     except (msgspec.MsgspecError, RecursionError):
         raise ProtocolError(INVALID_PARAMS, "the arguments cannot be compared: nested too deeply") from None
     if params is None:

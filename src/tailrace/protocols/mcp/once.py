@@ -31,6 +31,7 @@ from tailrace.errors import (
 )
 from tailrace.protocols.mcp.call import McpCall, encode_failure, no_room
 from tailrace.protocols.mcp.keys import fingerprint_of, idempotency_key
+from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.schema import InvalidArguments
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
@@ -169,7 +170,7 @@ class Once:
         if entry is not None and entry.state is EntryState.ENDED:
             return await self.ledger.answer(entry), True
         if entry is None:
-            call.tool.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)
+            call.target.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)
             entry = self._begin(call)
         run: OnceRun | None = entry.owner
         if run is None:  # it was abandoned: there is an error
@@ -198,8 +199,7 @@ class Once:
 
     def _begin(self, call: OnceCall) -> Entry:
         """Claim the key, and start the run once that is committed. There is no `await` between `find` and here."""
-        params = mcp.CallParams(call.tool.name, call.arguments, call.meta)
-        run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.tool, params)
+        run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.target, call.arguments, call.meta)
         run.origin = call.public_session
         run.context = Context(call.context.detach(), call=run)  # its values
         tasks = self.endpoint.tasks
@@ -218,17 +218,17 @@ class Once:
             run.cancel(error)
 
     def _detail(self, run: OnceRun) -> bytes:
-        again = run.tool.on_crash == "rerun" and not run.reran
+        again = run.target.on_crash == "rerun" and not run.reran
         arguments = run.arguments if again else UNSET
-        return mcp.encode(_Detail(run.tool.name, run.request_id, arguments, run.reran))
+        return mcp.encode(_Detail(run.target.name, run.request_id, arguments, run.reran))
 
     def _rerun(self, orphan: Orphan, detail: _Detail) -> bool:
         """Run an interrupted call again if its tool allows it, once at most: that is committed before it starts."""
         tool = self.endpoint.tools.get(detail.tool)
         if tool is None or tool.on_crash != "rerun" or detail.reran:
             return False
-        params = mcp.CallParams(tool.name, detail.arguments)
-        run = OnceRun(self, next(self.endpoint.numbers), detail.request_id, orphan.entry.principal, tool, params)
+        principal, number = orphan.entry.principal, next(self.endpoint.numbers)
+        run = OnceRun(self, number, detail.request_id, principal, tool, detail.arguments, mcp.NO_META)
         run.context.set_values(self.endpoint.values(mcp.NO_META, None))
         run.reran = run.began = True
         run.entry = orphan.entry
@@ -241,7 +241,7 @@ class Once:
         return True
 
 
-class OnceCall(McpCall):
+class OnceCall(ToolCall):
     """One request for a call that runs once: it waits for the run's answer, and gives it its own id and era."""
 
     __slots__ = ("claim", "once", "restored")
@@ -264,7 +264,7 @@ class OnceCall(McpCall):
         except KeyReused as error:
             return self.error(INVALID_PARAMS, str(error))
         except InvalidArguments as error:
-            return self._refusal(ToolError(error.message))
+            return self.refusal(ToolError(error.message))
         except LimitError as error:
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except StoreError as error:
@@ -298,7 +298,7 @@ class OnceCall(McpCall):
         return encode_result(self.request_id, payload)
 
 
-class OnceRun(McpCall):
+class OnceRun(ToolCall):
     """The one run of a key. It belongs to the server, and reports to whoever is attached.
 
     Attributes:
@@ -311,7 +311,14 @@ class OnceRun(McpCall):
     __slots__ = ("_kept", "_once", "began", "entry", "listeners", "origin")
 
     def __init__(
-        self, once: Once, number: int, id: int | str, principal: str, tool: Tool, params: mcp.CallParams
+        self,
+        once: Once,
+        number: int,
+        id: int | str,
+        principal: str,
+        tool: Tool,
+        arguments: Raw | UnsetType,
+        meta: mcp.Meta,
     ) -> None:
         endpoint = once.endpoint
         tasks: Tasks = endpoint.tasks
@@ -322,8 +329,9 @@ class OnceRun(McpCall):
             None,
             tasks,
             self,
-            tool=tool,
-            params=params,
+            target=tool,
+            arguments=arguments,
+            meta=meta,
             dialect=endpoint.legacy,  # the shortest form; what an era adds, each request adds for itself
             level=None,
             max_result=endpoint.settings.max_result,
@@ -361,7 +369,7 @@ class OnceRun(McpCall):
 
     async def run(self) -> bytes | None:
         """Run the tool."""
-        if self.tool.is_async or self.tool.is_generator:
+        if self.target.is_async or self.target.is_generator:
             self.began = True
         return await super().run()
 

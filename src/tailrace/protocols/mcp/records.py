@@ -37,6 +37,7 @@ class Record(Struct):
     capabilities: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     level: str | None = None
     initialized: bool = False
+    subscriptions: list[str] = msgspec.field(default_factory=list[str])  # URIs of resources
     state: Raw = _EMPTY  # as it was stored last
 
 

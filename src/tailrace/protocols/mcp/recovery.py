@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct, UnsetType
@@ -21,11 +21,13 @@ from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.asking import cancelled_note
-from tailrace.protocols.mcp.call import McpCall, StoredCallData
+from tailrace.protocols.mcp.call import McpCall, StoredCallData, encode_failure
 from tailrace.protocols.mcp.keys import fingerprint_of
 from tailrace.protocols.mcp.once import Claim, OnceCall
+from tailrace.protocols.mcp.reading import find_target, stored_params
 from tailrace.protocols.mcp.records import decode_record, decode_state
 from tailrace.protocols.mcp.reply import SessionReply
+from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
@@ -180,6 +182,7 @@ class Recovery:
         )
         session.state = state
         self.sessions.add(session)
+        self.endpoint.subscriptions.restored(session)
         now = self.endpoint.now()
         for stream, last in stored.last.items():
             if stream:
@@ -210,6 +213,8 @@ class Recovery:
             log = self.endpoint.retention.restored_log(session, stream, 0)
         if not isinstance(data.outcome, UnsetType):  # it had succeeded
             return self._answer(session, number, log, encode_result(data.request_id, bytes(data.outcome)))
+        if data.method != "tools/call":
+            return self._settle_reading(session, number, log, data)
         tool = self.endpoint.service.tools.get(data.tool)
         if tool is not None and tool.once and data.once is not None:
             key, since = data.once
@@ -218,7 +223,12 @@ class Recovery:
                 session, number, log, tool, data, key
             ):
                 return None
-        elif tool is not None and self._rerun(session, number, log, tool, data):
+        elif (
+            tool is not None
+            and tool.on_crash == "rerun"
+            and not data.reran
+            and self._rerun(session, number, log, ToolCall, tool, data)
+        ):
             return None
         result = mcp.ToolResult(
             [Text("The server was stopped while this call was running; whether it took effect is unknown.")],
@@ -226,6 +236,16 @@ class Recovery:
             meta={"io.tailrace/outcome": "unknown"},
         )
         return self._answer(session, number, log, encode_result(data.request_id, mcp.encode(result)))
+
+    def _settle_reading(self, session: Session, number: int, log: Log, data: StoredCallData) -> None:
+        """What only reads runs again, once at most; if it cannot, its client reads an error."""
+        error = ProtocolError(INTERNAL_ERROR, "the server was stopped while this request was running: ask again")
+        try:
+            found = find_target(self.endpoint.service, data.method, stored_params(data), modern=False)
+        except ProtocolError as missing:
+            found, error = None, missing
+        if data.reran or found is None or not self._rerun(session, number, log, found.kind, found.target, data):
+            self._answer(session, number, log, encode_failure(data.request_id, error))
 
     def _answer(self, session: Session, number: int, log: Log, payload: bytes) -> None:
         journal = self.endpoint.journal_of(session)
@@ -236,12 +256,12 @@ class Recovery:
             log.end()
             self.endpoint.retention.retire(session, log)
 
-    def _rerun(self, session: Session, number: int, log: Log, tool: Tool, data: StoredCallData) -> bool:
-        """Run an interrupted call again if its tool allows it, once at most: that is committed before it starts."""
-        if tool.on_crash != "rerun" or data.reran:
-            return False
+    def _rerun(
+        self, session: Session, number: int, log: Log, kind: type[McpCall], target: Any, data: StoredCallData
+    ) -> bool:
+        """Run an interrupted call again, for the only time: that is committed before it starts."""
         stream = log.stream
-        call = self._again(McpCall, session, number, log, tool, data)
+        call = self._again(kind, session, number, log, target, data)
         if call is None:
             return False
         call.reran = True
@@ -268,7 +288,7 @@ class Recovery:
         return call is not None
 
     def _again(
-        self, make: Callable[..., McpCall], session: Session, number: int, log: Log, tool: Tool, data: StoredCallData
+        self, make: Callable[..., McpCall], session: Session, number: int, log: Log, target: Any, data: StoredCallData
     ) -> McpCall | None:
         """A journalled call in its session once more; None if there is no room for it."""
         stream = log.stream
@@ -281,8 +301,9 @@ class Recovery:
             session,
             self.endpoint.tasks,
             SessionReply(self.endpoint.retention, session, journal, log, retire=bool(stream)),
-            tool=tool,
-            params=mcp.CallParams(data.tool, data.arguments, meta),
+            target=target,
+            arguments=data.arguments,
+            meta=meta,
             dialect=self.endpoint.legacy,
             level=session.record.level,
             max_result=self.endpoint.settings.max_result,

@@ -331,7 +331,7 @@ class ExchangeReply:
 
     def _open(self) -> None:
         self._settle()
-        promised = all(call.tool.journal for call in self._calls)
+        promised = all(call.target.journal for call in self._calls)
         self.log = log = self.endpoint.retention.call_log(self.session, journalled=promised)
         for payload in self._answers:
             log.append(payload, Kind.ANSWER, self.endpoint.now())

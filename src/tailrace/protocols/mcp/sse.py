@@ -179,7 +179,7 @@ class HttpSse:
     def _accepted(self, exchange: Exchange, session: Session, call: McpCall) -> None:
         """The session owns the call: 202 and start, at once or as soon as that is durable."""
         journal = self.endpoint.journal_of(session)
-        if journal is None or not call.tool.journal:
+        if journal is None or not call.target.journal:
             exchange.respond(202, (), b"Accepted")
             return call.start()
         call.journalled = True

@@ -148,7 +148,7 @@ class Conversation:
             return self._send(body)
         if not dialect.modern and not self.session.record.version:
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
-        if dialect.modern:
+        if dialect.modern and request.method == "tools/call":
             table = endpoint.task_table
             task_call = table.accept(request, params, self.session, self._reply, self.session.principal, by_id=True)
             if isinstance(task_call, ToolTask):

@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
+from tailrace.protocols.mcp.endpoint import KEPT
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
 from tailrace.protocols.mcp.task_state import ToolTask
@@ -140,7 +141,7 @@ class Streamable:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
             task_call = None
-            tool = endpoint.tools.get(params.name)
+            tool = endpoint.tools.get(params.name) if request.method == "tools/call" else None
             if tool is not None and tool.task:
                 task_call = endpoint.task_table.accept(
                     request, params, None, reply, exchange.principal, by_id=False, origin=exchange
@@ -250,8 +251,8 @@ class Streamable:
         return call.start()
 
     def _respond(self, exchange: Exchange, session: Session | None, request: Request, body: bytes) -> None:
-        if request.method == "logging/setLevel" and self.endpoint.journal_of(session) is not None:
-            respond = partial(exchange.respond, 200, JSON, body)  # the level is kept: it is answered when it is stored
+        if request.method in KEPT and self.endpoint.journal_of(session) is not None:
+            respond = partial(exchange.respond, 200, JSON, body)  # answered when it is stored
             self.endpoint.journals.write([], lambda error: respond())
         else:
             exchange.respond(200, JSON, body)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from tailrace.protocols.mcp.call import McpCall
 from tailrace.protocols.mcp.legs import Moved
 from tailrace.protocols.mcp.once import OnceCall
+from tailrace.protocols.mcp.tool_call import ToolCall
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
@@ -98,7 +98,7 @@ class TaskReply:
         self.table.convert(self.call)
 
 
-class TaskCall(McpCall):
+class TaskCall(ToolCall):
     """A tool's call that is, or may become, a task."""
 
     __slots__ = ()

@@ -130,7 +130,7 @@ class TaskTable:
 
     def start(self, call: TaskCall) -> None:
         """Begin: with the task, or (``task="auto"``) with the call, which becomes one if it is not through soon."""
-        if call.tool.task == "auto":
+        if call.target.task == "auto":
             call.start()
             self._hold.add(call.place)
         else:

@@ -1,0 +1,109 @@
+"""One `tools/call`: the arguments by the tool's schema, the result as content and structured content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from msgspec import UNSET, Raw
+
+from tailrace.errors import DeadlineExceeded, StepError, ToolError
+from tailrace.protocols.mcp.call import McpCall
+from tailrace.schema import InvalidArguments, InvalidResult, encode_value
+from tailrace.wire import mcp
+from tailrace.wire.content import BLOCKS, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tailrace.service import Tool
+
+__all__ = ["ToolCall"]
+
+_UNKNOWN = {"io.tailrace/outcome": "unknown"}
+
+
+class ToolCall(McpCall):
+    """A tool's call."""
+
+    __slots__ = ()
+
+    METHOD: ClassVar[str] = "tools/call"
+    target: Tool
+
+    @property
+    def reruns(self) -> bool:
+        """As its tool says."""
+        return self.target.on_crash == "rerun"
+
+    async def work(self) -> bytes:
+        """Run the tool."""
+        tool = self.target
+        try:
+            arguments = tool.arguments.decode(self.arguments if isinstance(self.arguments, Raw) else None)
+        except InvalidArguments as error:
+            raise ToolError(error.message) from None
+        if not tool.is_async:
+            return self._encode(await self.invoke(tool, arguments))
+        if tool.context_param is not None:
+            arguments[tool.context_param] = self.context
+        if tool.timeout is not None:
+            self.set_timeout(tool.timeout, DeadlineExceeded(f"{tool.name} did not end within {tool.timeout:g} s"))
+        return self._encode(await tool.fn(**arguments))
+
+    def _encode(self, value: Any) -> bytes:
+        result = self.target.result
+        if result.schema is not None:
+            structured = result.encode(value)
+            bare = structured[len(b'{"result":') : -1] if result.wrapped else structured
+            text = value if isinstance(value, str) else bare.decode()
+            payload = self._tool_result([Text(text)], Raw(structured))
+        else:
+            payload = self._tool_result(_content(value))
+        return self.check_size(payload)
+
+    def refusal(self, error: ToolError) -> bytes:
+        """What the tool itself says to its caller."""
+        if isinstance(error, StepError) and error.unknown:
+            self.failure = error.message
+            return self.result(self._tool_result([Text(error.message)], is_error=True, more=_UNKNOWN))
+        if error.data is None:
+            return self._failure(str(error.message))
+        try:
+            data = encode_value(error.data)
+        except InvalidResult:
+            return self.bug("the data of a ToolError has no JSON form")
+        structured = data if data[:1] == b"{" else b'{"result":' + data + b"}"  # MCP wants an object there
+        return self._failure(str(error.message), Raw(structured))
+
+    def _failure(self, text: str, structured: Any = UNSET) -> bytes:
+        self.failure = text
+        return self.result(self._tool_result([Text(text)], structured, is_error=True))
+
+    def _tool_result(
+        self,
+        content: list[Any],
+        structured: Any = UNSET,
+        *,
+        is_error: bool = False,
+        more: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        dialect = self.dialect
+        meta: Any = dialect.server_info
+        if more is not None:
+            meta = more if meta is UNSET else {**meta, **more}
+        return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, meta))
+
+
+def _content(value: Any) -> list[Any]:
+    """Content blocks of a result that declares no type: blocks as they are, also among other things in a list."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [Text(value)]
+    if isinstance(value, BLOCKS):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
+        if any(isinstance(member, BLOCKS) for member in members):
+            return [block for member in members for block in _content(member)]
+    return [Text(encode_value(value).decode())]
