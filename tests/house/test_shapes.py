@@ -65,6 +65,7 @@ WRITERS: dict[str, Matches] = {
     "transports/asgi.py": calls_asgi_send,
     "transports/stdio.py": calls_write,
     "transports/http/h1.py": calls_write,
+    "transports/http/h2_out.py": calls_write,
 }
 SILENT = {
     "transports/bearer.py",
@@ -72,7 +73,14 @@ SILENT = {
     "transports/guard.py",
     "transports/http/body.py",
     "transports/http/exchange.py",
+    "transports/http/h2.py",
+    "transports/http/h2_floods.py",
+    "transports/http/h2_frames.py",
+    "transports/http/h2_heads.py",
+    "transports/http/h2_reader.py",
+    "transports/http/h2_streams.py",
     "transports/http/head.py",
+    "transports/http/hpack.py",
     "transports/http/listener.py",
     "transports/http/sockets.py",
     "transports/http/tls.py",

@@ -22,6 +22,7 @@ class Settings:
     body_time: float = 30.0  # to send a request's body
     header_time: float = 10.0  # to send a request's head, from its first byte to its last
     tls_time: float = 10.0  # for a TLS handshake
+    ping_time: float = 30.0  # HTTP/2: open requests, and not a byte: is the client there? It has as long to say so
     idle_time: float = 75.0  # of a connection between two requests, and before its first
     hook_time: float = 5.0  # for a hook
     auth_time: float = 5.0  # for the verifier of a bearer token
@@ -45,6 +46,8 @@ class Settings:
     max_headers: int = 64 * 1024  # a request's head: request line and header fields
     max_connections: int = 10_000
     look_ahead: int = 64 * 1024  # requests that a client sends before it has its reply (pipelining)
+    max_streams: int = 128  # HTTP/2: requests at once on one connection
+    stream_window: int = 256 * 1024  # HTTP/2: of one request's body, what is not read yet
     max_result: int = 4 * _MIB
     max_calls: int = 1000
     max_session_calls: int = 100

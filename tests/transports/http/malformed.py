@@ -372,8 +372,6 @@ ROWS: list[Row] = [
         ("DESIGN 6", H + b"X: y\r\n" * 257, 431),
         ("DESIGN 6", H + b"".join(b"X-%d: y\r\n" % number for number in range(257)), 431),
     ),
-    Row("another protocol", "RFC 9113 3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-    Row("another protocol", "RFC 9113 3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 505),
     Row("another protocol", "RFC 8446", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400),
     Row("another protocol", "RFC 4253", b"SSH-2.0-OpenSSH_9.9\r\n\r\n", 400),
     Row("another protocol", "RFC 5321", b"EHLO localhost\r\n\r\n", 400),

@@ -1,4 +1,4 @@
-"""A request on an HTTP/1.1 connection, and the way out of its reply, as the core sees them.
+"""A request whose head is in one place, and one on an HTTP/1.1 connection with the way out of its reply.
 
 What they are told they pass on to the connection (`h1`), which decides whether their turn has not passed
 and is the only one that writes.
@@ -18,30 +18,25 @@ if TYPE_CHECKING:
     from tailrace.transports.http.h1 import H1Connection
     from tailrace.transports.http.head import Head
 
-__all__ = ["H1Exchange", "ReplyStream", "field_lines", "last_chunk"]
+__all__ = ["H1Exchange", "HeadExchange", "ReplyStream", "field_lines", "last_chunk"]
 
 
-class H1Exchange(Exchange):
-    """A request on a connection.
+class HeadExchange(Exchange):
+    """A request whose headers are in its head, in either version of HTTP.
 
     Attributes:
         head: Its head.
-        lingers: It was refused while its client may still send.
         task: The writer of its streamed reply.
     """
 
-    __slots__ = ("_connection", "head", "lingers", "task")
+    __slots__ = ("head", "task")
 
-    def __init__(self, connection: H1Connection, head: Head, loopback: bool) -> None:
+    def __init__(self, head: Head, loopback: bool) -> None:
         super().__init__(head.method, head.path, head.query, verdicts=head.verdicts)
         self.head = head
         self.loopback = loopback
         self.trailers = head.trailers
-        if not head.modern:
-            self.version = "1.0"
-        self.lingers = False
         self.task: asyncio.Task[Any] | None = None
-        self._connection = connection
 
     def header(self, name: bytes) -> str | None:
         """The first value of a header."""
@@ -63,10 +58,33 @@ class H1Exchange(Exchange):
         repeated = self.head.repeated  # nearly always empty
         return next((name for name, _ in repeated if name in names), None) if repeated else None
 
+    def claim(self) -> None:
+        """Its one reply is given now."""
+        if self.replied:
+            raise RuntimeError("this exchange has its reply already")
+        self.replied = True
+
+
+class H1Exchange(HeadExchange):
+    """A request on an HTTP/1.1 connection.
+
+    Attributes:
+        lingers: It was refused while its client may still send.
+    """
+
+    __slots__ = ("_connection", "lingers")
+
+    def __init__(self, connection: H1Connection, head: Head, loopback: bool) -> None:
+        super().__init__(head, loopback)
+        if not head.modern:
+            self.version = "1.0"
+        self.lingers = False
+        self._connection = connection
+
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         """Reply whole."""
         if not self.gone:
-            self._claim()
+            self.claim()
             try:
                 self._connection.reply(self, status, headers, body, trailers if self.trailers else ())
             except ValueError:  # it cannot be sent like this: another may
@@ -76,17 +94,12 @@ class H1Exchange(Exchange):
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream."""
         if not self.gone:
-            self._claim()
+            self.claim()
             try:
                 self._connection.open_stream(self, status, headers, writer)
             except ValueError:
                 self.replied = False
                 raise
-
-    def _claim(self) -> None:
-        if self.replied:
-            raise RuntimeError("this exchange has its reply already")
-        self.replied = True
 
 
 def last_chunk(trailers: Headers) -> bytes:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, cast
 from tailrace.errors import TransportError
 from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
 from tailrace.transports.http.exchange import H1Exchange, ReplyStream, last_chunk
+from tailrace.transports.http.h2 import H2Connection
+from tailrace.transports.http.h2_frames import PREFACE
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
 from tailrace.transports.http.sockets import is_loopback, unsent
 from tailrace.transports.incoming import Incoming
@@ -32,6 +34,7 @@ logger = logging.getLogger("tailrace.http")
 _NEVER = float("inf")
 _LINGER = 2.0  # seconds in which a refused client's bytes are read and dropped, so that it can read why
 _LEFT_OVER = 256 * 1024  # of a body behind its reply: dropped within `_LINGER`; over it the connection is closed
+_H2_LINE = len("PRI * HTTP/2.0\r\n\r\n")
 _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r" + string.ascii_letters.encode() + string.digits.encode())
 _NO_BODY = frozenset({204, 304})
 
@@ -63,6 +66,7 @@ class H1Connection(asyncio.Protocol):
         "_closes",
         "_dropped",
         "_exchange",
+        "_fresh",
         "_input",
         "_known",
         "_listener",
@@ -93,6 +97,7 @@ class H1Connection(asyncio.Protocol):
         self._exchange: H1Exchange | None = None
         self._closes = listener.draining  # behind the current reply
         self._dropped = 0  # of what is left over
+        self._fresh = True  # no request has come
         self._reading = True
         self._paused = False  # the transport takes no more
         self._room: asyncio.Future[None] | None = None
@@ -122,6 +127,8 @@ class H1Connection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             head = self._known.get(data[:end])
             if head is None and 3 < end <= self._listener.settings.max_headers:
+                if end == _H2_LINE and self._fresh and data.startswith(PREFACE[:_H2_LINE]):
+                    return self._become_h2(data)
                 head = self._parse(data[:end])
                 if head is None:
                     return None
@@ -259,6 +266,8 @@ class H1Connection(asyncio.Protocol):
                 return self._refuse(400, "this is not HTTP/1.1")
             self._searched = max(0, len(self._input) - 3)
             return None
+        if end == _H2_LINE and self._fresh and self._input.startswith(PREFACE[:_H2_LINE]):
+            return self._become_h2(bytes(self._input))
         raw = bytes(self._input[:end])
         del self._input[:end]
         head = self._parse(raw)
@@ -276,6 +285,15 @@ class H1Connection(asyncio.Protocol):
             if head.expects and not self._input:
                 self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self._read_body()
+
+    def _become_h2(self, data: bytes) -> None:
+        """The client knows that HTTP/2 is spoken here (RFC 9113, 3.3): all it says belongs to that."""
+        connection = H2Connection(self._listener)
+        self._state = State.CLOSED  # for this protocol: nobody calls it any more
+        self._input.clear()
+        self._listener.replace(self, connection)
+        self._transport.set_protocol(connection)
+        connection.take_over(self._transport, data)
 
     def _parse(self, raw: bytes) -> Head | None:
         """The head in these bytes; None if it was refused, which this then did."""
@@ -355,6 +373,7 @@ class H1Connection(asyncio.Protocol):
     def _hand_over(self, exchange: H1Exchange) -> None:
         """The request is whole, or its body a stream: the server replies, now or later."""
         self._state = State.REPLY
+        self._fresh = False
         self.deadline = _NEVER
         listener = self._listener
         listener.requests += 1

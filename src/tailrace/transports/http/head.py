@@ -15,7 +15,20 @@ from msgspec import Struct
 
 from tailrace.errors import TailraceError
 
-__all__ = ["CHUNKED", "NO_HEAD", "BadRequest", "Head", "Heads"]
+__all__ = [
+    "CHUNKED",
+    "EACH_ITS_OWN",
+    "MAX_FIELDS",
+    "METHODS",
+    "NO_HEAD",
+    "BadRequest",
+    "Head",
+    "Heads",
+    "check_target",
+    "is_host",
+    "read_length",
+    "split_path",
+]
 
 CHUNKED = -1  # as a `Head.length`
 
@@ -24,13 +37,13 @@ CHUNKED = -1  # as a `Head.length`
 _KNOWN = 1024
 _KNOWN_BYTES = 1024
 _KNOWN_FIELDS = 32
-_EACH_ITS_OWN = frozenset({b"traceparent", b"x-request-id", b"idempotency-key", b"last-event-id"})  # never twice
+EACH_ITS_OWN = frozenset({b"traceparent", b"x-request-id", b"idempotency-key", b"last-event-id"})  # never twice
 
-_MAX_FIELDS = 256
+MAX_FIELDS = 256
 _MAX_TARGET = 16 * 1024
 _MAX_DIGITS = 18  # of a Content-Length: no parser's integer overflows
 
-_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^ \r\n]+) (HTTP/([0-9])\.([0-9]))\r\n")
 _TARGET = re.compile(rb"[!-\"$-~]+")  # visible ASCII; a fragment is never sent
@@ -105,7 +118,7 @@ class Heads:
         head = self.known.get(raw)
         if head is None:
             head = _parse(raw)
-            if len(raw) <= _KNOWN_BYTES and _EACH_ITS_OWN.isdisjoint(head.headers):
+            if len(raw) <= _KNOWN_BYTES and EACH_ITS_OWN.isdisjoint(head.headers):
                 self._keep(raw, head)
         return head
 
@@ -144,8 +157,8 @@ def _count_lines(raw: bytes) -> int:
     lines = raw.count(b"\n")
     if raw.count(b"\r") != lines or raw.count(b"\r\n") != lines:
         raise BadRequest(400, "lines must end with CRLF")
-    if lines > _MAX_FIELDS + 2:
-        raise BadRequest(431, f"more than {_MAX_FIELDS} header fields")
+    if lines > MAX_FIELDS + 2:
+        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
     return lines
 
 
@@ -160,13 +173,22 @@ def _request_line(raw: bytes) -> tuple[bytes, bytes, bool]:
     method, target, version, major, minor = line.groups()
     if major != b"1" or minor not in b"10":
         raise BadRequest(505, f"{version.decode()} is not spoken on this port; HTTP/1.1 is")
-    if method not in _METHODS:
+    if method not in METHODS:
         raise BadRequest(501, f"method {method.decode()} is not served here")
+    check_target(target)
+    return method, target, minor == b"1"
+
+
+def check_target(target: bytes) -> None:
+    """Its size and characters.
+
+    Raises:
+        BadRequest: It cannot be served.
+    """
     if len(target) > _MAX_TARGET:
         raise BadRequest(414, f"the target is over {_MAX_TARGET} bytes")
     if not _TARGET.fullmatch(target) or (b"%" in target and _BAD_ESCAPE.search(target)):
         raise BadRequest(400, "the target has characters that must be escaped")
-    return method, target, minor == b"1"
 
 
 def _split_target(method: bytes, target: bytes, host: str | None) -> tuple[str, bytes]:
@@ -180,6 +202,11 @@ def _split_target(method: bytes, target: bytes, host: str | None) -> tuple[str, 
         if host is None or absolute[1].decode("ascii").lower() != host.lower():
             raise BadRequest(400, "the target names another host than Host")
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    return split_path(target)
+
+
+def split_path(target: bytes) -> tuple[str, bytes]:
+    """Path, decoded, and query of a target that begins with a slash."""
     path, _, query = target.partition(b"?")
     text = path.decode("ascii")
     return (unquote(text) if "%" in text else text), query
@@ -189,9 +216,14 @@ def _host(value: str | None, modern: bool) -> str | None:
     """RFC 9112, 3.2: HTTP/1.1 has exactly one Host, and it is a host."""
     if value is None and modern:
         raise BadRequest(400, "Host is missing")
-    if value is not None and not _HOST.fullmatch(value):
+    if value is not None and not is_host(value):
         raise BadRequest(400, "Host is not a host")
     return value
+
+
+def is_host(value: str) -> bool:
+    """Can this be a host, with or without a port (RFC 3986, 3.2.2)?"""
+    return _HOST.fullmatch(value) is not None
 
 
 # --- header fields ------------------------------------------------------------------------------
@@ -265,8 +297,15 @@ def _length(headers: dict[bytes, str], modern: bool) -> int:
             known = last[2].strip(" \t") == "chunked" and "chunked" not in last[0] and last[0].strip(" \t,")
             raise BadRequest(501 if known else 400, "the only Transfer-Encoding served here is chunked")
         return CHUNKED
-    if text is None:
-        return 0
+    return 0 if text is None else read_length(text)
+
+
+def read_length(text: str) -> int:
+    """A Content-Length.
+
+    Raises:
+        BadRequest: It is none, or no body is that long.
+    """
     if not (text.isascii() and text.isdigit()):
         raise BadRequest(400, "Content-Length is not a number")
     if len(text) > _MAX_DIGITS:

@@ -1,8 +1,8 @@
 """Accepts connections, chooses who speaks on each, and keeps the one clock and the one table they share.
 
-What a protocol says on its connection is left to it (`h1`; later `h2`, chosen by ALPN or by the first
-bytes). No connection has a timer: each has a `deadline`, and one sweep, twice a second, calls those
-whose time has come.
+What a protocol says on its connection is left to it: `h1`, or `h2` where ALPN or the first bytes say so.
+No connection has a timer: each has a `deadline`, and one sweep, twice a second, calls those whose time has
+come.
 
 **A peer that ends its half is gone.** On the wire a client that closes and one that only stops sending
 look the same, and a disconnect must be seen at once: modern MCP says that it cancels the call. So EOF while a
@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailrace.core.tasks import Sweeper
 from tailrace.transports.http.exchange import field_lines
 from tailrace.transports.http.h1 import H1Connection
+from tailrace.transports.http.h2 import H2Connection
+from tailrace.transports.http.h2_heads import encode_fields
 from tailrace.transports.http.head import Heads
+from tailrace.transports.http.hpack import encode
 from tailrace.transports.http.sockets import watch_for_vanished
 from tailrace.transports.http.tls import TlsPort
 
@@ -88,6 +91,7 @@ class Listener:
         self.accepted = 0
         self.requests = 0
         self.refused = 0  # requests that were no good HTTP, or over a limit
+        self.floods = 0  # HTTP/2 connections closed because of what their clients sent for nothing
         self.expired = 0  # connections closed because a limit of time was over, idle ones apart
         self._turned_away = 0
         self._listening = listening
@@ -99,6 +103,7 @@ class Listener:
         self._connections: dict[Connection, None] = {}
         self._prefixes: dict[int, bytes] = {}  # by status
         self._reply_lines: dict[tuple[int, Headers], bytes] = {}
+        self._reply_blocks: dict[tuple[int, Headers], bytes] = {}  # the same for HTTP/2
         self._empty: asyncio.Future[None] | None = None
 
     # --- its life ---
@@ -106,7 +111,7 @@ class Listener:
     async def start(self) -> None:
         """Accept connections."""
         if self._tls is not None:
-            self._tls.set_alpn_protocols(["http/1.1"])
+            self._tls.set_alpn_protocols(["h2", "http/1.1"])
         for listening in self._listening:
             watch_for_vanished(listening, self.settings.stall)
             listening.setblocking(False)
@@ -153,6 +158,7 @@ class Listener:
             "requests": self.requests,
             "refused": self.refused,
             "expired": self.expired,
+            "floods": self.floods,
         }
 
     # --- for connections ---
@@ -164,6 +170,11 @@ class Listener:
             return True
         self._turned_away += 1
         return False
+
+    def replace(self, connection: Connection, other: Connection) -> None:
+        """Another protocol is spoken on a connection from now on."""
+        self._connections[other] = None
+        self._connections.pop(connection, None)
 
     def discard(self, connection: Connection) -> None:
         """It is closed. Idempotent."""
@@ -198,6 +209,21 @@ class Listener:
                 self._reply_lines[key] = lines
         return lines
 
+    def reply_block(self, status: int, headers: Headers) -> bytes:
+        """The same for HTTP/2: a block of fields (RFC 7541), the status and the Date among them.
+
+        Raises:
+            ValueError: A field contains a line break.
+        """
+        key, constant = (status, headers), isinstance(headers, tuple)
+        block = self._reply_blocks.get(key) if constant else None
+        if block is None:
+            own = ((b":status", b"%d" % status), (b"date", formatdate(usegmt=True).encode()))
+            block = encode(own) + encode_fields(headers)
+            if constant and len(self._reply_blocks) < _CONSTANTS:
+                self._reply_blocks[key] = block
+        return block
+
     def _prefix(self, status: int) -> bytes:
         prefix = self._prefixes.get(status)
         if prefix is None:
@@ -215,6 +241,7 @@ class Listener:
         self._swept = now
         self._prefixes.clear()
         self._reply_lines.clear()
+        self._reply_blocks.clear()
         self.idles_until = self.after(self.settings.idle_time)
         clock = self.clock
         for connection in [connection for connection in self._connections if connection.deadline <= clock]:
@@ -222,9 +249,9 @@ class Listener:
 
     # --- accepting ---
 
-    def protocol(self) -> asyncio.Protocol:
-        """Who speaks on a new connection."""
-        return H1Connection(self)
+    def protocol(self, agreed: str | None = None) -> asyncio.Protocol:
+        """Who speaks on a new connection, where `agreed` is what TLS has found out (ALPN)."""
+        return H2Connection(self) if agreed == "h2" else H1Connection(self)
 
     def _accepted(self) -> asyncio.Protocol:
         self.accepted += 1

@@ -65,7 +65,7 @@ class TlsPort:
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection until its TLS is up; then the protocol that ALPN chose has it (there is one so far)."""
+    """A connection until its TLS is up; then the protocol that ALPN chose has it."""
 
     __slots__ = ("_context", "_listener", "_socket", "_task", "deadline")
 
@@ -88,7 +88,8 @@ class _Handshake(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """The handshake is done."""
         self._listener.discard(self)
-        connection = self._listener.protocol()
+        secured = transport.get_extra_info("ssl_object")
+        connection = self._listener.protocol(None if secured is None else secured.selected_alpn_protocol())
         transport.set_protocol(connection)
         connection.connection_made(transport)
 

@@ -1,0 +1,154 @@
+"""The head of a request over HTTP/2: its fields, decoded, become the same `Head` that HTTP/1.1 has.
+
+RFC 9113, 8.2 and 8.3, strictly: what it calls malformed is no request, and its stream is reset; what is one,
+but cannot be served, is answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tailrace.errors import TailraceError
+from tailrace.transports.http.head import (
+    CHUNKED,
+    MAX_FIELDS,
+    METHODS,
+    BadRequest,
+    Head,
+    check_target,
+    is_host,
+    read_length,
+    split_path,
+)
+from tailrace.transports.http.hpack import encode
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Headers
+    from tailrace.transports.http.hpack import Field
+
+__all__ = ["Malformed", "check_trailers", "encode_fields", "read_head"]
+
+_PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
+_CONNECTION = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")  # RFC 9113, 8.2.1
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Malformed(TailraceError):
+    """These fields are no head (RFC 9113, 8.1.1)."""
+
+
+def read_head(fields: Sequence[Field]) -> Head:
+    """The head that these fields are.
+
+    Raises:
+        Malformed: They are none.
+        BadRequest: It cannot be served.
+    """
+    pseudo, at = _read_pseudo(fields)
+    headers, repeated = _read_headers(fields, at)
+    method, path = pseudo.get(b":method"), pseudo.get(b":path")
+    if not method or not _TOKEN.fullmatch(method):
+        raise Malformed(":method is missing, or no token")
+    if method != b"CONNECT" and not (pseudo.get(b":scheme") and path):
+        raise Malformed(":scheme and :path must be there")
+    _set_host(headers, pseudo.get(b":authority"))
+    length = _length(headers, repeated)
+    if method not in METHODS or path is None:
+        raise BadRequest(501, f"method {method.decode()[:32]} is not served here")
+    if len(headers) + len(repeated) > MAX_FIELDS:
+        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
+    if path == b"*" and method == b"OPTIONS":
+        target = ("*", b"")
+    else:
+        check_target(path)
+        if not path.startswith(b"/"):
+            raise Malformed(":path must begin with a slash")
+        target = split_path(path)
+    expects = headers.get(b"expect")
+    if expects is not None and expects.lower() != "100-continue":
+        raise BadRequest(417, "the only expectation met here is 100-continue")
+    return Head(
+        method.decode("ascii"), *target, headers, tuple(repeated), length, True, True, True, expects is not None
+    )
+
+
+def check_trailers(fields: Sequence[Field]) -> None:
+    """Fields behind a request's body.
+
+    Raises:
+        Malformed: They may not stand there.
+    """
+    pseudo, at = _read_pseudo(fields)
+    if pseudo:
+        raise Malformed("trailers must not contain pseudo-header fields")
+    _read_headers(fields, at)
+
+
+def encode_fields(headers: Headers) -> bytes:
+    """Header or trailer fields of a reply, as a block or a part of one.
+
+    Raises:
+        ValueError: One contains a line break.
+    """
+    for _, value in headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise ValueError("a header of a reply contains a line break")
+    return encode([(name.lower(), value) for name, value in headers])
+
+
+def _read_pseudo(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], int]:
+    """The pseudo-header fields, and where the others begin (RFC 9113, 8.3)."""
+    pseudo: dict[bytes, bytes] = {}
+    for at, (name, value) in enumerate(fields):
+        if not name.startswith(b":"):
+            return pseudo, at
+        if name not in _PSEUDO or name in pseudo:
+            raise Malformed("a pseudo-header field is unknown, or there more than once")
+        pseudo[name] = value
+    return pseudo, len(fields)
+
+
+def _read_headers(fields: Sequence[Field], at: int) -> tuple[dict[bytes, str], list[tuple[bytes, str]]]:
+    """The header fields by name, and those that repeat one."""
+    headers: dict[bytes, str] = {}
+    repeated: list[tuple[bytes, str]] = []
+    for name, value in fields[at:]:
+        if not _NAME.fullmatch(name):
+            raise Malformed("a field's name is malformed, or a pseudo-header field stands behind others")
+        if not _VALUE.fullmatch(value):
+            raise Malformed("a field's value has characters that it may not have")
+        if name in _CONNECTION:
+            raise Malformed("there are no header fields about the connection in HTTP/2")
+        text = value.decode("latin-1")
+        if name in headers:
+            repeated.append((name, text))
+        else:
+            headers[name] = text
+    if b"te" in headers and headers[b"te"].lower() != "trailers":
+        raise Malformed("te may only be trailers")
+    return headers, repeated
+
+
+def _set_host(headers: dict[bytes, str], authority: bytes | None) -> None:
+    """`:authority` stands for Host; they may not differ (RFC 9113, 8.3.1)."""
+    host = headers.get(b"host")
+    if authority:
+        text = authority.decode("latin-1")
+        if host is not None and host.lower() != text.lower():
+            raise Malformed(":authority and host differ")
+        headers[b"host"] = host = text
+    if host is None:
+        raise BadRequest(400, ":authority is missing")
+    if not is_host(host):
+        raise BadRequest(400, "Host is not a host")
+
+
+def _length(headers: dict[bytes, str], repeated: list[tuple[bytes, str]]) -> int:
+    if any(name in (b"content-length", b"host") for name, _ in repeated):
+        raise Malformed("content-length or host is there more than once")
+    text = headers.get(b"content-length")
+    return CHUNKED if text is None else read_length(text)

@@ -1,0 +1,280 @@
+"""Bytes of an HTTP/2 connection in, whole and well-formed frames out (RFC 9113, 4 and 6).
+
+What a frame means for the stream it is about, and for the connection, is decided by whoever gets it (`h2`).
+Not pure only in that it calls; there is no clock, no loop and no transport here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tailrace.transports.http.h2_frames import (
+    ACK,
+    CONTINUATION,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_SIZE,
+    HEAD,
+    HEAD_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME,
+    MAX_FRAME_SIZE,
+    MAX_STREAM,
+    MAX_WINDOW,
+    NUMBER,
+    PADDED,
+    PREFACE,
+    SETTING,
+    SETTINGS,
+    WITH_PRIORITY,
+    ConnectionFault,
+    ErrorCode,
+    StreamFault,
+    unpad,
+)
+
+__all__ = ["Block", "Frames", "Reader"]
+
+
+class Block:
+    """Header fields that come in more than one frame."""
+
+    __slots__ = ("data", "ended", "frames", "number")
+
+    def __init__(self, number: int, data: bytes, ended: bool) -> None:
+        self.number = number
+        self.data = bytearray(data)
+        self.ended = ended
+        self.frames = 1
+
+
+class Frames(Protocol):
+    """Who gets the frames. Each may raise `StreamFault` and `ConnectionFault`."""
+
+    def on_fields(self, number: int, block: bytes, ended: bool) -> None:
+        """Header fields of a stream, as a block that is not decoded."""
+        ...
+
+    def on_block(self, block: Block) -> None:
+        """Some header fields, but not all of their block."""
+        ...
+
+    def on_data(self, number: int, data: bytes, size: int, ended: bool) -> None:
+        """Data of a stream, which took `size` bytes of the windows."""
+        ...
+
+    def on_reset(self, number: int, code: int) -> None:
+        """A stream is given up."""
+        ...
+
+    def on_settings(self, values: dict[int, int]) -> None:
+        """What the peer wants us to keep to."""
+        ...
+
+    def on_ping(self, payload: bytes, answer: bool) -> None:
+        """A ping, or the answer to one of ours."""
+        ...
+
+    def on_goaway(self) -> None:
+        """The peer opens no more streams."""
+        ...
+
+    def on_window(self, number: int, size: int) -> None:
+        """Credit for a stream, or (0) for the connection."""
+        ...
+
+    def on_nothing(self, what: str) -> None:
+        """A frame without a meaning here."""
+        ...
+
+    def on_fault(self, number: int, fault: StreamFault) -> None:
+        """A stream ends because of what came on it."""
+        ...
+
+
+class Reader:
+    """Reads one connection.
+
+    Args:
+        frames: Who gets what was read.
+
+    Attributes:
+        settled: The peer's settings have come.
+        block: What has come of header fields whose last frame has not.
+        stopped: Nothing that still comes is looked at.
+    """
+
+    __slots__ = ("_frames", "_greeted", "_input", "_kinds", "block", "settled", "stopped")
+
+    def __init__(self, frames: Frames) -> None:
+        self.settled = False
+        self.block: Block | None = None
+        self.stopped = False
+        self._frames = frames
+        self._greeted = False
+        self._kinds = (  # by their numbers
+            self._data,
+            self._headers,
+            self._priority,
+            self._reset,
+            self._settings,
+            self._push_promise,
+            self._ping,
+            self._goaway,
+            self._window_update,
+            self._continuation,
+        )
+        self._input = b""  # an incomplete frame
+
+    def feed(self, data: bytes) -> None:
+        """Read what has come.
+
+        Raises:
+            ConnectionFault: It cannot be gone on with.
+        """
+        if self._input:
+            data = self._input + data
+        at, size = 0, len(data)
+        if not self._greeted:
+            at = self._read_preface(data)
+        while size - at >= HEAD_SIZE and not self.stopped and self._greeted:
+            word, flags, number = HEAD.unpack_from(data, at)
+            length = word >> 8
+            if length > FRAME_SIZE:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame is over {FRAME_SIZE} bytes")
+            end = at + HEAD_SIZE + length
+            if end > size:
+                break
+            self._read(word & 0xFF, flags, number & MAX_STREAM, data[at + HEAD_SIZE : end])
+            at = end
+        self._input = data[at:] if at < size and not self.stopped else b""
+
+    def _read_preface(self, data: bytes) -> int:
+        given = data[: len(PREFACE)]
+        if not PREFACE.startswith(given):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is not the beginning of HTTP/2")
+        self._greeted = len(given) == len(PREFACE)
+        return len(PREFACE) if self._greeted else 0
+
+    def _read(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if self.block is not None and (kind != CONTINUATION or number != self.block.number):
+            raise _broken("something stands between the frames of header fields")
+        if not self.settled:
+            if kind != SETTINGS or flags & ACK:
+                raise _broken("the first frame has to be SETTINGS")
+            self.settled = True
+        try:
+            if kind < len(self._kinds):
+                self._kinds[kind](flags, number, payload)
+            else:
+                self._frames.on_nothing("unknown")
+        except StreamFault as fault:
+            self._frames.on_fault(number, fault)
+
+    # --- one function for each kind ---
+
+    def _data(self, flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise _broken("DATA needs a stream")
+        data = unpad(payload, flags, 0) if flags & PADDED else payload
+        self._frames.on_data(number, data, len(payload), bool(flags & END_STREAM))
+
+    def _headers(self, flags: int, number: int, payload: bytes) -> None:
+        if not number & 1:
+            raise _broken("HEADERS needs a stream with an odd number")
+        if flags & (PADDED | WITH_PRIORITY):
+            self._check_priority(flags, number, payload)
+            payload = unpad(payload, flags, HEADERS)
+        if flags & END_HEADERS:
+            return self._frames.on_fields(number, payload, bool(flags & END_STREAM))
+        self.block = Block(number, payload, bool(flags & END_STREAM))
+        return self._frames.on_block(self.block)
+
+    def _check_priority(self, flags: int, number: int, payload: bytes) -> None:
+        at = 1 if flags & PADDED else 0
+        if flags & WITH_PRIORITY and len(payload) >= at + 5:
+            _check_depends(number, payload[at : at + 4])
+
+    def _continuation(self, flags: int, number: int, payload: bytes) -> None:
+        block = self.block
+        if block is None:
+            raise _broken("CONTINUATION without HEADERS")
+        block.data += payload
+        block.frames += 1
+        if not flags & END_HEADERS:
+            return self._frames.on_block(block)
+        self.block = None
+        return self._frames.on_fields(number, bytes(block.data), block.ended)
+
+    def _priority(self, flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise _broken("PRIORITY needs a stream")
+        if len(payload) != 5:
+            raise StreamFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has five bytes")
+        _check_depends(number, payload[:4])
+        self._frames.on_nothing("PRIORITY")
+
+    def _reset(self, flags: int, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise _size("RST_STREAM has four bytes")
+        if not number:
+            raise _broken("RST_STREAM needs a stream")
+        self._frames.on_reset(number, NUMBER.unpack(payload)[0])
+
+    def _settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise _broken("SETTINGS are about no stream")
+        if len(payload) % SETTING.size or (flags & ACK and payload):
+            raise _size("SETTINGS have six bytes each, and their acknowledgement none")
+        if flags & ACK:
+            return self._frames.on_nothing("SETTINGS")
+        values = dict(SETTING.iter_unpack(payload))
+        if values.get(ENABLE_PUSH, 0) > 1:
+            raise _broken("ENABLE_PUSH is 0 or 1")
+        if values.get(INITIAL_WINDOW_SIZE, 0) > MAX_WINDOW:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
+        if not FRAME_SIZE <= values.get(MAX_FRAME_SIZE, FRAME_SIZE) <= MAX_FRAME:
+            raise _broken("MAX_FRAME_SIZE is out of its range")
+        return self._frames.on_settings(values)
+
+    def _push_promise(self, flags: int, number: int, payload: bytes) -> None:
+        raise _broken("a client promises nothing")
+
+    def _ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise _broken("PING is about no stream")
+        if len(payload) != 8:
+            raise _size("PING has eight bytes")
+        self._frames.on_ping(payload, bool(flags & ACK))
+
+    def _goaway(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise _broken("GOAWAY is about no stream")
+        if len(payload) < 8:
+            raise _size("GOAWAY has eight bytes at least")
+        self._frames.on_goaway()
+
+    def _window_update(self, flags: int, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise _size("WINDOW_UPDATE has four bytes")
+        size = NUMBER.unpack(payload)[0] & MAX_WINDOW
+        if not size:
+            if number:
+                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
+            raise _broken("a WINDOW_UPDATE of nothing")
+        self._frames.on_window(number, size)
+
+
+def _broken(message: str) -> ConnectionFault:
+    return ConnectionFault(ErrorCode.PROTOCOL_ERROR, message)
+
+
+def _size(message: str) -> ConnectionFault:
+    return ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, message)
+
+
+def _check_depends(number: int, parent: bytes) -> None:
+    if NUMBER.unpack(parent)[0] & MAX_STREAM == number:
+        raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself")
