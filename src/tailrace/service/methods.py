@@ -96,11 +96,16 @@ class Methods(Mapping[str, Method]):
         service: The service's name, of which its RPC name is made.
         package: Its protobuf package, or None.
         tools: Its tools, as they are at any time.
+
+    Attributes:
+        full_name: Of the RPC service in which ``@svc.rpc`` and ``@svc.tool`` put their methods.
+        services: Full names of all services that have methods, or would have; nothing is put together for it.
     """
 
     def __init__(self, service: str, package: str | None, tools: Mapping[str, Tool]) -> None:
         self.package = package
         self.full_name = ".".join(filter(None, (package, pascal_case(service))))
+        self.services = frozenset({self.full_name})
         self.tools = tools
         self.definitions: dict[str, Definition] = {}
         self.implemented: dict[str, Method] = {}
@@ -115,7 +120,12 @@ class Methods(Mapping[str, Method]):
         return (self._build() if self._table is None else self._table)[path]
 
     def get(self, path: str, default: Any = None) -> Any:  # a look-up for each request: not by way of an exception
+        if self._table is None and path.rpartition("/")[0] not in self.services:
+            return default
         return (self._build() if self._table is None else self._table).get(path, default)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self.get(path) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._build() if self._table is None else self._table)
@@ -157,6 +167,7 @@ class Methods(Mapping[str, Method]):
         for method in methods:
             self._check_free(method.path, method.place)
         self.implemented.update((method.path, method) for method in methods)
+        self.services |= {method.service for method in methods}
         self.files[file.name] = file
         self.changed()
 

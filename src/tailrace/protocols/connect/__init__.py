@@ -1,0 +1,1 @@
+"""Connect, gRPC and gRPC-Web: requests become calls of a service's methods, and their ends become answers."""
