@@ -486,3 +486,9 @@ async def test_what_a_call_left_behind_makes_its_own_correlation_id_and_none_for
     assert kept[0].correlation_id == kept[0].correlation_id is not None
     assert Context.background().correlation_id is None
     assert Context.background().detach().correlation_id is None
+
+
+@virtual
+async def test_only_a_call_over_rpc_has_headers() -> None:
+    assert Context().rpc is None
+    assert Work(make_tasks()).context.rpc is None

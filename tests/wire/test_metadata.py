@@ -50,6 +50,7 @@ def test_as_a_mapping_it_has_the_first_value_of_each_name_in_any_case() -> None:
     assert metadata.all("X-TWO") == ["a", "b"]
     assert metadata.all("x-three") == []
     assert "X-ONE" in metadata
+    assert (metadata.get("X-One"), metadata.get("x-three"), metadata.get("x-three", "d")) == ("1", None, "d")
     assert 1 not in metadata
     metadata["X-Two"] = "c"
     assert metadata.all("x-two") == ["c"]

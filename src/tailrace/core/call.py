@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.ports import Record
+    from tailrace.core.rpc import RpcInfo
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.core.trace import Span
@@ -149,6 +150,11 @@ class Call(ABC):
     def public_session(self) -> Session | None:
         """The session that a handler may see."""
         return self.session
+
+    @property
+    def rpc(self) -> RpcInfo | None:
+        """What a handler sees of the call where it came over RPC."""
+        return None
 
     @property
     def label(self) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tailrace.core.asked import ElicitResult, Root, SampleResult
     from tailrace.core.call import Call
     from tailrace.core.outgoing import Message, Outbox
+    from tailrace.core.rpc import RpcInfo
     from tailrace.core.session import Session
 
 __all__ = ["Context", "current"]
@@ -102,6 +103,11 @@ class Context:
     def request_id(self) -> int | str | None:
         """The request's own id as its client gave it; None outside of calls."""
         return self.call.request_id if self.call is not None else None
+
+    @property
+    def rpc(self) -> RpcInfo | None:
+        """Headers, trailers and the like of a call over RPC; None over MCP and outside of calls."""
+        return self.call.rpc if self.call is not None else None
 
     @property
     def correlation_id(self) -> str | None:

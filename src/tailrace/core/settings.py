@@ -39,6 +39,7 @@ class Settings:
     eof_drain: float = 1.5  # stdio: for running calls after the end of input
     store_wait: float = 30.0  # for another process that holds the store
     once_ttl: float = 86_400.0  # for which the answer of a call with an idempotency key is remembered
+    rpc_time: float | None = None  # for a call over RPC: the default of its time-out, and the most a client may give
     retry: int = 2000  # milliseconds, told to clients as SSE `retry`
 
     # how much
@@ -49,6 +50,9 @@ class Settings:
     max_streams: int = 128  # HTTP/2: requests at once on one connection
     stream_window: int = 256 * 1024  # HTTP/2: of one request's body, what is not read yet
     max_result: int = 4 * _MIB
+    max_message: int = 4 * _MIB  # one message of an RPC's request, decompressed; one of its answer: `max_result`
+    min_compress: int = 1024  # of an RPC's answer: smaller messages are not compressed
+    rpc_ahead: int = 64 * 1024  # of a streamed answer, that its connection has not taken; above it its handler waits
     max_calls: int = 1000
     max_session_calls: int = 100
     max_sessions: int = 10_000
@@ -84,4 +88,5 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()  # beside loopback; "*" for any
     allow_origins: tuple[str, ...] = ()  # beside the host's own; "*" for any
 
+    require_connect_header: bool = False  # Connect calls without `connect-protocol-version` are refused
     stateless: bool = False  # legacy requests without sessions

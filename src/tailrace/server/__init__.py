@@ -19,6 +19,7 @@ from tailrace.core.settings import Settings
 from tailrace.core.tasks import Sweeper, Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
+from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.endpoint import Endpoint
 from tailrace.protocols.mcp.framing import Seals
 from tailrace.protocols.mcp.hooks import Hooks
@@ -88,6 +89,7 @@ class Server:
         self.outbox: StoreOutbox | None = None
         self.ready = False
         self.endpoint: Endpoint
+        self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
         self._starting: asyncio.Future[None] | None = None
@@ -168,6 +170,7 @@ class Server:
             seals,
         )
         self._exits.callback(endpoint.close)
+        self.rpc = RpcEndpoint(self.service, settings, tasks)
         if self.publisher is not None:
             self.outbox = outbox = StoreOutbox(self.store, epoch, self.publisher, tasks, limit=settings.max_outbox)
             self._exits.push_async_callback(outbox.close)
@@ -181,6 +184,7 @@ class Server:
         await endpoint.once.recover()
         await endpoint.recovery.recover()
         await TaskRecovery(endpoint.task_table).recover()
+        self.rpc.outbox = self.outbox
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
         self._routes = {
             "/mcp": streamable.handle,
@@ -211,7 +215,7 @@ class Server:
     async def _drain(self) -> None:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
-        self.endpoint.draining = True
+        self.endpoint.draining = self.rpc.draining = True
         self._drain_began = self.tasks.loop.time()
         await self.tasks.drain(self.settings.drain)
 
@@ -264,14 +268,16 @@ class Server:
     # --- requests ---
 
     def streams(self, exchange: Exchange) -> bool:
-        """No request's body is read as it comes: MCP's messages are whole."""
-        return False
+        """Only the body of an RPC to which the client streams is read as it comes: all other messages are whole."""
+        return self.rpc.streams(exchange)
 
     def handle(self, exchange: Exchange) -> None:
         """Route one request; the reply comes now or later."""
         verdict = self.guard.check(exchange)
         if verdict is not None:
             return self.refuse(exchange, *verdict)
+        if exchange.method == "OPTIONS" and self.rpc.preflight(exchange):
+            return None
         if self.bearer is None or exchange.path in _OPEN:
             return self._route(exchange)
         refusal = self.bearer.check(exchange)
@@ -293,10 +299,12 @@ class Server:
 
     def _route(self, exchange: Exchange) -> None:
         handler = self._routes.get(exchange.path)
-        if handler is None:
-            return self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
         try:
-            return handler(exchange)
+            if handler is not None:
+                return handler(exchange)
+            if not self.rpc.handle(exchange):
+                self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
+            return None
         except Exception:
             logger.exception("a request could not be handled path=%s", exchange.path[:256])
             if not exchange.replied:

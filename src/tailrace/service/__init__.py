@@ -19,6 +19,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import Catalog, check_options, decorate
 from tailrace.service.definitions import Definition, Tool, ToolOptions
+from tailrace.service.interceptors import Interceptor, Next
 from tailrace.service.methods import Method, Methods, RpcOptions
 from tailrace.service.prompts import Completion, Prompt, PromptOptions
 from tailrace.service.resources import Resource, ResourceOptions
@@ -27,7 +28,9 @@ __all__ = [
     "Completion",
     "Definition",
     "Hooks",
+    "Interceptor",
     "Method",
+    "Next",
     "Prompt",
     "PromptOptions",
     "Resource",
@@ -84,6 +87,8 @@ class Service(Catalog):
         instructions: For the agent, on how to use the service, or None.
         package: The protobuf package of RPC paths, e.g. ``orders.v1``, or None.
         middleware: Functions around every call, outermost first.
+        interceptors: Functions around every call over RPC, outermost first:
+            ``async def interceptor(ctx, request, next): return await next(request)``.
 
     Raises:
         DefinitionError: `name` is empty, or `package` is not made of dotted identifiers.
@@ -98,6 +103,7 @@ class Service(Catalog):
         instructions: str | None = None,
         package: str | None = None,
         middleware: Sequence[Callable[..., Any]] = (),
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"a service needs a name that is not empty, got {name!r}")
@@ -110,6 +116,7 @@ class Service(Catalog):
         self.instructions = instructions
         self.package = package
         self.middleware = tuple(middleware)
+        self.interceptors = tuple(interceptors)
         self.hooks = Hooks()
         self._methods = Methods(name, package, self._tools)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None

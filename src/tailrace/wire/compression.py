@@ -178,7 +178,7 @@ def decompress(name: str, data: bytes, limit: int) -> bytes:
 
     Args:
         name: The compression, as the peer says; ``identity`` for none.
-        data: The message.
+        data: The message; nothing stands for nothing, as others have it.
         limit: The most bytes that it may stand for; no more are ever made.
 
     Raises:
@@ -193,7 +193,7 @@ def decompress(name: str, data: bytes, limit: int) -> bytes:
             known = accepted()
             raise RpcError(Code.UNIMPLEMENTED, f"unknown compression {name[:64]!r}: supported are {known}, {IDENTITY}")
         try:
-            plain, whole = codec.expand(data, limit + 1)
+            plain, whole = codec.expand(data, limit + 1) if data else (b"", True)
         except ValueError as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"the {name} message is damaged: {error}") from None
     if len(plain) > limit:

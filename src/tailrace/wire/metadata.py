@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 __all__ = ["Fields", "Metadata", "Value", "decode_binary", "encode_binary"]
 
@@ -117,6 +117,11 @@ class Metadata(MutableMapping[str, Value]):
             self._values.setdefault(name, []).extend(values)
 
     # --- one value ---
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """The first value under this name, or `default`."""
+        values = self._values.get(name.lower())
+        return values[0] if values else default
 
     def __getitem__(self, name: str) -> Value:
         values = self._values.get(name.lower())

@@ -1,0 +1,166 @@
+"""Requests to `/{package.Service}/{Method}`: found, read, accepted and started as calls; or refused in their form."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from tailrace.core.outgoing import OUTBOX, Outbox
+from tailrace.core.trace import read_trace
+from tailrace.errors import Code, DeadlineExceeded, LimitError, RpcError
+from tailrace.protocols.connect.call import RpcCall, error_of
+from tailrace.protocols.connect.opening import (
+    Opening,
+    Refused,
+    cors_of,
+    form_of,
+    kind_of,
+    preflight,
+    read_opening,
+)
+
+if TYPE_CHECKING:
+    from tailrace.core.exchange import Exchange
+    from tailrace.core.settings import Settings
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.trace import Tracer
+    from tailrace.service import Service
+
+__all__ = ["RpcEndpoint"]
+
+logger = logging.getLogger("tailrace.rpc")
+
+_STREAMED = frozenset({"client_stream", "bidi"})
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+
+
+class RpcEndpoint:
+    """Serves one service's methods over Connect, gRPC and gRPC-Web.
+
+    Args:
+        service: What is served.
+        settings: Limits.
+        tasks: Where calls run.
+
+    Attributes:
+        outbox: Where calls publish to.
+        draining: No new work is taken.
+    """
+
+    def __init__(self, service: Service, settings: Settings, tasks: Tasks) -> None:
+        self.settings = settings
+        self.tasks = tasks
+        self.methods = service.methods  # a live view
+        self.interceptors = service.interceptors
+        self.outbox: Outbox | None = None
+        self.draining = False
+        self._numbers = itertools.count(1)
+
+    # --- what the server asks ---
+
+    def streams(self, exchange: Exchange) -> bool:
+        """Whether the body of this request is to be read as it comes."""
+        method = self.methods.get(exchange.path[1:])
+        return method is not None and method.kind in _STREAMED and exchange.method == "POST"
+
+    def preflight(self, exchange: Exchange) -> bool:
+        """Answer a browser's question whether it may call; False if this is none. No token goes with it."""
+        if exchange.method != "OPTIONS":
+            return False
+        method = self.methods.get(exchange.path[1:])
+        return method is not None and preflight(exchange, method)
+
+    def handle(self, exchange: Exchange) -> bool:
+        """Serve a request, or refuse it in its own form; False if it is nothing of an RPC."""
+        opening: Opening | None = exchange.verdicts.get("rpc")
+        if opening is None:
+            method = self.methods.get(exchange.path[1:])
+            if method is None:
+                return self._unknown(exchange)
+            try:
+                opening = read_opening(exchange, method, self.settings)
+            except Refused as refused:
+                self._refuse(exchange, refused)
+                return True
+            except RpcError as error:
+                self.fail(exchange, error)
+                return True
+            exchange.verdicts["rpc"] = opening
+        self._accept(exchange, opening)
+        return True
+
+    def refuse(self, exchange: Exchange, error: RpcError, status: int = 0) -> bool:
+        """Refuse a request before it is handled, if it is for a method here and of a form that is known."""
+        if exchange.path[1:] not in self.methods or kind_of(exchange) is None:
+            return False
+        self.fail(exchange, error, status)
+        return True
+
+    def fail(self, exchange: Exchange, error: RpcError, status: int = 0) -> None:
+        """Answer with an error, in the form of the request."""
+        kind = kind_of(exchange)
+        assert kind is not None
+        form_of(exchange, kind, self.settings).reply(exchange, b"", error, status=status)
+
+    # --- inside ---
+
+    def _accept(self, exchange: Exchange, opening: Opening) -> None:
+        """Make a call of it; from here on the server owns it."""
+        call = RpcCall(next(self._numbers), self, opening, exchange)
+        try:
+            if self.draining:
+                raise LimitError("draining", "the server is shutting down; try again in a moment")
+            self.tasks.admit(call)
+        except LimitError as error:
+            return opening.form.reply(exchange, b"", error_of(error))
+        values = self._values(exchange)
+        if values:
+            call.context.set_values(values)
+        if self.tasks.tracer is not None:
+            self._trace(self.tasks.tracer, call)
+        seconds = self._seconds(opening)
+        if seconds is not None:
+            call.set_timeout(seconds, DeadlineExceeded(f"{call.method.path} did not end within {seconds:g} s"))
+        exchange.on_gone = call.left
+        return call.start()
+
+    def _seconds(self, opening: Opening) -> float | None:
+        """How long it may take: the least of what the client, the method and the server say."""
+        given = [
+            limit for limit in (opening.timeout, opening.method.timeout, self.settings.rpc_time) if limit is not None
+        ]
+        return min(given) if given else None
+
+    def _values(self, exchange: Exchange) -> dict[Any, Any]:
+        """What the call's context holds from the start."""
+        traced = exchange.verdicts.get("traced")
+        if traced is None:
+            traced = exchange.verdicts["traced"] = read_trace(exchange.header)
+        return traced if self.outbox is None else {**traced, OUTBOX: self.outbox}
+
+    def _trace(self, tracer: Tracer, call: RpcCall) -> None:
+        """Begin the call's span (semantic conventions for RPC)."""
+        context, method = call.context, call.method
+        system = "grpc" if call.opening.form.kind.protocol == "grpc" else "connect_rpc"
+        attributes = {"rpc.system": system, "rpc.service": method.service, "rpc.method": method.name}
+        call.span = tracer.begin("server", method.path, context.own_values, attributes)
+        context.set_values({**context.own_values, **call.span.values})
+
+    def _unknown(self, exchange: Exchange) -> bool:
+        kind = kind_of(exchange) if exchange.path.count("/") == 2 and exchange.method == "POST" else None
+        if kind is None or (kind.text == "application/json" and not self._is_rpc_path(exchange.path)):
+            return False
+        error = RpcError(Code.UNIMPLEMENTED, f"there is no method {exchange.path[1:129]!r}")
+        self.fail(exchange, error, status=404)
+        return True
+
+    def _is_rpc_path(self, path: str) -> bool:
+        """It is a method of a service that is here, or written as one: ``/package.Service/Method``."""
+        service = path[1:].partition("/")[0]
+        return "." in service or any(method.service == service for method in self.methods.values())
+
+    def _refuse(self, exchange: Exchange, refused: Refused) -> None:
+        """With a status of HTTP, from which clients conclude, and a text for people."""
+        head = [_TEXT, *refused.headers, *cors_of(exchange)]
+        exchange.respond(refused.status, head, refused.message.encode() + b"\n")
