@@ -14,7 +14,7 @@ from bench.servers import ROOT, Server
 if TYPE_CHECKING:
     from bench.trials import Trial
 
-__all__ = ["measure"]
+__all__ = ["drive", "measure"]
 
 _OPENING_TIME = 120.0  # seconds that opening connections and sessions may take on top of the measured time
 
@@ -41,9 +41,9 @@ def measure(trial: Trial, contestant: Server, load: Path, scratch: Path, *, quic
     flags = _flags(trial, contestant, port, quick)
     limit = _limit(trial, flags) + _OPENING_TIME
     if trial.transport == "stdio":
-        return _drive([str(load), "-paced", *_words(flags), "--", *command], None, limit)
+        return drive([str(load), "-paced", *_words(flags), "--", *command], None, limit)
     with server(command, port, log, cwd=ROOT) as pid:
-        return _drive([str(load), "-paced", *_words(flags)], pid, limit)
+        return drive([str(load), "-paced", *_words(flags)], pid, limit)
 
 
 def _flags(trial: Trial, contestant: Server, port: int, quick: bool) -> dict[str, str]:
@@ -65,8 +65,17 @@ def _limit(trial: Trial, flags: dict[str, str]) -> float:
     return trial.seconds + trial.warmup + sum(float(flags.get(name, "0s")[:-1]) for name in ("hold", "limit"))
 
 
-def _drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
-    """Run the generator, read /proc whenever it prints a mark, and join both into one sample."""
+def drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
+    """Run the generator, read /proc whenever it prints a mark, and join both into one sample.
+
+    Args:
+        command: The generator's, with `-paced`.
+        pid: The server's process; None where the generator itself starts it, and says which it is.
+        limit: Seconds.
+
+    Raises:
+        RuntimeError: The generator failed, or took too long.
+    """
     base = None if pid is None else usage(pid)
     marks: dict[str, Usage] = {}
     result: dict[str, Any] | None = None

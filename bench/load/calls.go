@@ -16,7 +16,7 @@ type work func(number, n int, to []byte) (arguments []byte, want func([]byte) bo
 
 func workOf(tool string) (work, error) {
 	switch tool {
-	case "echo":
+	case "echo", "publish":
 		return echoWork, nil
 	case "structured":
 		order, quantity := bigOrder()
@@ -116,8 +116,9 @@ func openClients(o options) ([]client, func(), result, error) {
 	return all, end, nil, nil
 }
 
-// runCalls is a closed loop: each of the clients calls again as soon as it has its answer. With more sessions
-// than clients, each client takes turns on its share of them.
+// runCalls is a closed loop: each of the clients calls again as soon as it has its answer; or, with a rate, at fixed
+// times: a call that begins late because the one before it took too long has waited since its time. With more
+// sessions than clients, each client takes turns on its share of them.
 func runCalls(o options) (result, error) {
 	do, err := workOf(o.tool)
 	if err != nil {
@@ -144,7 +145,8 @@ func runCalls(o options) (result, error) {
 
 func loop(o options, all []client, do work, length time.Duration) *tally {
 	t := &tally{}
-	until := time.Now().Add(length)
+	start := time.Now()
+	until := start.Add(length)
 	var group sync.WaitGroup
 	for number := range o.clients {
 		group.Add(1)
@@ -157,6 +159,14 @@ func loop(o options, all []client, do work, length time.Duration) *tally {
 				var want func([]byte) bool
 				arguments, want = do(number, n, arguments[:0])
 				began := time.Now()
+				if o.rate > 0 {
+					due := start.Add(time.Duration((float64(n) + float64(number)/float64(o.clients)) * float64(o.clients) / o.rate * float64(time.Second)))
+					if due.After(began) {
+						time.Sleep(due.Sub(began))
+						due = time.Now()
+					}
+					began = due
+				}
 				answer, err := mine[n%len(mine)].call(o.tool, arguments, nil)
 				switch {
 				case err != nil:

@@ -21,6 +21,7 @@ type options struct {
 	seconds, warmup, hold    time.Duration
 	limit, quiet, resumeWait time.Duration
 	join                     bool
+	rate                     float64
 	command                  []string
 }
 
@@ -43,7 +44,7 @@ func main() {
 	flag.StringVar(&o.trial, "trial", "calls", "calls, burst, idle, broadcast, slow or resume")
 	flag.StringVar(&o.era, "era", "sessions", "sessions (Streamable 2025-11-25), streams (the same with an open GET each; idle only), modern (2026-07-28), sse, stdio")
 	flag.StringVar(&o.url, "url", "", "http://127.0.0.1:PORT/mcp or /sse")
-	flag.StringVar(&o.tool, "tool", "echo", "echo or structured")
+	flag.StringVar(&o.tool, "tool", "echo", "echo, publish (which is given and answers the same) or structured")
 	flag.IntVar(&o.clients, "clients", 8, "calls in flight")
 	flag.IntVar(&o.sessions, "sessions", 0, "sessions that the clients take turns on; 0: one each")
 	flag.IntVar(&o.count, "count", 1000, "notifications a call, or a round")
@@ -54,6 +55,7 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 30*time.Second, "for one call; over it, it counts as failed")
 	flag.DurationVar(&o.quiet, "quiet", 2*time.Second, "no delivery for so long: the rest is lost")
 	flag.DurationVar(&o.resumeWait, "resume-wait", 2*time.Second, "between cut and resume, so that the tool has ended")
+	flag.Float64Var(&o.rate, "rate", 0, "calls a second of all clients together; 0: each calls again at once (trial calls)")
 	flag.BoolVar(&o.join, "join", false, "each session calls the tool `join` before a broadcast")
 	wait := flag.Bool("paced", false, "wait for a line of input after each mark")
 	flag.Parse()
