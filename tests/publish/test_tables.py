@@ -67,6 +67,62 @@ async def test_a_row_that_is_committed_late_is_not_passed_over(tmp_path: Path) -
     assert [waiting.place for waiting in await source.read("3", 10)] == ["1"]
 
 
+@pytest.mark.may_block  # the user's own connection, in the handler
+async def test_of_several_processes_one_delivers_and_another_goes_on_when_it_leaves(tmp_path: Path) -> None:
+    path = database(tmp_path)
+    first, second = MemoryPublisher(), MemoryPublisher()
+
+    def write(*values: str) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for value in values:
+                Outbox.write(connection, "t", value)
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path)
+
+    async with Outbox(connect, publish=second, poll=0.02):
+        async with Outbox(connect, publish=first, poll=0.02):
+            write(*"abcdefgh")
+            await until(lambda: len(first.messages) + len(second.messages) == 8)
+            assert 0 in (len(first.messages), len(second.messages))
+        write("last")
+        await until(lambda: len(first.messages) + len(second.messages) == 9)
+    assert sorted(message.value for message in (*first.messages, *second.messages)) == [
+        *(bytes([char]) for char in b"abcdefgh"),
+        b"last",
+    ]
+
+
+@pytest.mark.may_block  # the user's own connection, in the handler
+async def test_a_lease_that_is_not_renewed_is_taken_over_and_what_its_holder_held_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tailrace.publish.tables._LEASE", 0.2)
+    path = database(tmp_path)
+
+    class Away(MemoryPublisher):
+        async def publish(self, messages: object) -> list[Exception | None]:
+            raise ConnectionError("no broker")
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path)
+
+    with closing(connect()) as connection, connection:
+        Outbox.write(connection, "t", "x")
+    async with Outbox(connect, publish=Away(), poll=0.02, drain=0.1) as holder:
+        assert holder._source is not None
+        assert holder._relay is not None
+        await until(lambda: holder._relay._held)
+        with closing(connect()) as connection, connection:  # as if it had slept for longer than its lease
+            connection.execute("UPDATE tailrace_outbox_lease SET owner = 'another', until = 1e12")
+        await until(lambda: "another process has taken over" in caplog.text and not holder._relay._held)
+        with closing(connect()) as connection, connection:
+            connection.execute("UPDATE tailrace_outbox_lease SET until = 0")
+        publisher = MemoryPublisher()
+        async with Outbox(connect, publish=publisher, poll=0.02):
+            await until(lambda: publisher.messages or holder._source.ours)
+
+
 class Picky(MemoryPublisher):
     async def publish(self, messages: object) -> list[Exception | None]:
         return [Rejected("never") for _ in messages]  # type: ignore[attr-defined]

@@ -182,6 +182,9 @@ class StoreOutbox:
         self.waiting -= 1
         self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, NEVER)])
 
+    def let_go(self, places: Sequence[str]) -> None:
+        """The store is ours alone: nobody else delivers from it."""
+
     def _forget(self) -> None:
         if self._forgetting is not None:
             self._forgetting.cancel()

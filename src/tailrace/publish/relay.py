@@ -65,6 +65,10 @@ class Source(Protocol):
         """Keep it as a dead letter."""
         ...
 
+    def let_go(self, places: Sequence[str]) -> None:
+        """They are not held any more: `read` gives them again."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Item:
@@ -130,6 +134,13 @@ class Relay:
             self._hold(_Item(waiting))
         self._read_to = fresh[-1].place
         return self._linger()
+
+    def let_go(self) -> None:
+        """Somebody else delivers from here on: what is not under way yet is his."""
+        idle = [item for item in self._held.values() if not item.flying]
+        for item in idle:
+            self._release(item)
+        self._source.let_go([item.waiting.place for item in idle])
 
     async def drain(self, seconds: float) -> bool:
         """Wait until everything is delivered, at most `seconds`, and not for a broker that is away; tells whether
