@@ -1,4 +1,4 @@
-"""The service that the conformance suite asks for, as far as tools go; each scenario says what its tool has to do."""
+"""The service that the conformance suite asks for; each scenario says what its tool, resource or prompt has to do."""
 
 from __future__ import annotations
 
@@ -353,3 +353,87 @@ async def json_schema_2020_12_tool(
 ) -> str:
     """Tool with JSON Schema 2020-12 features."""
     return f"{name} {address} {contactMethod} {phone} {email}"
+
+
+# --- resources ----------------------------------------------------------------------------------
+
+
+@svc.resource("test://static-text", mime_type="text/plain")
+async def static_text() -> str:
+    """A text."""
+    return "This is the content of the static text resource."
+
+
+@svc.resource("test://static-binary", mime_type="image/png")
+async def static_binary() -> bytes:
+    """A picture."""
+    return PNG
+
+
+@svc.resource("test://watched-resource", mime_type="text/plain")
+async def watched_resource() -> str:
+    """What clients subscribe to."""
+    return "Watched resource content."
+
+
+@svc.resource("test://template/{id}/data", mime_type="application/json")
+async def template_data(id: str) -> dict[str, Any]:
+    """One of many."""
+    return {"id": id, "templateTest": True, "data": f"Data for ID: {id}"}
+
+
+# --- prompts ------------------------------------------------------------------------------------
+
+
+@svc.prompt
+async def test_simple_prompt() -> str:
+    """Without arguments."""
+    return "This is a simple prompt for testing."
+
+
+@svc.prompt(complete={"arg1": ["paris", "park", "party"]})
+async def test_prompt_with_arguments(arg1: str, arg2: str) -> str:
+    """With arguments.
+
+    Args:
+        arg1: First test argument.
+        arg2: Second test argument.
+    """
+    return f"Prompt with arguments: arg1='{arg1}', arg2='{arg2}'"
+
+
+@svc.prompt
+async def test_prompt_with_embedded_resource(resourceUri: str) -> list[Any]:
+    """With a resource.
+
+    Args:
+        resourceUri: URI of the resource to embed.
+    """
+    text = "Embedded resource content for testing."
+    resource = ResourceContents(resourceUri, text, mime_type="text/plain")
+    return [EmbeddedResource(resource), "Please process the embedded resource above."]
+
+
+@svc.prompt
+async def test_prompt_with_image() -> list[Any]:
+    """With a picture."""
+    return [Image(PNG, "image/png"), "Please analyze the image above."]
+
+
+@svc.prompt
+async def test_input_required_result_prompt(ctx: Context) -> str:
+    """Asks before it writes."""
+    said = await ctx.elicit("What context should the prompt use?", _form("context"), key="user_context")
+    return f"Use this context: {said.data['context']}"
+
+
+@svc.tool
+async def test_trigger_prompt_change() -> str:
+    """Adds a prompt, so that clients which listen are told."""
+
+    async def added() -> str:
+        return "added"
+
+    name = f"added_{len(svc.prompts)}"
+    svc.prompt(name=name, description="Came later.")(added)
+    return name
