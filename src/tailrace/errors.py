@@ -23,11 +23,13 @@ __all__ = [
     "ProtocolError",
     "RequestRefused",
     "ResourceNotFound",
+    "RpcDeadlineExceeded",
     "RpcError",
     "StepError",
     "StoreBusy",
     "StoreError",
     "StoreTooNew",
+    "StreamEnded",
     "StreamReset",
     "TailraceError",
     "ToolError",
@@ -230,6 +232,16 @@ class AnswerWritten(CallCancelled):
 
 class DeadlineExceeded(TailraceError, TimeoutError):
     """Why a context ended: its deadline passed."""
+
+
+class RpcDeadlineExceeded(RpcError, DeadlineExceeded):
+    """What a client raises when its call's deadline passed, here or at the server: an `RpcError` of that code, and a
+    `TimeoutError`. (What `asyncio.timeout` raises stays that.)
+    """
+
+
+class StreamEnded(TailraceError, EOFError):
+    """Nothing more can be sent on a client's stream, as the server has ended the call; `receive` tells how."""
 
 
 # --- the world's: disks, sockets, other processes -----------------------------------------------

@@ -222,7 +222,7 @@ def encode_get(codec: str, message: bytes, compression: str = IDENTITY) -> str:
         return f"connect=v{VERSION}&encoding=json&message={quote(message, safe='')}"
     text = urlsafe_b64encode(message).rstrip(b"=").decode("ascii")
     named = "" if compression == IDENTITY else f"&compression={compression}"
-    return f"base64=1{named}&connect=v{VERSION}&encoding={codec}&message={text}"
+    return f"connect=v{VERSION}&base64=1{named}&encoding={codec}&message={text}"
 
 
 def parse_get(query: bytes) -> GetRequest:

@@ -1,0 +1,163 @@
+"""One request through pyqwest as a `Pipe`: what comes, in order, and a drop that the server learns of at once.
+
+Leaving a pyqwest response resets its HTTP/2 stream (CANCEL), or closes its HTTP/1.1 connection, at the call itself
+and without a wait; a request that has no response yet is dropped by cancelling its future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import pyqwest
+
+from tailrace.clients.exit import settle_at_exit
+from tailrace.errors import DefinitionError
+
+__all__ = ["Http", "HttpPipe", "Version"]
+
+Version: TypeAlias = Literal["auto", "1.1", "2"]
+_VERSIONS = {"1.1": pyqwest.HTTPVersion.HTTP1, "2": pyqwest.HTTPVersion.HTTP2}
+
+
+class Http:
+    """The connections of one client.
+
+    Args:
+        version: ``auto``: HTTP/1.1 without TLS, and what ALPN says with it.
+        connect_timeout: Seconds for one connection to be made.
+        ca_cert: PEM, or a file with it, of what signed the server's certificate; by default the system's.
+        client_cert: PEM, or a file, that tells the server who we are.
+        client_key: The same of its key.
+
+    Raises:
+        DefinitionError: It cannot be made of this.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: Version,
+        connect_timeout: float,
+        ca_cert: bytes | str | Path | None,
+        client_cert: bytes | str | Path | None,
+        client_key: bytes | str | Path | None,
+    ) -> None:
+        try:
+            self._transport = pyqwest.HTTPTransport(
+                http_version=_VERSIONS.get(version),
+                connect_timeout=connect_timeout,
+                tls_ca_cert=_pem(ca_cert),
+                tls_include_system_certs=ca_cert is None,
+                tls_cert=_pem(client_cert),
+                tls_key=_pem(client_key),
+                enable_gzip=False,  # what is decompressed, and how much of it, is for the RPC's limits to say
+                enable_brotli=False,
+                enable_zstd=False,
+                enable_otel=False,
+                follow_redirects=False,
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DefinitionError(f"no connections can be made with this certificate or key: {error}") from None
+        settle_at_exit()
+
+    def request(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
+    ) -> HttpPipe:
+        """One request; it goes out when the pipe is opened."""
+        return HttpPipe(self._transport, pyqwest.Request(method, url, pyqwest.Headers(headers), body))
+
+    async def aclose(self) -> None:
+        """Close the idle connections; those in use close when what uses them is dropped."""
+        await self._transport.aclose()
+
+
+class HttpPipe:
+    """One request and its answer; see `core.stream.Pipe`."""
+
+    __slots__ = ("_content", "_opening", "_request", "_transport")
+
+    def __init__(self, transport: pyqwest.HTTPTransport, request: pyqwest.Request) -> None:
+        self._transport = transport
+        self._request = request
+        self._opening: asyncio.Future[pyqwest.Response] | None = None
+        self._content: AsyncIterator[Any] | None = None
+
+    @property
+    def status(self) -> int:
+        """Of the answer, once it has begun."""
+        return self._begun.status
+
+    @property
+    def headers(self) -> list[tuple[bytes, str]]:
+        """Of the answer, once it has begun; names in lower case."""
+        return _fields(self._begun.headers)
+
+    @property
+    def trailers(self) -> list[tuple[bytes, str]]:
+        """Of the answer, once it has been read to its end."""
+        return _fields(self._begun.trailers)
+
+    def open(self) -> asyncio.Future[Any]:
+        """Send it; done when the answer's headers are there."""
+        self._opening = cast("asyncio.Future[pyqwest.Response]", self._transport.execute(self._request))
+        return self._opening
+
+    def read(self) -> asyncio.Future[bytes]:
+        """The next bytes of the body."""
+        if self._content is None:
+            self._content = aiter(self._begun.content)
+        result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._ask(self._content, result)
+        return result
+
+    def drop(self) -> None:
+        """Let go of it, at once; idempotent."""
+        opening = self._opening
+        if opening is None or opening.cancelled():
+            return
+        if not opening.done():
+            opening.cancel()
+        elif opening.exception() is None:
+            # The release happens in the call; what it returns is there to be awaited, and does nothing.
+            opening.result().__aexit__(None, None, None)
+
+    @property
+    def _begun(self) -> pyqwest.Response:
+        assert self._opening is not None, "the request was not sent"
+        return self._opening.result()
+
+    def _ask(self, content: AsyncIterator[Any], result: asyncio.Future[bytes]) -> None:
+        def came(piece: asyncio.Future[Any]) -> None:
+            error = None if piece.cancelled() else piece.exception()
+            if result.done():
+                return
+            if piece.cancelled():
+                result.cancel()
+            elif isinstance(error, StopAsyncIteration):
+                result.set_result(b"")
+            elif error is not None:
+                result.set_exception(error)
+            elif data := bytes(piece.result()):
+                result.set_result(data)
+            else:  # a piece without bytes is no end
+                self._ask(content, result)
+
+        cast("asyncio.Future[Any]", anext(content)).add_done_callback(came)
+
+
+def _fields(headers: pyqwest.Headers) -> list[tuple[bytes, str]]:
+    return [(name.encode("latin-1"), value) for name, value in headers.items()]
+
+
+def _pem(given: bytes | str | Path | None) -> bytes | None:
+    if given is None or isinstance(given, bytes):
+        return given
+    if isinstance(given, str) and given.lstrip().startswith("-----BEGIN"):
+        return given.encode()
+    with contextlib.suppress(OSError):
+        return Path(given).read_bytes()
+    raise DefinitionError(f"{given!r} is neither PEM nor a file that can be read")

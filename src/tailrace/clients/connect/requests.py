@@ -1,0 +1,129 @@
+"""How a call is asked: the headers and the body of its request, per protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from tailrace import __version__
+from tailrace.core.context import Context
+from tailrace.errors import Code, RpcError
+from tailrace.schema.messages import message_type
+from tailrace.wire import connect, grpc
+from tailrace.wire.compression import IDENTITY, compress
+from tailrace.wire.envelopes import COMPRESSED, envelope
+from tailrace.wire.rpc import Protocol, content_type_of
+
+if TYPE_CHECKING:
+    from tailrace.clients.connect.call import Call
+
+__all__ = ["Codec", "decoder_of", "encode", "get_query", "pack", "request_headers", "trace_headers", "wrap"]
+
+Codec = Literal["proto", "json"]
+_AGENT = f"tailrace/{__version__}"
+
+
+def encode(message: Any, codec: Codec, limit: int | None) -> bytes:
+    """A request's message as bytes, before compression; bytes are taken for a message that is encoded already.
+
+    Raises:
+        RpcError: RESOURCE_EXHAUSTED: it has more than `limit` bytes.
+        ValueError: A value in it does not fit its type.
+        DefinitionError: Its type has no protobuf form.
+    """
+    if isinstance(message, bytes):
+        data = message
+    else:
+        kind = message_type(type(message))
+        data = kind.to_proto(message) if codec == "proto" else kind.to_json(message)
+    if limit is not None and len(data) > limit:
+        raise RpcError(
+            Code.RESOURCE_EXHAUSTED,
+            f"the message has {len(data)} bytes; at most {limit} are sent: allow more by send_max_bytes=",
+        )
+    return data
+
+
+def decoder_of(response: Any, codec: Codec) -> Callable[[bytes], Any]:
+    """What makes messages of bytes; `bytes` leaves them as they are.
+
+    Raises:
+        DefinitionError: The type has no protobuf form.
+    """
+    if response is bytes:
+        return bytes
+    kind = message_type(response)
+    return kind.from_proto if codec == "proto" else kind.from_json
+
+
+def wrap(data: bytes, compression: str, least: int) -> bytes:
+    """One message of a stream, compressed if it is not too short for that."""
+    if compression == IDENTITY or len(data) < least:
+        return envelope(0, data)
+    return envelope(COMPRESSED, compress(compression, data))
+
+
+def pack(data: bytes, compression: str, least: int) -> tuple[bytes, str]:
+    """The message of a unary Connect call, and how it is compressed."""
+    if compression == IDENTITY or len(data) < least:
+        return data, IDENTITY
+    return compress(compression, data), compression
+
+
+def get_query(codec: Codec, data: bytes, compression: str) -> str:
+    """The query of a call by GET."""
+    return connect.encode_get(codec, data, compression)
+
+
+def request_headers(
+    call: Call, protocol: Protocol, codec: Codec, *, stream: bool, left: float | None, compression: str
+) -> list[tuple[str, str]]:
+    """All headers of a request.
+
+    Args:
+        call: The call.
+        protocol: Which of the three.
+        codec: ``proto`` or ``json``.
+        stream: Its body is a sequence of messages (always so in gRPC).
+        left: Seconds until its deadline, or None.
+        compression: Of the body, as it is.
+    """
+    headers = [("user-agent", _AGENT)] if "user-agent" not in call.headers else []
+    headers += call.headers.texts()
+    accept = ", ".join(call.options.accept_compression) or IDENTITY
+    if protocol == "connect":
+        if call.get:  # no content, and what may vary is in the query
+            headers.append(("accept-encoding", accept))
+        elif stream:
+            headers += [("connect-protocol-version", connect.VERSION), ("connect-accept-encoding", accept)]
+            headers.append(("accept-encoding", IDENTITY))  # of the body as a whole
+        else:
+            headers += [("connect-protocol-version", connect.VERSION), ("accept-encoding", accept)]
+        if left is not None:
+            headers.append(("connect-timeout-ms", connect.format_timeout(left)))
+        if compression != IDENTITY and not call.get:
+            headers.append(("connect-content-encoding" if stream else "content-encoding", compression))
+    else:
+        headers.append(("grpc-accept-encoding", accept))
+        if protocol == "grpc":
+            headers.append(("te", "trailers"))
+        else:
+            headers.append(("x-grpc-web", "1"))
+        if left is not None:
+            headers.append(("grpc-timeout", grpc.format_timeout(left)))
+        if compression != IDENTITY:
+            headers.append(("grpc-encoding", compression))
+    if not call.get:
+        headers.append(("content-type", content_type_of(protocol, codec, stream=stream)))
+    return headers
+
+
+def trace_headers(context: Context) -> dict[str, str]:
+    """What ties a call to the one that it is made in: its trace, and its correlation id."""
+    if context is Context.background():
+        return {}
+    found = {name: context.value(name) for name in ("traceparent", "tracestate")}
+    headers = {name: value for name, value in found.items() if isinstance(value, str)}
+    if "traceparent" not in headers and context.correlation_id is not None:
+        headers["x-correlation-id"] = context.correlation_id
+    return headers
