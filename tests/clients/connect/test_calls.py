@@ -209,11 +209,15 @@ async def test_messages_before_an_error_are_given_first(spoken: Spoken) -> None:
         await spoken.end(request, RpcError(Code.ABORTED, "enough"))
 
     got: list[str] = []
+
+    async def collect(client: Client) -> None:
+        async with client.server_stream(PATH, text("go"), response=StringValue) as stream:
+            while (one := await stream.receive()) is not None:
+                got.append(one.value)
+
     async with served(spoken, answer) as (client, peer):
         with pytest.raises(RpcError, match="enough"):
-            async with client.server_stream(PATH, text("go"), response=StringValue) as stream:
-                async for one in stream:
-                    got.append(one.value)
+            await collect(client)
         async with client.server_stream(PATH, text("go"), response=StringValue) as stream:
             await stream.receive()
         assert peer.connections == 1  # an error in order costs no connection

@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2, message_factory, struct_pb2
 
-from tailrace.connect import BidiStream, Call, Client, ClientStream, Metadata, Retries, RpcError, StreamEnded
+from tailrace.connect import Call, Client, Metadata, Retries, RpcError, StreamEnded
 
 AT_ONCE = 16
 PACKAGE = "connectrpc.conformance.v1"
