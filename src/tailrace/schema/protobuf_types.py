@@ -258,7 +258,7 @@ class Shapes:
         for name, _ in values:
             if not _IDENTIFIER.fullmatch(name):
                 raise _NoForm(f"{cls.__name__}: {name!r} is no name in protobuf")
-        made = Enumeration(_class_name(cls), (cls,), values, dict(zip(numbers, members, strict=True)))
+        made = Enumeration(_class_name(cls), (cls,), values, dict(zip(numbers, members, strict=True)), numeric)
         self._claim(made.name, cls)
         self.enums[made.name] = self._by_type[cls] = made
         return made

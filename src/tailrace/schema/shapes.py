@@ -63,12 +63,14 @@ class Enumeration:
         name: In the .proto file.
         values: Names and numbers.
         members: The member of the Python enum for each number but an unspecified 0.
+        numeric: The numbers are the values of the Python enum, not the order of its members.
     """
 
     name: str
     types: tuple[type, ...]
     values: list[tuple[str, int]]
     members: dict[int, Any]
+    numeric: bool
 
 
 @dataclasses.dataclass(slots=True, eq=False)

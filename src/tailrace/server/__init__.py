@@ -170,7 +170,7 @@ class Server:
             seals,
         )
         self._exits.callback(endpoint.close)
-        self.rpc = RpcEndpoint(self.service, settings, tasks)
+        self.rpc = RpcEndpoint(self.service, settings, tasks, self._serves)
         if self.publisher is not None:
             self.outbox = outbox = StoreOutbox(self.store, epoch, self.publisher, tasks, limit=settings.max_outbox)
             self._exits.push_async_callback(outbox.close)
@@ -210,12 +210,14 @@ class Server:
         Idempotent; all callers wait for the one end."""
         self.ready = False
         if self._tasks is not None:
+            self.rpc.methods.health.changed()
             await self._draining()
 
     async def _drain(self) -> None:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
         self.endpoint.draining = self.rpc.draining = True
+        self.rpc.end_watching()
         self._drain_began = self.tasks.loop.time()
         await self.tasks.drain(self.settings.drain)
 
@@ -314,6 +316,9 @@ class Server:
     def refuse(self, exchange: Exchange, status: int, message: str) -> None:
         """Reply with an error that concerns no protocol."""
         refuse(exchange, status, ProtocolError(INVALID_REQUEST, message))
+
+    def _serves(self) -> bool:
+        return self.ready and self.store.failure is None
 
     def _healthz(self, exchange: Exchange) -> None:
         if exchange.method not in _READING:

@@ -128,7 +128,7 @@ class Service(Catalog):
     # --- what it offers, beside what `Catalog` has ---
 
     @property
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Methods:
         """The RPC methods by path (``orders.v1.Orders/Place``): a live view, for it is made when it is looked into."""
         return self._methods
 

@@ -33,7 +33,7 @@ def svc() -> Service:
 
 
 def served(svc: Service) -> ServedMethods:
-    return ServedMethods(svc.methods, lambda: True)  # type: ignore[arg-type]
+    return ServedMethods(svc.methods, lambda: True)
 
 
 async def ask(served: ServedMethods, *requests: dict[str, Any], version: str = "v1") -> list[Any]:

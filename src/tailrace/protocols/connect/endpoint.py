@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.trace import read_trace
-from tailrace.errors import Code, DeadlineExceeded, LimitError, RpcError
+from tailrace.errors import CallCancelled, Code, DeadlineExceeded, LimitError, RpcError
 from tailrace.protocols.connect.call import RpcCall, error_of
 from tailrace.protocols.connect.opening import (
     Opening,
@@ -19,8 +19,12 @@ from tailrace.protocols.connect.opening import (
     preflight,
     read_opening,
 )
+from tailrace.protocols.connect.reflection import REFLECTION_SERVICES
+from tailrace.protocols.connect.served import ServedMethods
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tailrace.core.exchange import Exchange
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
@@ -42,16 +46,17 @@ class RpcEndpoint:
         service: What is served.
         settings: Limits.
         tasks: Where calls run.
+        serving: Whether the server is ready (for health checks).
 
     Attributes:
         outbox: Where calls publish to.
         draining: No new work is taken.
     """
 
-    def __init__(self, service: Service, settings: Settings, tasks: Tasks) -> None:
+    def __init__(self, service: Service, settings: Settings, tasks: Tasks, serving: Callable[[], bool]) -> None:
         self.settings = settings
         self.tasks = tasks
-        self.methods = service.methods  # a live view
+        self.methods = ServedMethods(service.methods, serving)
         self.interceptors = service.interceptors
         self.outbox: Outbox | None = None
         self.draining = False
@@ -102,6 +107,13 @@ class RpcEndpoint:
         kind = kind_of(exchange)
         assert kind is not None
         form_of(exchange, kind, self.settings).reply(exchange, b"", error, status=status)
+
+    def end_watching(self) -> None:
+        """A drain begins: end the streams that clients hold open to learn of the server, for they would hold it up."""
+        self.methods.health.end()
+        for call in list(self.tasks.calls):
+            if isinstance(call, RpcCall) and call.method.service in REFLECTION_SERVICES:
+                call.cancel(CallCancelled("the server is shutting down"))
 
     # --- inside ---
 
@@ -158,7 +170,7 @@ class RpcEndpoint:
     def _is_rpc_path(self, path: str) -> bool:
         """It is a method of a service that is here, or written as one: ``/package.Service/Method``."""
         service = path[1:].partition("/")[0]
-        return "." in service or any(method.service == service for method in self.methods.values())
+        return "." in service or service in self.methods.services
 
     def _refuse(self, exchange: Exchange, refused: Refused) -> None:
         """With a status of HTTP, from which clients conclude, and a text for people."""
