@@ -115,10 +115,23 @@ async def schema_preserved(url: str) -> None:
         await client.call_tool("json_schema_echo", {"schema": seen})
 
 
+async def request_state(url: str) -> None:
+    """While one call is asked, another one is made: nothing of the first is in it."""
+
+    async def confirm(message: str, schema: Any) -> Any:
+        await client.call_tool("test_mrtr_unrelated")
+        return {"confirmed": True}
+
+    async with connect(url, elicitation=confirm) as client:
+        for name in ("test_mrtr_echo_state", "test_mrtr_no_state", "test_mrtr_no_result_type"):
+            await client.call_tool(name)
+
+
 SCENARIOS: dict[str, Callable[[str], Awaitable[None]]] = {
     "initialize": initialize,
     "sse-retry": sse_retry,
     "elicitation-sep1034-client-defaults": elicitation_defaults,
+    "sep-2322-client-request-state": request_state,
     "http-standard-headers": standard_headers,
     "http-custom-headers": custom_headers,
     "http-invalid-tool-headers": invalid_tool_headers,

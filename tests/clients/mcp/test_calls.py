@@ -213,12 +213,12 @@ async def test_a_wrapped_value_is_unwrapped(schema: Any, content: Any, data: Any
     assert answered.meta == {"m": 1}
 
 
-async def test_a_tool_that_asks_for_input_is_told_as_what_this_client_cannot_do() -> None:
+async def test_a_result_of_a_type_that_nobody_offered_is_refused() -> None:
     def answer(peer: Peer, message: dict[str, Any]) -> None:
-        peer.say({"id": message["id"], "result": {"resultType": "input_required", "requestState": "s"}})
+        peer.say({"id": message["id"], "result": {"resultType": "riddle"}})
 
     async with Client(Peer(answer=answer).link) as c:
-        with pytest.raises(ProtocolError, match="input_required"):
+        with pytest.raises(ProtocolError, match="riddle"):
             await c.call_tool("any")
 
 

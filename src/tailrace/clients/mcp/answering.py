@@ -1,7 +1,8 @@
-"""What a server asks of its client (legacy versions): the user, the model, the places where it may work.
+"""What a server asks of its client: the user, the model, the places where it may work.
 
-Each request is answered by a callback of the program's, in a task of its own; the server may take it back. Without a
-callback the client does not declare that it can be asked, and says so where it is asked all the same.
+A request of a legacy server is answered by a callback of the program's, in a task of its own; the server may take it
+back. A modern server's questions come with its answer, and are answered in the task of the call. Without a callback the
+client does not declare that it can be asked, and says so where it is asked all the same.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ import msgspec
 from msgspec import Raw, Struct
 
 from tailrace.core.asked import ElicitResult, Root, SampleResult
+from tailrace.errors import ProtocolError
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, METHOD_NOT_FOUND, RequestId
 
 if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
 
-__all__ = ["Answers", "Elicitation", "Roots", "Sampling"]
+__all__ = ["Answers", "Elicitation", "ElicitationUrl", "Roots", "Sampling"]
 
 logger = logging.getLogger("tailrace.client")
 
 Elicitation: TypeAlias = Callable[[str, dict[str, Any]], Any]
+ElicitationUrl: TypeAlias = Callable[[str, str], Any]
 Sampling: TypeAlias = Callable[[dict[str, Any]], Any]
 Roots: TypeAlias = "Sequence[str | Path | Root] | Callable[[], Any]"
 
@@ -37,6 +40,13 @@ _MAX_ASKED = 16  # requests of the server that are being answered at once
 class _Elicit(Struct, rename="camel"):
     message: str
     requested_schema: dict[str, Any] = {}
+    mode: str = "form"
+    url: str = ""
+
+
+class _Question(Struct):
+    method: str
+    params: dict[str, Any] = {}
 
 
 class Answers:
@@ -45,7 +55,7 @@ class Answers:
     Args:
         tasks: Where callbacks run.
         reply: Sends one encoded response, soon.
-        elicitation, sampling, roots: See `Client`.
+        elicitation, elicitation_url, sampling, roots: See `Client`.
     """
 
     def __init__(
@@ -54,12 +64,14 @@ class Answers:
         reply: Callable[[bytes], None],
         *,
         elicitation: Elicitation | None,
+        elicitation_url: ElicitationUrl | None,
         sampling: Sampling | None,
         roots: Roots | None,
     ) -> None:
         self._tasks = tasks
         self._reply = reply
         self._elicitation = elicitation
+        self._elicitation_url = elicitation_url
         self._sampling = sampling
         self._roots = roots
         self._running: dict[RequestId, asyncio.Task[None]] = {}
@@ -68,15 +80,14 @@ class Answers:
     def capabilities(self) -> dict[str, Any]:
         """What the client declares."""
         given = {"elicitation": self._elicitation, "sampling": self._sampling, "roots": self._roots}
-        return {name: {} for name, callback in given.items() if callback is not None}
+        declared: dict[str, Any] = {name: {} for name, callback in given.items() if callback is not None}
+        if self._elicitation_url is not None:
+            declared["elicitation"] = {"url": {}} | ({"form": {}} if self._elicitation is not None else {})
+        return declared
 
     def ask(self, id: RequestId, method: str, params: Raw) -> None:
         """A request of the server has come."""
-        work = {
-            "elicitation/create": self._elicit if self._elicitation is not None else None,
-            "sampling/createMessage": self._sample if self._sampling is not None else None,
-            "roots/list": self._list_roots if self._roots is not None else None,
-        }.get(method)
+        work = self._work(method)
         if method == "ping":
             self._reply(jsonrpc.encode_result(id, b"{}"))
         elif work is None:
@@ -94,7 +105,37 @@ class Answers:
         if task is not None:
             task.cancel()
 
+    async def respond(self, questions: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a modern server's questions, one after the other; what a callback raises comes out.
+
+        Raises:
+            ProtocolError: It asks for what this client does not give, or in no form that there is.
+        """
+        responses: dict[str, Any] = {}
+        for key, given in questions.items():
+            try:
+                question = msgspec.convert(given, _Question) if isinstance(given, Mapping) else None
+                work = self._work(question.method) if question is not None else None
+                if question is None or work is None:
+                    what = "what is no request" if question is None else question.method[:128]
+                    raise ProtocolError(
+                        METHOD_NOT_FOUND, f"the server asks for {what}, which this client does not give"
+                    )
+                responses[key] = await work(Raw(mcp.encode(question.params)))
+            except msgspec.ValidationError as error:
+                raise ProtocolError(INTERNAL_ERROR, f"the server's question is not valid: {error}") from None
+        return responses
+
     # --- inside ---
+
+    def _work(self, method: str) -> Callable[[Raw], Any] | None:
+        """What answers a request of this kind."""
+        able = self._elicitation is not None or self._elicitation_url is not None
+        return {
+            "elicitation/create": self._elicit if able else None,
+            "sampling/createMessage": self._sample if self._sampling is not None else None,
+            "roots/list": self._list_roots if self._roots is not None else None,
+        }.get(method)
 
     async def _answer(self, id: RequestId, work: Callable[[Raw], Any], params: Raw) -> None:
         try:
@@ -107,8 +148,11 @@ class Answers:
         return self._reply(jsonrpc.encode_result(id, result))
 
     async def _elicit(self, params: Raw) -> Any:
-        assert self._elicitation is not None
-        asked = msgspec.json.decode(params, type=_Elicit)
+        asked = msgspec.json.decode(params or b"{}", type=_Elicit)
+        if asked.mode == "url":
+            return await self._elicit_url(asked)
+        if self._elicitation is None:
+            raise msgspec.ValidationError("this client shows no forms")
         said = await _called(self._elicitation, asked.message, asked.requested_schema)
         if said is None:
             said = ElicitResult("decline")
@@ -116,6 +160,14 @@ class Answers:
             said = ElicitResult("accept", said)
         result: dict[str, Any] = {"action": said.action}
         return result | {"content": _filled(asked.requested_schema, said.data)} if said.accepted else result
+
+    async def _elicit_url(self, asked: _Elicit) -> Any:
+        if self._elicitation_url is None:
+            raise msgspec.ValidationError("this client opens no pages")
+        said = await _called(self._elicitation_url, asked.message, asked.url)
+        if isinstance(said, ElicitResult):
+            return {"action": said.action}
+        return {"action": "accept" if said else "decline"}
 
     async def _sample(self, params: Raw) -> Any:
         assert self._sampling is not None

@@ -23,6 +23,7 @@ from tailrace.clients.mcp.listing import Listing
 from tailrace.clients.mcp.oauth import Authorization, GivenToken, OAuth
 from tailrace.clients.mcp.requests import Requests
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult, decode_tool_result
+from tailrace.clients.mcp.rounds import ask_in_rounds
 from tailrace.clients.mcp.tasks import CAPABILITIES, follow, pause_of, task_of
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
@@ -30,7 +31,7 @@ from tailrace.errors import DefinitionError, ProtocolError, TransportError
 from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 
 if TYPE_CHECKING:
-    from tailrace.clients.mcp.answering import Elicitation, Roots, Sampling
+    from tailrace.clients.mcp.answering import Elicitation, ElicitationUrl, Roots, Sampling
     from tailrace.clients.mcp.calls import Progress
     from tailrace.clients.mcp.oauth import Authorizer
     from tailrace.service import Service
@@ -73,7 +74,8 @@ class Client(Requests):
         reconnect: Seconds for which a server that went away is tried again before the calls fail: to resume broken
             streams, and to send what could not be sent at all; 0: never. A call's own time limit goes on meanwhile.
         elicitation: Called with a message and a JSON Schema when a tool asks the user; gives what was filled in, None
-            to decline, or an `ElicitResult`. Async or plain, as the next two. (Legacy era.)
+            to decline, or an `ElicitResult`. Async or plain, as the next three.
+        elicitation_url: Called with a message and a URL that the user is to open; true once that is done, or None.
         sampling: Called with the request's params when a tool asks the model; gives a string, or a `SampleResult`.
         roots: Where the server may work: a list of URIs, paths or `Root`, or a function that gives one.
 
@@ -101,6 +103,7 @@ class Client(Requests):
         max_message: int = 67_108_864,
         reconnect: float = 30.0,
         elicitation: Elicitation | None = None,
+        elicitation_url: ElicitationUrl | None = None,
         sampling: Sampling | None = None,
         roots: Roots | None = None,
     ) -> None:
@@ -130,7 +133,12 @@ class Client(Requests):
         self._on_warning = on_warning if on_warning is not None else logger.warning
         self._max_message = max_message
         self._reconnect = reconnect
-        self._callbacks: Any = {"elicitation": elicitation, "sampling": sampling, "roots": roots}
+        self._callbacks: Any = {
+            "elicitation": elicitation,
+            "elicitation_url": elicitation_url,
+            "sampling": sampling,
+            "roots": roots,
+        }
         self._tasks: Tasks | None = None
         self._conversation: Conversation | None = None
         self._server: Server | None = None
@@ -266,14 +274,18 @@ class Client(Requests):
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
         given = dict(arguments or {})
-        ask = partial(self._ask, {"name": name, "arguments": given}, extra, progress, begun + limit)
-        if idempotency_key is not None and isinstance(self._open().link, StreamableLink):
+        safe = idempotency_key is not None and isinstance(self._open().link, StreamableLink)
+
+        async def ask(more: Mapping[str, Any]) -> msgspec.Raw:
+            leg = partial(self._ask, {"name": name, "arguments": given, **more}, extra, progress, begun + limit)
+            if not safe:
+                return await leg()
             runs_once = partial(self._runs_once, name, begun + limit)
-            raw = await ask_until_answered(
-                ask, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
+            return await ask_until_answered(
+                leg, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
             )
-        else:
-            raw = await ask()
+
+        raw = await ask_in_rounds(ask, self._open(), "tools/call", begun + limit)
         if (task := task_of(raw)) is not None:
             if on_task is not None:
                 on_task(task.task_id)
@@ -340,11 +352,14 @@ class Client(Requests):
         progress: Progress | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> msgspec.Raw:
-        limit = self._timeout if timeout is None else timeout
+        limit = self._limit(timeout)
         return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress, headers=headers)
 
     async def _follow(self, task_id: str, pause: float, limit: float) -> msgspec.Raw:
         return await follow(self._open(), task_id, pause, timeout=limit, reconnect=self._reconnect)
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
 
     def _open(self) -> Conversation:
         if self._closing is not None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tailrace.clients.mcp.answering import Answers, Elicitation, Roots, Sampling
+from tailrace.clients.mcp.answering import Answers, Elicitation, ElicitationUrl, Roots, Sampling
 from tailrace.clients.mcp.calls import Call, Calls, Progress
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.links.link import Link, Outgoing
@@ -44,7 +44,7 @@ class Conversation:
         capabilities: What each request of the modern era declares.
         log_level: Least level of log messages that the server is asked for in the modern era; None: none.
         on_log, on_notification, on_warning, max_message: See `Calls`.
-        elicitation, sampling, roots: See `Client`.
+        elicitation, elicitation_url, sampling, roots: See `Client`.
         authorizer: Deals with refusals for who asks; None: nobody does.
     """
 
@@ -61,6 +61,7 @@ class Conversation:
         on_warning: Callable[[str], object],
         max_message: int,
         elicitation: Elicitation | None = None,
+        elicitation_url: ElicitationUrl | None = None,
         sampling: Sampling | None = None,
         roots: Roots | None = None,
         authorizer: Authorizer | None = None,
@@ -68,7 +69,14 @@ class Conversation:
         self.link = link
         self._authorizer = authorizer
         self.version: str | None = None
-        self._answers = Answers(tasks, self._reply, elicitation=elicitation, sampling=sampling, roots=roots)
+        self._answers = Answers(
+            tasks,
+            self._reply,
+            elicitation=elicitation,
+            elicitation_url=elicitation_url,
+            sampling=sampling,
+            roots=roots,
+        )
         self.client_info = {"name": client_info[0], "version": client_info[1]}
         self.calls = Calls(
             asked=self._asked,
@@ -78,8 +86,8 @@ class Conversation:
             on_warning=on_warning,
             max_message=max_message,
         )
-        self._capabilities = capabilities
         self.legacy_capabilities = self._answers.capabilities
+        self._capabilities = {**capabilities, **self.legacy_capabilities}
         self._tasks = tasks
         self.log_level = log_level
         self._replies = 0
@@ -132,6 +140,25 @@ class Conversation:
                 await self.link.send(self._notification(method, params))
 
         await self._authorized(send)
+
+    async def respond(self, questions: Mapping[str, Any], left: float) -> dict[str, Any]:
+        """The answers to a modern server's questions, by their keys; raises as `Answers.respond`.
+
+        Args:
+            left: Seconds for the callbacks.
+
+        Raises:
+            TimeoutError: They did not end in that time.
+        """
+        limit = asyncio.timeout(None if left == math.inf else left)
+        try:
+            async with limit:
+                return await self._answers.respond(questions)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            text = "the server's questions were not answered within the call's time; wait longer by timeout="
+            raise TimeoutError(text) from None
 
     def cancel_task(self, id: str) -> None:
         """Tell the server, soon, that nobody waits for a task any more."""

@@ -5,6 +5,7 @@ It is written on top of one method that sends a request; connections, eras and t
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,6 +25,7 @@ from tailrace.clients.mcp.offers import (
     TemplatePage,
 )
 from tailrace.clients.mcp.results import ToolInfo, ToolPage, decode
+from tailrace.clients.mcp.rounds import ask_in_rounds
 from tailrace.errors import DefinitionError, LimitError, ProtocolError
 from tailrace.wire.jsonrpc import INTERNAL_ERROR
 from tailrace.wire.mcp import LOG_LEVELS
@@ -157,13 +159,21 @@ class Requests(ABC):
     def _open(self) -> Conversation: ...
 
     @abstractmethod
+    def _limit(self, timeout: float | None) -> float: ...
+
+    @abstractmethod
     async def _request(
         self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None
     ) -> msgspec.Raw: ...
 
     async def _ask_whole(self, method: str, params: Mapping[str, Any], timeout: float | None) -> msgspec.Raw:
         """A request whose answer may be that the server wants to know more first."""
-        raw = await self._request(method, params, timeout=timeout)
+
+        async def ask(more: Mapping[str, Any]) -> msgspec.Raw:
+            return await self._request(method, {**params, **more}, timeout=timeout)
+
+        until = asyncio.get_running_loop().time() + self._limit(timeout)
+        raw = await ask_in_rounds(ask, self._open(), method, until)
         kind = decode(method, raw, _ResultType).result_type
         if kind != "complete":
             raise ProtocolError(INTERNAL_ERROR, f"{method} was answered {kind!r}, which this client did not offer")

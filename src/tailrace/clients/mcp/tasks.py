@@ -60,19 +60,24 @@ async def follow(conversation: Conversation, id: str, pause: float, *, timeout: 
         TransportError: The server is away.
         TimeoutError: The limit passed.
     """
+    answered: set[str] = set()  # a key stands for one question all the task's life
     try:
         async with asyncio.timeout(None if timeout == math.inf else timeout):
             while True:
                 await asyncio.sleep(pause)
                 state = await _look(conversation, id, reconnect)
-                if state.status != "working":
+                if state.status == "input_required":
+                    await _respond(conversation, state, answered, reconnect)
+                elif state.status != "working":
                     return _outcome(state)
                 pause = pause_of(state)
     except TimeoutError:
         conversation.cancel_task(id)
         raise TimeoutError(f"the task did not end within {timeout:g} s; wait longer by timeout=") from None
-    except (asyncio.CancelledError, _Asks):
+    except (asyncio.CancelledError, _NoAnswer) as error:
         conversation.cancel_task(id)
+        if isinstance(error, _NoAnswer):
+            raise error.reason from None
         raise
 
 
@@ -83,23 +88,47 @@ def pause_of(state: TaskState) -> float:
 
 
 async def _look(conversation: Conversation, id: str, reconnect: float) -> TaskState:
-    """One look, however often it takes to get through: it changes nothing, so it can be repeated."""
+    return decode("tasks/get", await _insist(conversation, "tasks/get", {"taskId": id}, reconnect), TaskState)
+
+
+async def _insist(conversation: Conversation, method: str, params: dict[str, Any], reconnect: float) -> Raw:
+    """One request of a task, however often it takes to get through: twice does no more than once."""
     clock = asyncio.get_running_loop().time
     since = clock()
     while True:
         try:
-            raw = await conversation.request("tasks/get", {"taskId": id}, timeout=_POLL_LIMIT)
-            return decode("tasks/get", raw, TaskState)
+            return await conversation.request(method, params, timeout=_POLL_LIMIT)
         except HttpRefused:
             raise
         except (TransportError, TimeoutError) as error:
             if conversation.calls.error is not None or clock() - since >= reconnect:
-                raise TransportError(f"the server does not say how task {id} stands: {error}") from error
+                text = f"the server does not say how task {params['taskId']} stands: {error}"
+                raise TransportError(text) from error
         await asyncio.sleep(_USUAL)
 
 
-class _Asks(ProtocolError):
-    """The task waits for input."""
+class _NoAnswer(Exception):
+    """The task waits for input that it will not get."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+async def _respond(conversation: Conversation, state: TaskState, answered: set[str], reconnect: float) -> None:
+    """Answer what the task asks, each question once."""
+    asked = state.input_requests
+    if asked is UNSET or not asked:
+        raise _NoAnswer(ProtocolError(INTERNAL_ERROR, "the task asks for input, and does not say for which"))
+    new = {key: question for key, question in asked.items() if key not in answered}
+    if not new:
+        return
+    try:
+        responses = await conversation.respond(new, math.inf)  # the task's own limit is around it
+    except Exception as error:  # the callback's own, or there is none
+        raise _NoAnswer(error) from error
+    await _insist(conversation, "tasks/update", {"taskId": state.task_id, "inputResponses": responses}, reconnect)
+    answered.update(responses)
 
 
 def _outcome(state: TaskState) -> Raw:
@@ -113,6 +142,4 @@ def _outcome(state: TaskState) -> Raw:
         raise ProtocolError(fault.code, fault.message, fault.data)
     if state.status == "cancelled":
         raise CallCancelled("the task was cancelled" if state.status_message is UNSET else state.status_message)
-    if state.status == "input_required":
-        raise _Asks(INTERNAL_ERROR, "the task asks for input, which this client does not give")
     raise ProtocolError(INTERNAL_ERROR, f"the task's state is not valid: {state.status[:64]!r} without an outcome")
