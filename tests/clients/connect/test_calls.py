@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -331,6 +332,35 @@ async def test_messages_as_bytes_go_and_come_as_they_are(spoken: Spoken) -> None
         assert [one async for one in stream] == [b"\x0a\x01x", b"\x0a\x01y"]
 
 
+@dataclass
+class Told:
+    value: str
+
+
+@each_way
+@pytest.mark.parametrize("codec", ["proto", "json"])
+async def test_messages_in_typed_python_need_no_generated_classes(spoken: Spoken, codec: str) -> None:
+    async def echo(request: Request) -> None:
+        data = await request.whole()
+        await request.head(200, [("content-type", request.headers["content-type"])])
+        await request.data(data)
+        await spoken.end(request)
+
+    async with served(spoken, echo, codec=codec) as (client, _):
+        async with client.bidi(PATH, request=Told, response=Told) as stream:
+            await stream.send(Told("one"))
+            await stream.send({"value": "two"})  # type: ignore[arg-type]  # as what it is made of
+            await stream.close_send()
+            assert [one async for one in stream] == [Told("one"), Told("two")]
+        async with client.server_stream(PATH, Told("three"), response=Told) as stream:
+            assert [one async for one in stream] == [Told("three")]
+        async with client.client_stream(PATH, request=list[int], response=list[int]) as sending:
+            await sending.send([1, 2])
+            assert await sending.close_and_receive() == [1, 2]
+        with pytest.raises(InvalidMessage, match="expected Told"):
+            await client.unary(PATH, 7, request=Told, response=Told)
+
+
 async def test_json_is_spoken_where_it_is_asked_for() -> None:
     async def answer(request: Request) -> None:
         value = json.loads(await request.whole())
@@ -364,9 +394,9 @@ async def test_what_cannot_be_sent_is_said_before_anything_is_sent() -> None:
     spoken = Spoken("connect", False)
     async with served(spoken, spoken.echo) as (client, peer):
         with pytest.raises(DefinitionError, match="no protobuf form"):
-            await client.unary(PATH, object(), response=StringValue)
+            await client.unary(PATH, 1j, response=StringValue)
         with pytest.raises(DefinitionError, match="no protobuf form"):
-            await client.unary(PATH, text("x"), response=object)
+            await client.unary(PATH, text("x"), response=complex)
         with pytest.raises(ValueError, match="the protocol's own"):
             await client.unary(PATH, text("x"), response=StringValue, headers={"content-type": "text/plain"})
         with pytest.raises(TypeError, match="takes bytes"):

@@ -24,6 +24,8 @@ class Call:
         headers: The request's; an interceptor may change them before it goes on.
         deadline: Loop time, or None.
         options: What holds for it.
+        request: The type of what is sent; None: each value's own.
+        response: The type of what is received.
         answer_headers: The answer's, once it has begun.
         answer_trailers: The answer's, once it has ended.
         status: The answer's HTTP status, once it has begun; 0 before.
@@ -43,6 +45,7 @@ class Call:
         "options",
         "path",
         "repeatable",
+        "request",
         "response",
         "status",
     )
@@ -54,6 +57,7 @@ class Call:
         self.kind: Kind = "unary"
         self.headers = Metadata()
         self.deadline: float | None = None
+        self.request: Any = None
         self.response: Any = None
         self.get = False
         self.repeatable = False

@@ -163,6 +163,7 @@ class Client:
         message: Any,
         *,
         response: type[Response],
+        request: Any = None,
         idempotency_key: str | None = None,
         idempotent: bool = False,
         get: bool = False,
@@ -174,6 +175,7 @@ class Client:
             path: ``package.Service/Method``.
             message: A protobuf message, or a value of a type that has one (dataclass, msgspec.Struct, pydantic model).
             response: The answer's type; ``bytes``: as it came.
+            request: The message's type, where that is not its own (``list[Order]``, or a dict for a dataclass).
             idempotency_key: The call runs once, however often it is sent (``Idempotency-Key``); it is retried.
             idempotent: It may run twice; it is retried.
             get: It has no side effects; it is retried, and a Connect call is sent by GET, which caches understand.
@@ -184,7 +186,7 @@ class Client:
             DefinitionError: A type has no protobuf form, or an option cannot work.
             ValueError: A value does not fit its type, or a header cannot be sent.
         """
-        call = self._call("unary", path, response, options)
+        call = self._call("unary", path, request, response, options)
         if idempotency_key is not None:
             call.headers["idempotency-key"] = idempotency_key
         call.get = get and self._way.protocol == "connect"
@@ -192,10 +194,16 @@ class Client:
         return await self._send(call, message)
 
     def server_stream(
-        self, path: str, message: Request, *, response: type[Response], **options: Unpack[CallOptions]
+        self,
+        path: str,
+        message: Request,
+        *,
+        response: type[Response],
+        request: Any = None,
+        **options: Unpack[CallOptions],
     ) -> ServerStream[Request, Response]:
         """Send one message; give a stream of the server's, to be used as ``async with``. Arguments as of `unary`."""
-        call = self._call("server_stream", path, response, options)
+        call = self._call("server_stream", path, request, response, options)
         return ServerStream(call, partial(self._opened, message))
 
     def client_stream(
@@ -211,10 +219,10 @@ class Client:
         Args:
             path: ``package.Service/Method``.
             response: The answer's type; ``bytes``: as it came.
-            request: The type of what is sent, for type checkers.
+            request: The type of what is sent; by default each value's own.
             options: See `CallOptions`.
         """
-        return ClientStream(self._call("client_stream", path, response, options), partial(self._opened, None))
+        return ClientStream(self._call("client_stream", path, request, response, options), partial(self._opened, None))
 
     def bidi(
         self,
@@ -225,7 +233,7 @@ class Client:
         **options: Unpack[CallOptions],
     ) -> BidiStream[Request, Response]:
         """A stream to send and receive on, to be used as ``async with``. Arguments as of `client_stream`."""
-        return BidiStream(self._call("bidi", path, response, options), partial(self._opened, None))
+        return BidiStream(self._call("bidi", path, request, response, options), partial(self._opened, None))
 
     def statistics(self) -> dict[str, int]:
         """How many calls and streams are open."""
@@ -233,10 +241,11 @@ class Client:
 
     # --- inside ---
 
-    def _call(self, kind: Kind, path: str, response: Any, given: CallOptions) -> Call:
+    def _call(self, kind: Kind, path: str, request: Any, response: Any, given: CallOptions) -> Call:
         call = given.get("call") or Call()
         call.kind = kind
         call.path = path.lstrip("/")
+        call.request = request
         call.response = response
         call.options = self._options.over(given)
         context = current()

@@ -65,6 +65,7 @@ class UnaryMethod(_Method[Request, Response]):
             self.path,
             message,
             response=self.response,
+            request=self.request,
             idempotency_key=idempotency_key,
             idempotent=self.idempotent,
             get=self.get,
@@ -80,7 +81,7 @@ class ServerStreamMethod(_Method[Request, Response]):
         self, client: Client, message: Request, **options: Unpack[CallOptions]
     ) -> ServerStream[Request, Response]:
         """Call it; see `Client.server_stream`."""
-        return client.server_stream(self.path, message, response=self.response, **options)
+        return client.server_stream(self.path, message, response=self.response, request=self.request, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class RawStream:
     async def send(self, message: Any) -> None:
         """Send one message; see `Messages.send`."""
         options = self._call.options
-        data = encode(message, self._way.codec, options.send_max_bytes)
+        data = encode(message, self._call.request, self._way.codec, options.send_max_bytes)
         least = options.compress_min_bytes
         if self._upload is not None:
             self.start()

@@ -23,8 +23,14 @@ Codec = Literal["proto", "json"]
 _AGENT = f"tailrace/{__version__}"
 
 
-def encode(message: Any, codec: Codec, limit: int | None) -> bytes:
-    """A request's message as bytes, before compression; bytes are taken for a message that is encoded already.
+def encode(message: Any, request: Any, codec: Codec, limit: int | None) -> bytes:
+    """A request's message as bytes, before compression.
+
+    Args:
+        message: Its value; bytes are taken for a message that is encoded already.
+        request: Its type; None: the value's own.
+        codec: ``proto`` or ``json``.
+        limit: The most bytes that it may have, or None.
 
     Raises:
         RpcError: RESOURCE_EXHAUSTED: it has more than `limit` bytes.
@@ -34,7 +40,7 @@ def encode(message: Any, codec: Codec, limit: int | None) -> bytes:
     if isinstance(message, bytes):
         data = message
     else:
-        kind = message_type(type(message))
+        kind = message_type(type(message) if request is None else request)
         data = kind.to_proto(message) if codec == "proto" else kind.to_json(message)
     if limit is not None and len(data) > limit:
         raise RpcError(
