@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -19,6 +20,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import Catalog, check_options, decorate
 from tailrace.service.definitions import Definition, Tool, ToolOptions
+from tailrace.service.exporting import lock_of
 from tailrace.service.interceptors import Interceptor, Next
 from tailrace.service.methods import Method, Methods, RpcOptions
 from tailrace.service.prompts import Completion, Prompt, PromptOptions
@@ -86,6 +88,8 @@ class Service(Catalog):
         title: For people, or None.
         instructions: For the agent, on how to use the service, or None.
         package: The protobuf package of RPC paths, e.g. ``orders.v1``, or None.
+        proto: The ``.proto`` file whose field numbers its messages have, as ``tailrace gen proto`` keeps it; a relative
+            path is seen from the file in which the service is defined. None: numbered in order of declaration.
         middleware: Functions around every call, outermost first.
         interceptors: Functions around every call over RPC, outermost first:
             ``async def interceptor(ctx, request, next): return await next(request)``.
@@ -102,6 +106,7 @@ class Service(Catalog):
         title: str | None = None,
         instructions: str | None = None,
         package: str | None = None,
+        proto: str | os.PathLike[str] | None = None,
         middleware: Sequence[Callable[..., Any]] = (),
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
@@ -118,7 +123,8 @@ class Service(Catalog):
         self.middleware = tuple(middleware)
         self.interceptors = tuple(interceptors)
         self.hooks = Hooks()
-        self._methods = Methods(name, package, self._tools)
+        lock = None if proto is None else lock_of(proto, inspect.currentframe())
+        self._methods = Methods(name, package, self._tools, lock)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
         self._servers: list[RunningServer] = []
 

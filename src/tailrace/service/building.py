@@ -11,6 +11,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema.converters import Converters
 from tailrace.schema.descriptors import Pool, draft, with_dependencies
 from tailrace.schema.messages import MessageType, generated_type, shaped_type
+from tailrace.schema.proto_lock import Comparison, apply_lock
 from tailrace.schema.protobuf_types import Shapes
 from tailrace.schema.shapes import Shape
 from tailrace.service.methods import Method
@@ -20,7 +21,7 @@ from tailrace.service.signatures import Definition, define_tool
 if TYPE_CHECKING:
     from tailrace.service.methods import Methods
 
-__all__ = ["Built", "build"]
+__all__ = ["Built", "Plan", "Shaped", "build", "plan"]
 
 _NO_SIDE_EFFECTS = 1
 
@@ -47,47 +48,84 @@ class Built:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Shaped:
+class Shaped:
+    """A definition with what its messages are: each a `Shape`, or a generated class."""
+
     definition: Definition
-    input: Any  # a Shape, or a generated class
+    input: Any
     output: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be made of the definitions: all there is to a ``.proto`` file.
+
+    Attributes:
+        proto: The ``FileDescriptorProto``, numbered as the lock says; None where nothing was defined in Python.
+        shaped: Each method with its messages.
+        imports: ``FileDescriptor`` objects of generated code, by name.
+        left_out: As in `Built`.
+        comparison: With the lock, if there is one.
+    """
+
+    proto: Any
+    shaped: list[Shaped]
+    imports: dict[str, Any]
+    left_out: list[tuple[str, str]]
+    comparison: Comparison | None
+
+
+def plan(methods: Methods, lock: Any) -> Plan:
+    """Describe all messages and number their fields.
+
+    Args:
+        methods: The definitions.
+        lock: The ``FileDescriptorProto`` that keeps the numbers, or None.
+    """
+    shapes, shaped, left_out = _shape(methods)
+    if not shaped:
+        return Plan(None, [], {}, left_out, None)
+    generated = {side for one in shaped for side in (one.input, one.output) if not isinstance(side, Shape)}
+    imports = {cls.DESCRIPTOR.file.name: cls.DESCRIPTOR.file for cls in generated}
+    proto = draft(shapes, methods.package, _file_name(methods, imports))
+    proto.dependency.extend(name for name in sorted(imports) if name not in proto.dependency)
+    known = _known_service(methods.full_name, imports)
+    if known is None:
+        _add_service(proto, methods, shaped)
+    else:
+        proto.dependency.extend({known.file.name} - set(proto.dependency))
+    return Plan(proto, shaped, imports, left_out, None if lock is None else apply_lock(proto, shapes, lock))
 
 
 def build(methods: Methods) -> Built:
     """Make the methods of all that was defined.
 
     Raises:
-        DefinitionError: Generated messages and those of Python types contradict each other.
+        DefinitionError: Generated messages and those of Python types contradict each other; or the ``.proto`` file
+            that keeps the numbers is not there, or cannot be kept to.
     """
-    shapes, shaped, left_out = _shape(methods)
-    if not shaped:
-        return Built([], left_out, list(methods.files.values()), None)
-    generated = {side for one in shaped for side in (one.input, one.output) if not isinstance(side, Shape)}
-    imports = {cls.DESCRIPTOR.file.name: cls.DESCRIPTOR.file for cls in generated}
-    own = draft(shapes, methods.package, _file_name(methods, imports))
-    own.dependency.extend(name for name in sorted(imports) if name not in own.dependency)
-    known = _known_service(methods.full_name, imports)
-    if known is None:
-        _add_service(own, methods, shaped)
-    else:
-        own.dependency.extend({known.file.name} - set(own.dependency))
+    planned = plan(methods, None if methods.lock is None else methods.lock.read())
+    if planned.proto is None:
+        return Built([], planned.left_out, list(methods.files.values()), None)
+    if methods.lock is not None and planned.comparison is not None:
+        methods.lock.check(planned.comparison)
     pool = Pool()
     try:
-        pool.add(own, imports.values())
+        pool.add(planned.proto, planned.imports.values())
     except TypeError as error:
         raise DefinitionError(f"the messages of {methods.full_name} contradict each other: {error}") from None
     types = _Types(pool, Converters(), methods.package)
-    made = [_method(methods.full_name, one, types) for one in shaped]
-    files = [*methods.files.values(), pool.file(own.name)]
-    return Built(made, left_out, files, own)
+    made = [_method(methods.full_name, one, types) for one in planned.shaped]
+    files = [*methods.files.values(), pool.file(planned.proto.name)]
+    return Built(made, planned.left_out, files, planned.proto)
 
 
-def _shape(methods: Methods) -> tuple[Shapes, list[_Shaped], list[tuple[str, str]]]:
-    shapes, shaped = Shapes(), list[_Shaped]()
+def _shape(methods: Methods) -> tuple[Shapes, list[Shaped], list[tuple[str, str]]]:
+    shapes, shaped = Shapes(), list[Shaped]()
     left_out: list[tuple[str, str]] = []
     names = {definition.name for definition in methods.definitions.values()}
     for definition in methods.definitions.values():
-        shaped.append(_Shaped(definition, *definition.shape(shapes)))
+        shaped.append(Shaped(definition, *definition.shape(shapes)))
     for tool in tuple(methods.tools.values()):
         if not tool.rpc:
             continue
@@ -98,7 +136,7 @@ def _shape(methods: Methods) -> tuple[Shapes, list[_Shaped], list[tuple[str, str
             definition = define_tool(tool)
             if definition.name in names:
                 raise DefinitionError(f"{tool.place}: there is another method {definition.name}")
-            shaped.append(_Shaped(definition, *definition.shape(shapes)))
+            shaped.append(Shaped(definition, *definition.shape(shapes)))
             names.add(definition.name)
         except DefinitionError as error:
             shapes = before
@@ -122,7 +160,7 @@ def _known_service(full_name: str, imports: dict[str, Any]) -> Any:
     return None
 
 
-def _add_service(own: Any, methods: Methods, shaped: list[_Shaped]) -> None:
+def _add_service(own: Any, methods: Methods, shaped: list[Shaped]) -> None:
     prefix = f".{methods.package}." if methods.package else "."
     service = own.service.add(name=methods.full_name.rpartition(".")[2])
     for one in shaped:
@@ -159,7 +197,7 @@ class _Types:
         return self._made[side]
 
 
-def _method(service: str, one: _Shaped, types: _Types) -> Method:
+def _method(service: str, one: Shaped, types: _Types) -> Method:
     definition = one.definition
     param, arguments = definition.request_param, definition.arguments
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tailrace.schema.messages import MessageType
     from tailrace.service.building import Built
     from tailrace.service.definitions import Tool
+    from tailrace.service.exporting import Lock
     from tailrace.service.signatures import Definition
 
 __all__ = ["Kind", "Method", "Methods", "RpcOptions"]
@@ -96,14 +97,16 @@ class Methods(Mapping[str, Method]):
         service: The service's name, of which its RPC name is made.
         package: Its protobuf package, or None.
         tools: Its tools, as they are at any time.
+        lock: The file that keeps the numbers of its fields, or None: they are numbered in order of declaration.
 
     Attributes:
         full_name: Of the RPC service in which ``@svc.rpc`` and ``@svc.tool`` put their methods.
         services: Full names of all services that have methods, or would have; nothing is put together for it.
     """
 
-    def __init__(self, service: str, package: str | None, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, service: str, package: str | None, tools: Mapping[str, Tool], lock: Lock | None = None) -> None:
         self.package = package
+        self.lock = lock
         self.full_name = ".".join(filter(None, (package, pascal_case(service))))
         self.services = frozenset({self.full_name})
         self.tools = tools
@@ -135,7 +138,7 @@ class Methods(Mapping[str, Method]):
 
     def prepare(self) -> None:
         """Put it together now, if RPC was asked for: what cannot work is told when a server starts, not later."""
-        if self.definitions or self.implemented:
+        if self.definitions or self.implemented or self.lock is not None:
             self._build()
 
     @property
