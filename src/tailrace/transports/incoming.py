@@ -27,13 +27,13 @@ class Incoming(Source):
         ended: The body is complete.
     """
 
-    __slots__ = ("_error", "_parts", "_stopped", "_taken", "_waiter", "ended", "held")
+    __slots__ = ("_data", "_error", "_stopped", "_taken", "_waiter", "ended", "held")
 
     def __init__(self, taken: Callable[[int], None]) -> None:
         self.held = 0
         self.ended = False
         self._taken = taken
-        self._parts: list[bytes] = []
+        self._data: bytes | bytearray = b""  # joined at once: a list of single bytes would be a hundred times as large
         self._error: TransportError | None = None
         self._stopped = False
         self._waiter: asyncio.Future[None] | None = None
@@ -42,7 +42,7 @@ class Incoming(Source):
 
     async def read(self) -> bytes:
         """All that has arrived and was not read yet; waits for the first byte of it."""
-        while not self._parts:
+        while not self.held:
             if self._error is not None:
                 raise self._error
             if self.ended:
@@ -64,10 +64,15 @@ class Incoming(Source):
     # --- for the connection ---
 
     def put(self, data: bytes) -> None:
-        """Some of it has arrived."""
+        """Some of it has arrived; not nothing."""
         if self._stopped:
             return self._taken(len(data))
-        self._parts.append(data)
+        if not self.held:
+            self._data = data
+        elif isinstance(self._data, bytearray):
+            self._data += data
+        else:
+            self._data = bytearray(self._data) + data
         self.held += len(data)
         return self._wake()
 
@@ -85,10 +90,10 @@ class Incoming(Source):
             self._wake()
 
     def _take(self) -> bytes:
-        parts, self._parts, held, self.held = self._parts, [], self.held, 0
+        data, self._data, held, self.held = self._data, b"", self.held, 0
         if held:
             self._taken(held)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(data)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -321,10 +321,10 @@ class H1Connection(asyncio.Protocol):
         """The server has the request now, and reads its body as it comes."""
         self._source = exchange.source = Incoming(self._taken)
         self._body = body = ChunkedBody(None) if head.length == CHUNKED else SizedBody(head.length)
+        if head.expects and not self._input:  # first: it cannot stand behind the reply's head
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._read_stream(body)
         self._hand_over(exchange)
-        if head.expects and not body.done and exchange is self._exchange:
-            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_stream(self, body: Body) -> None:
         """What has come of it is the reader's."""
@@ -464,7 +464,7 @@ class H1Connection(asyncio.Protocol):
         if source is not None:
             source.stop()
         if self._body is not None:  # it is complete before its request
-            if self._closes or exchange.head.expects:
+            if self._closes:
                 return self._end(State.LINGER)
             self._state = State.LEFT_OVER
             self._dropped = 0

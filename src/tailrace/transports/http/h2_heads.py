@@ -22,14 +22,15 @@ from tailrace.transports.http.head import (
     read_length,
     split_path,
 )
-from tailrace.transports.http.hpack import encode
+from tailrace.transports.http.hpack import Decoder, FieldsTooLarge, encode
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Headers
     from tailrace.transports.http.hpack import Field
 
-__all__ = ["Malformed", "check_trailers", "encode_fields", "read_head"]
+__all__ = ["HeadReader", "Malformed", "check_trailers", "encode_fields", "read_head"]
 
+_KNOWN = 64  # heads of one connection
 _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
 _CONNECTION = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -39,6 +40,53 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 class Malformed(TailraceError):
     """These fields are no head (RFC 9113, 8.1.1)."""
+
+
+class HeadReader:
+    """Blocks of one connection's header fields, decoded and read.
+
+    Args:
+        limit: Bytes of a block's fields.
+    """
+
+    __slots__ = ("_decoder", "_known")
+
+    def __init__(self, limit: int) -> None:
+        self._decoder = Decoder(limit)
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, block: bytes) -> Head:
+        """The head in a block. One that came before is known, unless the decoder's table has changed since.
+
+        Raises:
+            Malformed: There is none in it.
+            BadRequest: It cannot be served.
+            HpackError: The block cannot be decoded.
+        """
+        head = self._known.get(block)
+        if head is None:
+            changes = self._decoder.changes
+            try:
+                head = read_head(self.decode(block))
+            except FieldsTooLarge as large:
+                raise BadRequest(431, str(large)) from None
+            if changes == self._decoder.changes and len(self._known) < _KNOWN:
+                self._known[block] = head
+        return head
+
+    def decode(self, block: bytes) -> list[Field]:
+        """The fields of a block.
+
+        Raises:
+            HpackError: It cannot be decoded.
+            FieldsTooLarge: They are over the limit.
+        """
+        changes = self._decoder.changes
+        try:
+            return self._decoder.decode(block)
+        finally:
+            if changes != self._decoder.changes:
+                self._known.clear()
 
 
 def read_head(fields: Sequence[Field]) -> Head:

@@ -35,7 +35,7 @@ from tailrace.transports.http.h2_frames import (
     unpad,
 )
 
-__all__ = ["Block", "Frames", "Reader"]
+__all__ = ["Block", "ConnectionFrames", "Reader", "StreamFrames"]
 
 
 class Block:
@@ -50,8 +50,8 @@ class Block:
         self.frames = 1
 
 
-class Frames(Protocol):
-    """Who gets the frames. Each may raise `StreamFault` and `ConnectionFault`."""
+class StreamFrames(Protocol):
+    """Who gets the frames of streams. Each may raise `StreamFault` and `ConnectionFault`."""
 
     def on_fields(self, number: int, block: bytes, ended: bool) -> None:
         """Header fields of a stream, as a block that is not decoded."""
@@ -65,9 +65,21 @@ class Frames(Protocol):
         """Data of a stream, which took `size` bytes of the windows."""
         ...
 
-    def on_reset(self, number: int, code: int) -> None:
+    def on_reset(self, number: int) -> None:
         """A stream is given up."""
         ...
+
+    def on_window(self, number: int, size: int) -> None:
+        """Credit for a stream, or (0) for the connection."""
+        ...
+
+    def on_fault(self, number: int, fault: StreamFault) -> None:
+        """A stream ends because of what came on it."""
+        ...
+
+
+class ConnectionFrames(Protocol):
+    """Who gets the others. Each may raise `ConnectionFault`."""
 
     def on_settings(self, values: dict[int, int]) -> None:
         """What the peer wants us to keep to."""
@@ -81,16 +93,8 @@ class Frames(Protocol):
         """The peer opens no more streams."""
         ...
 
-    def on_window(self, number: int, size: int) -> None:
-        """Credit for a stream, or (0) for the connection."""
-        ...
-
     def on_nothing(self, what: str) -> None:
         """A frame without a meaning here."""
-        ...
-
-    def on_fault(self, number: int, fault: StreamFault) -> None:
-        """A stream ends because of what came on it."""
         ...
 
 
@@ -98,7 +102,8 @@ class Reader:
     """Reads one connection.
 
     Args:
-        frames: Who gets what was read.
+        streams: Who gets the frames of streams.
+        connection: Who gets the others.
 
     Attributes:
         settled: The peer's settings have come.
@@ -106,13 +111,14 @@ class Reader:
         stopped: Nothing that still comes is looked at.
     """
 
-    __slots__ = ("_frames", "_greeted", "_input", "_kinds", "block", "settled", "stopped")
+    __slots__ = ("_connection", "_greeted", "_input", "_kinds", "_streams", "block", "settled", "stopped")
 
-    def __init__(self, frames: Frames) -> None:
+    def __init__(self, streams: StreamFrames, connection: ConnectionFrames) -> None:
         self.settled = False
         self.block: Block | None = None
         self.stopped = False
-        self._frames = frames
+        self._streams = streams
+        self._connection = connection
         self._greeted = False
         self._kinds = (  # by their numbers
             self._data,
@@ -169,9 +175,9 @@ class Reader:
             if kind < len(self._kinds):
                 self._kinds[kind](flags, number, payload)
             else:
-                self._frames.on_nothing("unknown")
+                self._connection.on_nothing("unknown")
         except StreamFault as fault:
-            self._frames.on_fault(number, fault)
+            self._streams.on_fault(number, fault)
 
     # --- one function for each kind ---
 
@@ -179,7 +185,7 @@ class Reader:
         if not number:
             raise _broken("DATA needs a stream")
         data = unpad(payload, flags, 0) if flags & PADDED else payload
-        self._frames.on_data(number, data, len(payload), bool(flags & END_STREAM))
+        self._streams.on_data(number, data, len(payload), bool(flags & END_STREAM))
 
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number & 1:
@@ -188,9 +194,9 @@ class Reader:
             self._check_priority(flags, number, payload)
             payload = unpad(payload, flags, HEADERS)
         if flags & END_HEADERS:
-            return self._frames.on_fields(number, payload, bool(flags & END_STREAM))
+            return self._streams.on_fields(number, payload, bool(flags & END_STREAM))
         self.block = Block(number, payload, bool(flags & END_STREAM))
-        return self._frames.on_block(self.block)
+        return self._streams.on_block(self.block)
 
     def _check_priority(self, flags: int, number: int, payload: bytes) -> None:
         at = 1 if flags & PADDED else 0
@@ -204,9 +210,9 @@ class Reader:
         block.data += payload
         block.frames += 1
         if not flags & END_HEADERS:
-            return self._frames.on_block(block)
+            return self._streams.on_block(block)
         self.block = None
-        return self._frames.on_fields(number, bytes(block.data), block.ended)
+        return self._streams.on_fields(number, bytes(block.data), block.ended)
 
     def _priority(self, flags: int, number: int, payload: bytes) -> None:
         if not number:
@@ -214,14 +220,14 @@ class Reader:
         if len(payload) != 5:
             raise StreamFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has five bytes")
         _check_depends(number, payload[:4])
-        self._frames.on_nothing("PRIORITY")
+        self._connection.on_nothing("PRIORITY")
 
     def _reset(self, flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise _size("RST_STREAM has four bytes")
         if not number:
             raise _broken("RST_STREAM needs a stream")
-        self._frames.on_reset(number, NUMBER.unpack(payload)[0])
+        self._streams.on_reset(number)
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -229,7 +235,7 @@ class Reader:
         if len(payload) % SETTING.size or (flags & ACK and payload):
             raise _size("SETTINGS have six bytes each, and their acknowledgement none")
         if flags & ACK:
-            return self._frames.on_nothing("SETTINGS")
+            return self._connection.on_nothing("SETTINGS")
         values = dict(SETTING.iter_unpack(payload))
         if values.get(ENABLE_PUSH, 0) > 1:
             raise _broken("ENABLE_PUSH is 0 or 1")
@@ -237,7 +243,7 @@ class Reader:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
         if not FRAME_SIZE <= values.get(MAX_FRAME_SIZE, FRAME_SIZE) <= MAX_FRAME:
             raise _broken("MAX_FRAME_SIZE is out of its range")
-        return self._frames.on_settings(values)
+        return self._connection.on_settings(values)
 
     def _push_promise(self, flags: int, number: int, payload: bytes) -> None:
         raise _broken("a client promises nothing")
@@ -247,14 +253,14 @@ class Reader:
             raise _broken("PING is about no stream")
         if len(payload) != 8:
             raise _size("PING has eight bytes")
-        self._frames.on_ping(payload, bool(flags & ACK))
+        self._connection.on_ping(payload, bool(flags & ACK))
 
     def _goaway(self, flags: int, number: int, payload: bytes) -> None:
         if number:
             raise _broken("GOAWAY is about no stream")
         if len(payload) < 8:
             raise _size("GOAWAY has eight bytes at least")
-        self._frames.on_goaway()
+        self._connection.on_goaway()
 
     def _window_update(self, flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -264,7 +270,7 @@ class Reader:
             if number:
                 raise StreamFault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
             raise _broken("a WINDOW_UPDATE of nothing")
-        self._frames.on_window(number, size)
+        self._streams.on_window(number, size)
 
 
 def _broken(message: str) -> ConnectionFault:

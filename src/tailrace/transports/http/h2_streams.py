@@ -1,6 +1,7 @@
 """A request on an HTTP/2 connection, which is a stream of it, and the way out of its reply, as the core sees them.
 
-They keep what concerns the stream alone; what they are told they pass on to the connection (`h2`).
+They keep what concerns the stream alone; the table that all streams of a connection are in (`h2_table`)
+knows what else has to happen when one ends.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from typing import TYPE_CHECKING
 from tailrace.core.exchange import Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.exchange import HeadExchange
+from tailrace.transports.http.h2_frames import DATA, END_STREAM, frame
+from tailrace.transports.http.h2_heads import encode_fields
+from tailrace.transports.http.hpack import content_length
 
 if TYPE_CHECKING:
     import asyncio
 
-    from tailrace.transports.http.h2 import H2Connection
+    from tailrace.transports.http.h2_table import Streams
     from tailrace.transports.http.head import Head
     from tailrace.transports.incoming import Incoming
 
 __all__ = ["H2Exchange", "H2Sink"]
 
 _NEVER = float("inf")
+_NO_BODY = frozenset({204, 304})
 
 
 class H2Exchange(HeadExchange):
@@ -42,7 +47,7 @@ class H2Exchange(HeadExchange):
     """
 
     __slots__ = (
-        "_connection",
+        "_streams",
         "body_due",
         "credit",
         "ended",
@@ -57,9 +62,7 @@ class H2Exchange(HeadExchange):
         "window",
     )
 
-    def __init__(
-        self, connection: H2Connection, number: int, head: Head, loopback: bool, window: int, credit: int
-    ) -> None:
+    def __init__(self, streams: Streams, number: int, head: Head, loopback: bool, window: int, credit: int) -> None:
         super().__init__(head, loopback)
         self.version = "2"
         self.number = number
@@ -74,27 +77,42 @@ class H2Exchange(HeadExchange):
         self.body_due = _NEVER
         self.waiter: asyncio.Future[None] | None = None
         self.stalls_at = 0.0
-        self._connection = connection
+        self._streams = streams
 
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         """Reply whole."""
-        if not self.gone:
-            self.claim()
-            try:
-                self._connection.reply(self, status, headers, body, trailers)
-            except ValueError:  # it cannot be sent like this: another may
-                self.replied = False
-                raise
+        if self.gone:
+            return
+        self.claim()
+        try:
+            block = self._streams.listener.reply_block(status, headers)
+            last = encode_fields(trailers) if trailers else b""
+        except ValueError:  # it cannot be sent like this: another may
+            self.replied = False
+            raise
+        if self.over:
+            return
+        self.on_gone = None
+        if not trailers and status not in _NO_BODY:
+            block += content_length(len(body))
+        if self._is_bare(status):
+            body = last = b""
+        self._reply(block, body, last)
 
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream."""
-        if not self.gone:
-            self.claim()
-            try:
-                self._connection.open_stream(self, status, headers, writer)
-            except ValueError:
-                self.replied = False
-                raise
+        if self.gone:
+            return
+        self.claim()
+        try:
+            block = self._streams.listener.reply_block(status, headers)
+        except ValueError:
+            self.replied = False
+            raise
+        if not self.over:
+            self._streams.out.put_headers(self.number, block, 0)
+            sink = H2Sink(self._streams, self, self._is_bare(status))
+            self.task = self._streams.listener.server.tasks.start(sink.run(writer), name="tailrace-stream")
 
     def wake(self) -> None:
         """Whoever waits for room looks again."""
@@ -103,18 +121,59 @@ class H2Exchange(HeadExchange):
 
     def taken(self, size: int) -> None:
         """Its reader took some of the body."""
-        self._connection.taken(self, size)
+        self._streams.taken(self, size)
+
+    def finish(self, last: bytes) -> None:
+        """The reply is complete; `last` is the block of its trailers."""
+        if self.over:
+            return
+        if last:
+            self._streams.out.put_headers(self.number, last, END_STREAM)
+        else:
+            self._streams.out.put(frame(DATA, END_STREAM, self.number))
+        self._streams.replied(self)
+
+    def _is_bare(self, status: int) -> bool:
+        """The reply has no body, whatever the handler says."""
+        return self.head.method == "HEAD" or status in _NO_BODY
+
+    def _reply(self, block: bytes, body: bytes, last: bytes) -> None:
+        """Send a whole reply, at once where the windows have room for it."""
+        out = self._streams.out
+        if not (body or last):
+            out.put_headers(self.number, block, END_STREAM)
+            return self._streams.replied(self)
+        out.put_headers(self.number, block, 0)
+        if not out.fits(self, len(body)):
+            rest = self._send_rest(body, last)
+            self.task = self._streams.listener.server.tasks.start(rest, name="tailrace-reply")
+            return None
+        if body:
+            out.put_data(self, body, 0 if last else END_STREAM)
+        if last:
+            out.put_headers(self.number, last, END_STREAM)
+        return self._streams.replied(self)
+
+    async def _send_rest(self, body: bytes, last: bytes) -> None:
+        """The body of a whole reply that has to wait."""
+        try:
+            await self._streams.out.transmit(self, body)
+            self.finish(last)
+        except TransportError:
+            pass
+        finally:
+            self._streams.break_off(self)
 
 
 class H2Sink(Sink):
     """The way out of one streamed reply."""
 
-    __slots__ = ("_bare", "_connection", "_stream")
+    __slots__ = ("_bare", "_stream", "_streams")
 
-    def __init__(self, connection: H2Connection, stream: H2Exchange, bare: bool) -> None:
-        self._connection = connection
+    def __init__(self, streams: Streams, stream: H2Exchange, bare: bool) -> None:
+        self._streams = streams
         self._stream = stream
-        self._bare = bare  # the reply has no body
+        self._bare = bare
 
     async def run(self, writer: StreamWriter) -> None:
         """Run the writer; if it returns without having ended the stream, that is reset."""
@@ -124,18 +183,19 @@ class H2Sink(Sink):
             pass  # the peer's end of it
         finally:
             if self._bare:
-                self._connection.end(self._stream, ())
-            self._connection.break_off(self._stream)
+                self._stream.finish(b"")
+            self._streams.break_off(self._stream)
             self._stream.leave()  # whatever it was, this reply carries nothing any more
 
     async def write(self, data: bytes) -> None:
         """Send a part of the reply."""
         if self._bare:
             raise TransportError("this reply has no body")
-        await self._connection.transmit(self._stream, data)
+        self._streams.floods.worked()
+        await self._streams.out.transmit(self._stream, data)
 
     async def end(self, trailers: Headers = ()) -> None:
         """Complete the reply."""
         if self._stream.over:
             raise TransportError("the stream is over")
-        self._connection.end(self._stream, trailers)
+        self._stream.finish(encode_fields(trailers))
