@@ -187,13 +187,23 @@ async def test_a_body_that_is_malformed_is_told_to_its_reader_and_is_the_last_on
         assert served.listener.statistics()["refused"] == 1
 
 
-async def test_a_reply_before_the_bodys_end_keeps_the_connection_if_that_comes_soon() -> None:
+async def test_a_reply_before_the_bodys_end_keeps_the_connection_if_that_is_near() -> None:
     async with serving() as served, served.peer() as peer:
         served.rig.other = lambda exchange: exchange.respond(403, PLAIN, b"no")
-        await peer.send(request("POST", "/open", None, CHUNKED) + chunk(b"a"))
-        assert (await peer.reply()).status == 403
-        await peer.send(chunk(b"b" * 1000) + b"0\r\n\r\n" + request(body=b"next"))
+        await peer.send(request("POST", "/open", None, "Content-Length: 1001") + b"a")
+        reply = await peer.reply()
+        assert (reply.status, reply["connection"]) == (403, None)
+        await peer.send(b"b" * 1000 + request(body=b"next"))
         assert (await peer.reply()).body == b"next"
+
+
+@pytest.mark.parametrize("length", [CHUNKED, "Content-Length: 300000"])
+async def test_a_reply_before_a_bodys_end_that_is_far_or_unknown_says_that_the_connection_ends(length: str) -> None:
+    async with serving() as served, served.peer() as peer:
+        served.rig.other = lambda exchange: exchange.respond(403, PLAIN, b"no")
+        await peer.send(request("POST", "/open", None, length))
+        reply = await peer.reply()
+        assert (reply.status, reply["connection"]) == (403, "close")
 
 
 async def test_a_body_that_goes_on_for_long_behind_its_reply_ends_the_connection() -> None:

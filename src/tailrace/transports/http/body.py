@@ -27,6 +27,11 @@ class Body(Protocol):
 
     done: bool
 
+    @property
+    def left(self) -> int | None:
+        """How much is still to come, where that is known."""
+        ...
+
     def feed(self, data: bytes | bytearray) -> int:
         """Take the body's part of `data`; returns how many bytes that were.
 
@@ -49,6 +54,11 @@ class SizedBody:
         self.done = length == 0
         self._left = length
         self._content = bytearray()
+
+    @property
+    def left(self) -> int | None:
+        """How much is still to come, where that is known."""
+        return self._left
 
     def feed(self, data: bytes | bytearray) -> int:
         """Take what is left of it."""
@@ -82,6 +92,10 @@ class ChunkedBody:
         self._left = 0  # of the chunk and the CRLF behind it
         self._trailers = False  # the last chunk was there
         self._around = 0
+
+    @property
+    def left(self) -> None:
+        """Nobody knows how much is still to come."""
 
     def feed(self, data: bytes | bytearray) -> int:
         """Take chunks, whole or in part."""

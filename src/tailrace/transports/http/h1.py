@@ -353,6 +353,11 @@ class H1Connection(asyncio.Protocol):
         """The reader took some."""
         self._bound_input()
 
+    @staticmethod
+    def _ends_soon(body: Body) -> bool:
+        """So little is left of it that it can be dropped behind its reply."""
+        return body.left is not None and body.left <= _LEFT_OVER
+
     def _drop_left_over(self) -> None:
         """The reply was complete before its request: the connection is kept if that ends soon."""
         body = self._body
@@ -404,6 +409,8 @@ class H1Connection(asyncio.Protocol):
         """Send a whole reply."""
         if exchange is self._exchange:
             exchange.on_gone = None
+            if self._body is not None and not self._ends_soon(self._body):
+                self._closes = True  # said in the head: a next request would run into the connection's end
             bare = exchange.head.method == "HEAD" or status in _NO_BODY
             length = b"" if status in _NO_BODY else b"content-length: %d\r\n" % len(body)
             if trailers and not bare:
