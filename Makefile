@@ -61,7 +61,7 @@ bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a l
 scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers, into docs/scoreboard.md: about 25 minutes
 	$(PY) -m bench.scoreboard
 
-conformance: $(VENV)/.installed-test ## the official MCP conformance suite, with the scores of both requirement sets
+conformance: $(VENV)/.installed-test ## the official suites of MCP and of Connect, server and client, with their scores
 	$(PY) -m tests.conformance
 
 SECONDS ?= 60

@@ -1,4 +1,7 @@
-"""`make conformance`: both requirement sets, server and client, with the scores; exit code 1 if not as expected."""
+"""`make conformance`: MCP's requirement sets and Connect's runner, server and client each, with the scores.
+
+The exit code is 1 if anything is not as expected. `python -m tests.conformance rpc` (or `mcp`) runs one of the two.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.conformance.rpc.runner import CLIENT, SERVER, Missing
+from tests.conformance.rpc.runner import run_suite as run_rpc_suite
 from tests.conformance.suite import (
     EXPECTED,
     FIXTURE,
@@ -22,6 +27,28 @@ from tests.rigs.server import running, tailrace_command
 
 
 def main() -> int:
+    asked = sys.argv[1:] or ["mcp", "rpc"]
+    bad = "mcp" in asked and bool(mcp())
+    bad |= "rpc" in asked and bool(rpc())
+    return int(bad)
+
+
+def rpc() -> int:
+    """Connect's runner: every case of Connect, gRPC and gRPC-Web over HTTP/1.1 and HTTP/2."""
+    bad = False
+    for side, command in (("server", SERVER), ("client", CLIENT)):
+        try:
+            score = run_rpc_suite(side, command)
+        except Missing as missing:
+            print("error: Connect's runner cannot be had:", *missing.args, file=sys.stderr)
+            return 1
+        print(score.line(side) if score.ok else f"{score.failures}\n{score.line(side)}, NOT AS EXPECTED")
+        bad |= not score.ok
+    return bad
+
+
+def mcp() -> int:
+    """MCP's requirement sets."""
     problem = npm_problem(FOLDER)
     if problem:
         print(f"error: the suite cannot be had: {problem}", file=sys.stderr)
