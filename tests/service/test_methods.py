@@ -379,6 +379,15 @@ def test_messages_of_a_programs_own_may_be_called_as_requests_are() -> None:
     assert method.input.from_json(b'{"request": {"item": "a"}}') == {"request": request("a")}
 
 
+def test_a_class_may_be_called_as_the_service_is() -> None:
+    svc = Service("order")
+
+    @svc.tool
+    def place(item: str) -> Order: ...
+
+    assert svc.methods["Order/Place"].output.full_name == "OrderMessage"
+
+
 def test_services_have_messages_of_their_own(orders: Service) -> None:
     other = Service("orders", package="orders.v1")
 

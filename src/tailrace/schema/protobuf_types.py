@@ -77,16 +77,21 @@ def is_message(hint: Any) -> bool:
 
 
 class Shapes:
-    """The messages and enums of one .proto file, each made once, by name."""
+    """The messages and enums of one .proto file, each made once, by name.
 
-    def __init__(self) -> None:
+    Args:
+        reserved: Names that are not theirs, but the service's; a class that has one is called ``…Message``.
+    """
+
+    def __init__(self, reserved: frozenset[str] = frozenset()) -> None:
+        self.reserved = reserved
         self.messages: dict[str, Shape] = {}
         self.enums: dict[str, Enumeration] = {}
         self._by_type: dict[Any, Shape | Enumeration] = {}
 
     def copy(self) -> Shapes:
         """To go back to, where a type turns out to have no form when others of it are there already."""
-        other = Shapes()
+        other = Shapes(self.reserved)
         other.messages, other.enums, other._by_type = dict(self.messages), dict(self.enums), dict(self._by_type)
         return other
 
@@ -161,7 +166,12 @@ class Shapes:
             raise _refusal(what, error) from None
 
     def _free(self, names: Sequence[str]) -> str:
-        return next((name for name in names if name not in self.messages and name not in self.enums), names[-1])
+        taken = {*self.messages, *self.enums, *self.reserved}
+        return next((name for name in names if name not in taken), names[-1])
+
+    def _called(self, hint: Any) -> str:
+        name = _class_name(hint)
+        return f"{name}Message" if name in self.reserved else name
 
     # --- types ---
 
@@ -258,7 +268,7 @@ class Shapes:
         for name, _ in values:
             if not _IDENTIFIER.fullmatch(name):
                 raise _NoForm(f"{cls.__name__}: {name!r} is no name in protobuf")
-        made = Enumeration(_class_name(cls), (cls,), values, dict(zip(numbers, members, strict=True)), numeric)
+        made = Enumeration(self._called(cls), (cls,), values, dict(zip(numbers, members, strict=True)), numeric)
         self._claim(made.name, cls)
         self.enums[made.name] = self._by_type[cls] = made
         return made
@@ -269,7 +279,7 @@ class Shapes:
         if isinstance(known, Shape):
             return known
         origin: Any = get_origin(hint) or hint
-        shape = Shape(_class_name(hint), hint, "object", (origin,), pydantic=is_pydantic(hint))
+        shape = Shape(self._called(hint), hint, "object", (origin,), pydantic=is_pydantic(hint))
         if getattr(info, "tag", None) is not None:
             shape.tag = (info.tag_field, info.tag)
         if isinstance(info, mi.NamedTupleType) or getattr(info, "array_like", False):
@@ -300,7 +310,7 @@ class Shapes:
             return known
         if not _is_model(cls):
             raise _NoForm(f"{cls.__name__}; use a dataclass, a msgspec.Struct or a builtin type")
-        shape = Shape(_class_name(cls), cls, "object", (cls,), pydantic=True)
+        shape = Shape(self._called(cls), cls, "object", (cls,), pydantic=True)
         self._new(shape, cls, shape.name)
         for name, field in cls.model_fields.items():
             hint: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

@@ -121,7 +121,7 @@ def build(methods: Methods) -> Built:
 
 
 def _shape(methods: Methods) -> tuple[Shapes, list[Shaped], list[tuple[str, str]]]:
-    shapes, shaped = Shapes(), list[Shaped]()
+    shapes, shaped = Shapes(frozenset({methods.full_name.rpartition(".")[2]})), list[Shaped]()
     left_out: list[tuple[str, str]] = []
     names = {definition.name for definition in methods.definitions.values()}
     for definition in methods.definitions.values():
