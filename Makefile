@@ -2,7 +2,7 @@
 # Another Python: `make test PYTHON=python3.13` (its environment is then .venv-3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: demo test unit soak check bench bench-quick scoreboard conformance fuzz mutation docs lock clean distclean help
+.PHONY: demo test unit soak check bench bench-rpc bench-quick scoreboard conformance fuzz mutation docs lock clean distclean help
 .DELETE_ON_ERROR:
 
 WORKERS ?= 2
@@ -54,6 +54,9 @@ check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 # DOCS=1 writes docs/performance.md as well. More of it: $(PY) -m bench.run --help.
 bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about 25 minutes on an idle machine
 	$(PY) -m bench.run $(if $(DOCS),--docs)
+
+bench-rpc: $(VENV)/.installed-base ## Connect and gRPC beside their peers, about 10 minutes
+	$(PY) -m bench.rpc --rounds 3 $(if $(DOCS),--docs)
 
 bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
 	$(PY) -m bench.run --quick

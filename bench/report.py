@@ -201,17 +201,17 @@ def _chart(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]],
 # --- files ----------------------------------------------------------------------------------------
 
 
-def between_markers(page: str, text: str) -> str:
+def between_markers(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """A page with what stands between its markers replaced.
 
     Raises:
         ValueError: It has not exactly one pair of markers, in order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"want one pair of markers:\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended or begin in after or end in after:
+        raise ValueError(f"want one pair of markers:\n{begin}\n{end}")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
 def write(results: Results, folder: Path, *, docs: Path | None = None) -> None:

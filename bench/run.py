@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         "command": _command(arguments),
         "quick": given.quick,
         "rounds": given.rounds or (1 if given.quick else 3),
-        "machine": _machine(),
+        "machine": machine(),
         "servers": {server.name: _about(server) for server in servers},
         "trials": {trial.name: _described(trial, servers) for trial in trials},
         "samples": [],
@@ -94,7 +94,7 @@ def _raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),

