@@ -556,3 +556,76 @@ async def test_an_entry_that_cannot_be_read_keeps_its_key_taken(caplog: pytest.L
         ledger.find("", "k", b"call")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert caplog.messages == ["an entry of the ledger cannot be read: its key stays taken until it expires"]
+
+
+# --- paused, and claimed again ------------------------------------------------------------------------
+
+
+async def pause(desk: Desk, key: str = "k", seconds: float = 60.0) -> Entry:
+    entry = await desk.begin(key)
+    desk.ledger.pause(entry, b"a question", seconds)
+    return entry
+
+
+@virtual
+async def test_a_pause_is_told_to_those_who_are_attached_once_it_is_committed_and_kept_for_nobody() -> None:
+    desk = await Desk().open()
+    entry = await desk.begin()
+    waiting = [asyncio.ensure_future(desk.ledger.answer(entry)) for _ in range(2)]
+    await turns()
+    desk.ledger.pause(entry, b"a question", 60.0)
+    assert not any(one.done() for one in waiting)
+    await turns()
+    assert [await one for one in waiting] == [b"a question"] * 2
+    assert (entry.state, entry.owner) == (EntryState.OPEN, None)
+    again = desk.ledger.claim("", "k", b"call", b"detail", desk.begun.append, owner="another run")
+    assert desk.ledger.find("", "k", b"call") is again
+    await turns()
+    desk.ledger.finish(again, b"answer")
+    await turns()
+    assert await desk.ledger.answer(again) == b"answer"
+    assert len(desk.ledger) == 1
+
+
+@virtual
+async def test_a_pause_that_cannot_be_committed_is_told_all_the_same() -> None:
+    desk = await Desk().open()
+    entry = await desk.begin()
+    waiting = asyncio.ensure_future(desk.ledger.answer(entry))
+    await turns()
+    desk.store.fail_commits(FULL)
+    desk.ledger.pause(entry, b"a question", 60.0)
+    assert await waiting == b"a question"
+
+
+@virtual
+async def test_an_open_key_is_for_its_call_only_until_its_time_has_passed() -> None:
+    desk = await Desk().open()
+    await pause(desk)
+    with pytest.raises(KeyReused):
+        desk.ledger.find("", "k", b"another call")
+    desk.clock.now += 60.0
+    assert desk.ledger.find("", "k", b"another call") is None
+    await pause(desk, "l", 30.0)
+    await desk.end("m")
+    desk.clock.now += 30.0
+    desk.ledger.expire()
+    assert (len(desk.ledger), desk.ledger.bytes > 0) == (1, True)
+
+
+@virtual
+async def test_an_open_key_outlives_the_process_and_is_no_orphan() -> None:
+    desk = await Desk().open()
+    await pause(desk)
+    await turns()
+    ledger = await desk.restart(kill=True)
+    assert await ledger.load() == []
+    entry = ledger.find("", "k", b"call")
+    assert entry is not None
+    assert entry.state is EntryState.OPEN
+    again = ledger.claim("", "k", b"call", b"detail", desk.begun.append)
+    await turns()
+    assert again.state is EntryState.BEGUN
+    ledger = await desk.restart(kill=True)
+    (orphan,) = await ledger.load()
+    assert orphan.detail == b"detail"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.asking import ASKING_MUTANTS
 from tests.mutants.once import ONCE_MUTANTS
 from tests.mutants.planting import Mutant
 
@@ -473,4 +474,5 @@ MUTANTS = [
         "assert",
     ),
     *ONCE_MUTANTS,
+    *ASKING_MUTANTS,
 ]

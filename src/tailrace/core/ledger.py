@@ -43,11 +43,13 @@ class KeyReused(TailraceError):
 
 
 class EntryState(Enum):
-    """`CLAIMED` (being committed) -> `BEGUN` (its work may run) -> `ENDED` (it has an answer)."""
+    """`CLAIMED` (being committed) -> `BEGUN` (its work may run) -> `ENDED` (it has an answer); or `OPEN` (it was paused
+    without one, and is claimed again)."""
 
     CLAIMED = 0
     BEGUN = 1
     ENDED = 2
+    OPEN = 3
 
 
 class Outcome:
@@ -107,7 +109,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     principal: str
     fingerprint: bytes
     size: int
-    detail: bytes | None  # None once it has ended
+    detail: bytes | None  # None once it has ended, nothing while it is open
 
 
 _encode_head = msgspec.msgpack.Encoder().encode
@@ -150,6 +152,7 @@ class Ledger:
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._ended: dict[str, Entry] = {}  # in the order in which they expire
+        self._open: dict[str, Entry] = {}  # about so
         self._principals: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -172,7 +175,10 @@ class Ledger:
                 entry = Entry(stored.key.removeprefix(_HEAD), head.principal, head.fingerprint, None, head.size)
                 entry.state = EntryState.BEGUN
                 self._enter(entry)
-                if head.detail is not None:
+                if head.detail == b"":
+                    entry.expires = stored.expires
+                    self._reopen(entry)
+                elif head.detail is not None:
                     orphans.append(Orphan(entry, head.detail))
                 else:
                     entry.expires = max(stored.expires - self.ttl, self._clock() + _GRACE)
@@ -245,7 +251,7 @@ class Ledger:
         begin: Callable[[StoreError | None], None],
         owner: Any = None,
     ) -> Entry:
-        """Take a key that `find` found free; no `await` may lie between the two.
+        """Take a key that `find` found free, or open; no `await` may lie between the two.
 
         Args:
             principal: Whose it is.
@@ -259,8 +265,12 @@ class Ledger:
         Raises:
             LimitError: As `check_room`.
         """
-        self.check_room(principal)
-        entry = Entry(_name(principal, key), principal, fingerprint, owner, _OVERHEAD + len(detail))
+        name = _name(principal, key)
+        if (before := self._entries.get(name)) is not None:
+            self._leave(before)  # it was open
+        else:
+            self.check_room(principal)
+        entry = Entry(name, principal, fingerprint, owner, _OVERHEAD + len(detail))
         self._enter(entry)
 
         def committed(error: StoreError | None) -> None:
@@ -319,6 +329,28 @@ class Ledger:
         published = leaving.records() if leaving is not None else ()
         self._write([*self._answered(entry, answer), *published], committed)
 
+    def pause(self, entry: Entry, answer: bytes, seconds: float) -> None:
+        """The work has ended, and has no outcome yet: for so many seconds the key is open for the same call, which does
+        the work anew. Those who are attached get `answer` once that is committed, or cannot be.
+
+        Args:
+            entry: Its state is `BEGUN`.
+            answer: What comes of the work until then; nobody else gets it.
+            seconds: Until the key is free for any call.
+        """
+        outcome = entry.outcome
+        assert outcome is not None
+        entry.owner = entry.outcome = None
+        entry.expires = self._clock() + seconds
+        self._reopen(entry)
+
+        def committed(error: StoreError | None) -> None:
+            outcome.answer = answer
+            outcome.waiters.wake()
+
+        head = _Head(entry.principal, entry.fingerprint, entry.size, b"")
+        self._write([PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), entry.expires)], committed)
+
     def drop(self, entry: Entry, answer: bytes) -> None:
         """The work was not begun, and will not be: the key is free again; those who are attached get `answer`."""
         self._forget(entry)
@@ -335,10 +367,11 @@ class Ledger:
         """Forget what has expired, a thousand entries at most."""
         now = self._clock()
         expired: list[Entry] = []
-        for entry in islice(self._ended.values(), _PAGE):
-            if entry.expires > now:
-                break
-            expired.append(entry)
+        for entries in (self._ended, self._open):
+            for entry in islice(entries.values(), _PAGE - len(expired)):
+                if entry.expires > now:
+                    break
+                expired.append(entry)
         if expired:
             self._forget(*expired)
 
@@ -380,9 +413,14 @@ class Ledger:
         entry.owner = entry.outcome = None
         self._ended[entry.name] = entry
 
+    def _reopen(self, entry: Entry) -> None:
+        entry.state = EntryState.OPEN
+        self._open[entry.name] = entry
+
     def _leave(self, entry: Entry) -> None:
         del self._entries[entry.name]
         self._ended.pop(entry.name, None)
+        self._open.pop(entry.name, None)
         self.bytes -= entry.size
         self._principals[entry.principal] -= 1
         if not self._principals[entry.principal]:

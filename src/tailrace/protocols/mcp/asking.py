@@ -136,7 +136,7 @@ class Asking:
                 {"elicitation": {"url": {}}},
             )
         params = {"mode": "url", "message": message, "url": url}
-        if not call.dialect.modern:  # 2025-11-25 tells the pages apart by it, and has no other use for it here
+        if not call.asks_modern:  # 2025-11-25 tells the pages apart by it, and has no other use for it here
             params["elicitationId"] = secrets.token_urlsafe(16)
         return await call.ask(Question("elicitation/create", params, _read_action, key), timeout)
 

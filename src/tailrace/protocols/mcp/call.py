@@ -255,7 +255,7 @@ class McpCall(Call):
                 raise
             return self.bug("the handler was cancelled from inside")
         except ToolError as error:
-            if isinstance(error, CapabilityError) and error.required and self.dialect.modern:
+            if isinstance(error, CapabilityError) and error.required and self.asks_modern:
                 return self.lacking(error)
             return self.refusal(error)
         except ProtocolError as error:
@@ -268,9 +268,6 @@ class McpCall(Call):
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self.bug("the handler raised an exception")
-        finally:
-            if self.steps is not None:
-                self.forget_steps()
 
     async def _publish(self, collected: Collected, result: bytes) -> None:
         """Commit what it publishes, in one write with its answer, or with its own record: a crash leaves both, or
@@ -347,6 +344,14 @@ class McpCall(Call):
             raise CapabilityError("this call has no session whose client could be asked")
         return self.session.record.capabilities
 
+    @property
+    def asks_modern(self) -> bool:
+        """Its client is asked by ending the call, and not by a request."""
+        return self.dialect.modern
+
+    async def settled(self) -> None:
+        """Return once it is known how its client is asked."""
+
     async def ask(self, question: Question, timeout: float | None) -> Any:
         """Put a question to the client: by a request where there is a session, else by ending this leg of the call."""
         if self.dialect.modern:
@@ -402,6 +407,11 @@ class McpCall(Call):
             return await super().step(name, fn, args)
         self.take_step(name)
         return await self.asking.steps.run(self.context, identity, name, fn, args)
+
+    def _answer(self, payload: bytes | None) -> None:
+        super()._answer(payload)
+        if self.steps is not None:  # behind the answer, so that no crash lies between the two
+            self.forget_steps()
 
     def forget_steps(self) -> None:
         """It has ended; if its client cannot come back for more of it, its steps are of no use."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger, Orphan
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import (
     CallCancelled,
+    CapabilityError,
     ClientGone,
     DeadlineExceeded,
     LimitError,
@@ -31,6 +32,7 @@ from tailrace.errors import (
 )
 from tailrace.protocols.mcp.call import McpCall, encode_failure, no_room
 from tailrace.protocols.mcp.keys import fingerprint_of, idempotency_key
+from tailrace.protocols.mcp.legs import InputRequired, Moved
 from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.schema import InvalidArguments
 from tailrace.wire import mcp
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.legs import Question
     from tailrace.service import Tool
 
 __all__ = ["Claim", "Once", "OnceCall", "OnceRun"]
@@ -52,6 +55,7 @@ logger = logging.getLogger("tailrace.mcp")
 
 _MEMORY = 48 * 1024 * 1024  # bytes of entries that the memory store has room for
 _RESULT, _ERROR, _UNKNOWN = b"r", b"e", b"u"  # how a remembered answer begins: what follows is JSON
+_ASKED, _PAUSED = b"q", b"p"  # how one begins that is not remembered: a question, or an error; the key stays open
 
 _CRASHED = "The server was stopped while the call with this key was running; whether it took effect is unknown."
 _CANCELLED = "The call with this key was cancelled while it was running; whether it took effect is unknown."
@@ -88,6 +92,20 @@ class _Error(Struct, frozen=True, omit_defaults=True):
 
 _decode_detail = msgspec.json.Decoder(_Detail).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
+
+
+class Outcome(NamedTuple):
+    """What a request gets.
+
+    Attributes:
+        answer: The run's, or the remembered one.
+        replayed: It was there before the request came.
+        own: The request began the run.
+    """
+
+    answer: bytes
+    replayed: bool
+    own: bool
 
 
 class Abandoned(CallCancelled):
@@ -154,8 +172,8 @@ class Once:
         except KeyReused:
             return None
 
-    async def outcome(self, call: OnceCall) -> tuple[bytes, bool]:
-        """The remembered answer to a request, and whether it was there before the request came.
+    async def outcome(self, call: OnceCall) -> Outcome:
+        """The answer to a request.
 
         The first request of a key starts a run; those that come while it goes on attach to it.
 
@@ -168,16 +186,16 @@ class Once:
         """
         entry = self.ledger.find(*call.claim)
         if entry is not None and entry.state is EntryState.ENDED:
-            return await self.ledger.answer(entry), True
-        if entry is None:
+            return Outcome(await self.ledger.answer(entry), True, False)
+        if entry is None or entry.state is EntryState.OPEN:
             call.target.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)
             entry = self._begin(call)
         run: OnceRun | None = entry.owner
         if run is None:  # it was abandoned: there is an error
-            return await self.ledger.answer(entry), False
+            return Outcome(await self.ledger.answer(entry), False, False)
         run.listeners[call] = None
         try:
-            return await self.ledger.answer(entry), False
+            return Outcome(await self.ledger.answer(entry), False, run.first is call)
         except asyncio.CancelledError:
             run.leave(call)
             raise
@@ -190,7 +208,10 @@ class Once:
             return
         if payload is None:
             self.ledger.abandon(run.entry, CallCancelled("the server is shutting down"))
+        elif payload[:1] in (_ASKED, _PAUSED):
+            self.ledger.pause(run.entry, payload, self.endpoint.settings.state_time)
         elif run.began:
+            run.finished = True
             self.ledger.finish(run.entry, payload, run.leaving)
         else:
             self.ledger.drop(run.entry, payload)
@@ -200,7 +221,9 @@ class Once:
     def _begin(self, call: OnceCall) -> Entry:
         """Claim the key, and start the run once that is committed. There is no `await` between `find` and here."""
         run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.target, call.arguments, call.meta)
-        run.origin = call.public_session
+        run.first, run.origin = call, call.public_session
+        if call.dialect.modern:
+            run.leg = call.legged()
         run.context = Context(call.context.detach(), call=run)  # its values
         tasks = self.endpoint.tasks
         tasks.admit(run)
@@ -260,7 +283,9 @@ class OnceCall(ToolCall):
     async def run(self) -> bytes | None:
         """Wait for the answer; only a cancellation of this request comes out."""
         try:
-            answer, replayed = await self.once.outcome(self)
+            answer, replayed, own = await self.once.outcome(self)
+            while answer[:1] in (_ASKED, _PAUSED) and not (own or replayed):  # the client of another request is asked
+                answer, replayed, own = await self.once.outcome(self)
         except KeyReused as error:
             return self.error(INVALID_PARAMS, str(error))
         except InvalidArguments as error:
@@ -281,8 +306,10 @@ class OnceCall(ToolCall):
     def _render(self, answer: bytes, replayed: bool) -> bytes:
         """A remembered answer in this request's words; equal ones are equal but for the id and what `_meta` says."""
         kind, payload = answer[:1], answer[1:]
-        if kind == _ERROR:
+        if kind in (_ERROR, _PAUSED):
             error = _decode_error(payload)
+            if error.code == mcp.CAPABILITY_MISSING:
+                self.status = 400
             return encode_failure(self.request_id, ProtocolError(error.code, error.message, error.data))
         dialect = self.dialect
         meta: dict[str, Any] = {} if dialect.server_info is UNSET else dict(dialect.server_info)
@@ -292,7 +319,7 @@ class OnceCall(ToolCall):
             meta["io.tailrace/replayed"] = True
         more: dict[str, Any] = {"_meta": meta} if meta else {}
         if dialect.result_type is not UNSET:
-            more["resultType"] = dialect.result_type
+            more["resultType"] = "input_required" if kind == _ASKED else dialect.result_type
         if more:
             payload = payload[:-1] + b"," + mcp.encode(more)[1:]
         return encode_result(self.request_id, payload)
@@ -305,10 +332,12 @@ class OnceRun(ToolCall):
         entry: Of the ledger.
         listeners: The requests that wait for it, the oldest first.
         origin: The session of the first of them, for its handler.
+        first: The request that began it; None for one of another process life.
         began: Code of its handler may have run, in this process life or in an earlier one.
+        finished: It has an outcome, which the ledger keeps.
     """
 
-    __slots__ = ("_kept", "_once", "began", "entry", "listeners", "origin")
+    __slots__ = ("_kept", "_once", "began", "entry", "finished", "first", "listeners", "origin")
 
     def __init__(
         self,
@@ -343,7 +372,8 @@ class OnceRun(ToolCall):
         self.entry: Entry | None = None
         self.listeners: dict[OnceCall, None] = {}
         self.origin: Session | None = None
-        self.began = False
+        self.first: OnceCall | None = None
+        self.began = self.finished = False
 
     @property
     def public_session(self) -> Session | None:
@@ -384,16 +414,20 @@ class OnceRun(ToolCall):
 
     @property
     def _is_lost(self) -> bool:
-        return False
+        return isinstance(self.cancelled_by, _PAUSES)
 
     def outlived(self, payload: bytes | None, error: Exception) -> bytes | None:
-        """It answered although it was cancelled: then its outcome is known after all."""
-        return payload
+        """It answered although it was cancelled: then its outcome is known after all, unless it was to ask first."""
+        return self.aborted(error) if isinstance(error, _PAUSES) else payload
 
     def aborted(self, error: Exception) -> bytes | None:
         """What is remembered of a run that was cancelled; None at the process's end: the next life settles it."""
         if isinstance(error, DeadlineExceeded):
             return self._failure(str(error))
+        if isinstance(error, InputRequired):
+            return _ASKED + mcp.encode({"inputRequests": error.requests, "requestState": error.state})
+        if isinstance(error, ProtocolError):
+            return _PAUSED + mcp.encode(_Error(error.code, error.message, error.data))
         if isinstance(error, StoreError):
             return None
         if not self.began:
@@ -401,6 +435,66 @@ class OnceRun(ToolCall):
         if self._once.endpoint.ending and not isinstance(error, Abandoned):
             return None
         return _UNKNOWN + _unknown(_CANCELLED)
+
+    # --- what is asked ---
+
+    @property
+    def asked(self) -> ToolCall:
+        """The request whose client is asked: the one that began it, or another that is attached and has a client."""
+        if self.first is not None and (self.first in self.listeners or self.first.dialect.modern):
+            return self.first
+        return next((one for one in self.listeners if one.session is not None or one.dialect.modern), self)
+
+    @property
+    def client_capabilities(self) -> Mapping[str, Any]:
+        """Of the client that is asked."""
+        return super().client_capabilities if self.asked is self else self.asked.client_capabilities
+
+    @property
+    def asks_modern(self) -> bool:
+        """As the client that is asked."""
+        return self.asked is not self and self.asked.asks_modern
+
+    @property
+    def can_pause(self) -> bool:
+        """As the request that began it."""
+        return self.first is None or self.first.can_pause
+
+    async def ask(self, question: Question, timeout: float | None) -> Any:
+        """Ask as the request would: by its session or its task; else the run ends, and its key stays open."""
+        while True:
+            asked = self.asked
+            await asked.settled()
+            if asked is self or not asked.asks_modern or not asked.can_pause:
+                return await (super().ask(question, timeout) if asked is self else asked.ask(question, timeout))
+            if self.leg is None:
+                self.leg = asked.legged()
+            try:
+                return await self.leg.ask(self, question)
+            except Moved:
+                continue
+
+    def lacking(self, error: CapabilityError) -> bytes:
+        """Who has to declare more may do so under the same key."""
+        return _PAUSED + mcp.encode(
+            _Error(mcp.CAPABILITY_MISSING, error.message, {"requiredCapabilities": error.required})
+        )
+
+    def refusal(self, error: ToolError) -> bytes:
+        """As the tool says; where nobody is left who could be asked, the next request with the key is."""
+        if isinstance(error, CapabilityError) and self.asked is self:
+            return _PAUSED + mcp.encode(_Error(mcp.LIMIT_REACHED, "the client has gone before it could be asked"))
+        return super().refusal(error)
+
+    @property
+    def identity(self) -> str | None:
+        """The key's, for one call."""
+        return f"once {self.entry.name} {self.entry.fingerprint.hex()}" if self.entry is not None else None
+
+    def forget_steps(self) -> None:
+        """Once its outcome is known, which is remembered."""
+        if self.finished and self.steps and self.identity is not None:
+            self.asking.steps.forget(self.identity, self.steps)
 
     # --- what goes out ---
 
@@ -452,6 +546,9 @@ class OnceRun(ToolCall):
         """Wait for the only listener's reader; where there are several, none holds up the others."""
         if len(self.listeners) == 1:
             await next(iter(self.listeners)).reply.room()
+
+
+_PAUSES = (InputRequired, ProtocolError)  # what ends a run whose client comes back
 
 
 def _unknown(text: str) -> bytes:

@@ -125,10 +125,14 @@ class TaskCall(ToolCall):
         leg.identity = self.place.task.identity
         return leg
 
+    async def settled(self) -> None:
+        """Return once it is a task, or none."""
+        await self.place.table.decided(self)
+
     async def ask(self, question: Question, timeout: float | None) -> Any:
         """As a plain call, while it is one; a task waits for its answer (SEP-2663, `tasks/update`)."""
         while True:
-            await self.place.table.decided(self)
+            await self.settled()
             if self.place.stage is Stage.TASK:
                 return await self.place.table.ask(self, question, timeout)
             try:
