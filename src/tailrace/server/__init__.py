@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tailrace.clients.mcp.links import MemoryLink
     from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Store
+    from tailrace.core.session import Session
     from tailrace.publish import Publisher
     from tailrace.service import Service
 
@@ -66,9 +67,6 @@ class Server:
         store: Where sessions, streams and calls are kept.
         bearer: Tells who asks over HTTP; None: everybody may, and is nobody.
         publisher: Where what is published goes; None: `publish` raises.
-
-    Raises:
-        DefinitionError: The service relies on something that is not served yet.
     """
 
     def __init__(
@@ -79,7 +77,6 @@ class Server:
         bearer: Bearer | None = None,
         publisher: Publisher | None = None,
     ) -> None:
-        _check_served(service)
         self.service = service
         self.settings = settings
         self.store = store
@@ -346,9 +343,9 @@ class Server:
         """What stands at `uri` has changed, said in whatever thread."""
         self.tasks.on_loop(self.endpoint.updated, uri)
 
-    def changed(self, kind: str) -> None:
-        """A list of what the service offers has changed, in whatever thread."""
-        self.tasks.on_loop(self.endpoint.changed, kind)
+    def changed(self, kind: str, session: Session | None = None) -> None:
+        """A list of what the service offers has changed, for everybody or for one session, in whatever thread."""
+        self.tasks.on_loop(self.endpoint.changed, kind, session)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
         """Numbers for people."""
@@ -379,12 +376,6 @@ class Server:
     def converse(self) -> Conversation:
         """A conversation over a pair of pipes, or in memory."""
         return Conversation(self.endpoint)
-
-
-def _check_served(service: Service) -> None:
-    """What can be defined and is not served yet is refused, never passed over in silence."""
-    if service.middleware:
-        raise DefinitionError(f"not served yet: middleware of service {service.name}")
 
 
 class _Once:

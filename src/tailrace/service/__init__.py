@@ -14,7 +14,8 @@ import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol, TypeVar, Unpack, cast, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
 from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
@@ -23,16 +24,25 @@ from tailrace.service.definitions import Definition, Tool, ToolOptions
 from tailrace.service.exporting import lock_of
 from tailrace.service.interceptors import Interceptor, Next
 from tailrace.service.methods import Method, Methods, RpcOptions
+from tailrace.service.middleware import Invocation, Middleware
 from tailrace.service.prompts import Completion, Prompt, PromptOptions
 from tailrace.service.resources import Resource, ResourceOptions
+from tailrace.service.viewing import Filter, Offered, View, Viewer
+
+if TYPE_CHECKING:
+    from tailrace.core.session import Session
+    from tailrace.wire.content import Icon
 
 __all__ = [
     "Completion",
     "Definition",
     "Hooks",
     "Interceptor",
+    "Invocation",
     "Method",
+    "Middleware",
     "Next",
+    "Offered",
     "Prompt",
     "PromptOptions",
     "Resource",
@@ -42,6 +52,7 @@ __all__ = [
     "Service",
     "Tool",
     "ToolOptions",
+    "Viewer",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,9 +80,9 @@ class RunningServer(Protocol):
         """What stands at `uri` has changed; called in any thread."""
         ...
 
-    def changed(self, kind: str) -> None:
-        """A list (``tools``, ``resources``, ``prompts``) of what the service offers has changed; called in any
-        thread."""
+    def changed(self, kind: str, session: Session | None = None) -> None:
+        """A list (``tools``, ``resources``, ``prompts``) of what the service offers has changed, for everybody or for
+        one session; called in any thread."""
         ...
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -90,7 +101,10 @@ class Service(Catalog):
         package: The protobuf package of RPC paths, e.g. ``orders.v1``, or None.
         proto: The ``.proto`` file whose field numbers its messages have, as ``tailrace gen proto`` keeps it; a relative
             path is seen from the file in which the service is defined. None: numbered in order of declaration.
-        middleware: Functions around every call, outermost first.
+        middleware: Functions around every call and every list over MCP, outermost first:
+            ``async def middleware(ctx, invocation, next): return await next(invocation)``; see `Invocation`.
+        icons: Pictures that stand for it.
+        website_url: Where people read about it, or None.
         interceptors: Functions around every call over RPC, outermost first:
             ``async def interceptor(ctx, request, next): return await next(request)``.
 
@@ -107,8 +121,10 @@ class Service(Catalog):
         instructions: str | None = None,
         package: str | None = None,
         proto: str | os.PathLike[str] | None = None,
-        middleware: Sequence[Callable[..., Any]] = (),
+        middleware: Sequence[Middleware] = (),
         interceptors: Sequence[Interceptor] = (),
+        icons: Sequence[Icon] = (),
+        website_url: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"a service needs a name that is not empty, got {name!r}")
@@ -122,6 +138,10 @@ class Service(Catalog):
         self.package = package
         self.middleware = tuple(middleware)
         self.interceptors = tuple(interceptors)
+        self.icons = tuple(icons)
+        self.website_url = website_url
+        self.filters: list[Filter] = []
+        self._own: dict[str, Catalog] = {}  # what sessions have of their own, by their ids
         self.hooks = Hooks()
         lock = None if proto is None else lock_of(proto, inspect.currentframe())
         self._methods = Methods(name, package, self._tools, lock)
@@ -191,11 +211,60 @@ class Service(Catalog):
         """All RPC services of it as a protobuf ``FileDescriptorSet``, with what they import: for tools, reflection."""
         return self._methods.built.descriptor_set()
 
-    def _tell(self, kind: str) -> None:
-        if kind == "tools":
+    def _tell(self, kind: str, session: Session | None = None) -> None:
+        if kind == "tools" and session is None:
             self._methods.changed()
         for running in tuple(self._servers):
-            running.changed(kind)
+            running.changed(kind, session)
+
+    # --- for whom, and with what ---
+
+    def provide(self, fn: F) -> F:
+        """Give what `fn` returns to every tool, resource and prompt that has a parameter of that type: the parameter
+        is no argument then. It stands above those that use it.
+
+        Args:
+            fn: Async, plain (run in a thread), or an asynchronous generator (or anything that gives an asynchronous
+                context manager), which is ended after the call. It may take a `Context`, and what others provide. It
+                is called once for each call that needs it.
+
+        Raises:
+            DefinitionError: Its return annotation is no type of its own; something defined before takes that type.
+        """
+        known = [*self._tools.values(), *self._resources.values(), *self._prompts.values()]
+        self._providers.add(fn, [one.fn for one in known])
+        return fn
+
+    def filter(self, fn: Callable[[Definition, Viewer], bool]) -> Callable[[Definition, Viewer], bool]:
+        """Show something only to those for whom `fn(definition, viewer)` is true; for all others it is not there:
+        neither listed nor found. A plain, quick function; several have to agree. One that raises hides.
+        """
+        self.filters.append(fn)
+        return fn
+
+    def for_session(self, session: Session) -> Catalog:
+        """What one session has beside what everybody has, and instead where the name is the same: add to it with its
+        `tool`, `resource` and `prompt`, take away with `remove_tool` and the like. The session alone is told of
+        changes. It is gone with the session, and after a restart (`on_restore_session` can add it again).
+        """
+        own = self._own.get(session.id)
+        if own is None:
+            own = self._own[session.id] = Catalog(partial(self._tell, session=session), self._providers)
+        return own
+
+    def forget_session(self, id: str) -> None:
+        """A session has ended; for the server."""
+        self._own.pop(id, None)
+
+    @property
+    def is_selective(self) -> bool:
+        """Not everybody sees the same."""
+        return bool(self.filters or self._own)
+
+    def offered(self, viewer: Viewer) -> Offered:
+        """What a viewer can ask for; for the server."""
+        own = self._own.get(viewer.session.id) if viewer.session is not None and self._own else None
+        return self if own is None and not self.filters else View(self, own, self.filters, viewer)
 
     # --- hooks ---
 

@@ -10,6 +10,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.definitions import Tool, ToolOptions, make_tool
 from tailrace.service.prompts import Prompt, PromptOptions, make_prompt
+from tailrace.service.providers import Providers
 from tailrace.service.resources import Resource, ResourceOptions, make_resource
 
 __all__ = ["Catalog", "Kind", "check_options", "decorate"]
@@ -25,16 +26,18 @@ class Catalog:
 
     Args:
         changed: Called with the kind whenever one is added or removed, in whatever thread that happens.
+        providers: Of parameters that do not come from the caller; default: its own.
 
     Attributes:
         revision: Another number after each change.
     """
 
-    def __init__(self, changed: Callable[[Kind], None]) -> None:
+    def __init__(self, changed: Callable[[Kind], None], providers: Providers | None = None) -> None:
         self._tools: dict[str, Tool] = {}
         self._resources: dict[str, Resource] = {}
         self._prompts: dict[str, Prompt] = {}
         self._changed = changed
+        self._providers = providers if providers is not None else Providers()
         self.revision = 0
 
     @property
@@ -73,7 +76,7 @@ class Catalog:
 
         def define(function: Callable[..., Any]) -> None:
             check_options(function, options, "tool", ToolOptions.__optional_keys__)
-            tool = make_tool(function, **options)
+            tool = make_tool(function, providers=self._providers, **options)
             self._add("tools", self._tools, tool.name, tool)
 
         return decorate(fn, define)
@@ -96,7 +99,8 @@ class Catalog:
 
         def define(function: Callable[..., Any]) -> None:
             check_options(function, options, "resource", ResourceOptions.__optional_keys__)
-            self._add("resources", self._resources, uri, make_resource(function, uri, **options))
+            resource = make_resource(function, uri, providers=self._providers, **options)
+            self._add("resources", self._resources, uri, resource)
 
         return decorate(None, define)
 
@@ -120,7 +124,7 @@ class Catalog:
 
         def define(function: Callable[..., Any]) -> None:
             check_options(function, options, "prompt", PromptOptions.__optional_keys__)
-            prompt = make_prompt(function, **options)
+            prompt = make_prompt(function, providers=self._providers, **options)
             self._add("prompts", self._prompts, prompt.name, prompt)
 
         return decorate(fn, define)

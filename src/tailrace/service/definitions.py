@@ -27,6 +27,7 @@ from tailrace.schema import (
 from tailrace.wire.param_headers import ParamHeader, param_headers
 
 if TYPE_CHECKING:
+    from tailrace.service.providers import Provided, Providers
     from tailrace.wire.content import Icon
 
 __all__ = ["Definition", "Tool", "ToolOptions", "encode_definition", "make_tool", "read_definition"]
@@ -97,6 +98,7 @@ class Definition:
         icons: Pictures that stand for it.
         meta: Its `_meta`.
         definition: How MCP lists it, as JSON.
+        provided: Its parameters that do not come from the caller, with their providers.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Definition:
     icons: tuple[Icon, ...] = ()
     meta: Mapping[str, Any] | None = None
     definition: bytes = b""
+    provided: Provided = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +175,10 @@ def make_tool(
     journal: bool = True,
     icons: Sequence[Icon] = (),
     meta: Mapping[str, Any] | None = None,
+    providers: Providers | None = None,
 ) -> Tool:
-    """Make a tool of a function; the options are those of `ToolOptions`.
+    """Make a tool of a function; the options are those of `ToolOptions`. Parameters of a type that `providers` have do
+    not come from the caller.
 
     Raises:
         DefinitionError: It cannot work; names the function, its file and line.
@@ -195,7 +200,7 @@ def make_tool(
         open_world=open_world,
         icons=tuple(icons),
         meta=meta,
-        **read_definition(fn, description, input_schema),
+        **read_definition(fn, description, providers, input_schema),
     )
     _check_tool(tool)
     return dataclasses.replace(tool, definition=_definition(tool), param_headers=_param_headers(tool))
@@ -205,20 +210,26 @@ def make_tool(
 
 
 def read_definition(
-    fn: Callable[..., Any], description: str | None, input_schema: Mapping[str, Any] | None = None
+    fn: Callable[..., Any],
+    description: str | None,
+    providers: Providers | None = None,
+    input_schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a `Definition` takes from the function itself.
 
     Raises:
         DefinitionError: It cannot work; names the function, its file and line.
     """
-    arguments = arguments_of(fn, given=input_schema)
+    signature = read_signature(fn)
+    provided = providers.of(signature) if providers is not None else ()
+    arguments = arguments_of(fn, skip=frozenset(name for name, _ in provided), given=input_schema)
     return {
         "fn": fn,
         "place": place_of(fn),
         "arguments": arguments,
         "description": description if description is not None else _described(fn, arguments),
-        "context_param": read_signature(fn).context,
+        "context_param": signature.context,
+        "provided": provided,
         "is_async": inspect.iscoroutinefunction(fn),
     }
 

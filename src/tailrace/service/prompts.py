@@ -15,6 +15,7 @@ from tailrace.service.definitions import Definition, encode_definition, read_def
 
 if TYPE_CHECKING:
     from tailrace.schema import Arguments
+    from tailrace.service.providers import Provided, Providers
     from tailrace.wire.content import Icon
 
 __all__ = [
@@ -51,6 +52,7 @@ class Completion:
     is_async: bool = False
     is_generator: bool = False
     timeout: float | None = None
+    provided: Provided = ()
 
 
 Completions: TypeAlias = Mapping[str, Completion]
@@ -101,13 +103,14 @@ def make_prompt(
     meta: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     complete: Mapping[str, Sequence[str] | Completer] | None = None,
+    providers: Providers | None = None,
 ) -> Prompt:
     """Make a prompt of a function; the options are those of `PromptOptions`.
 
     Raises:
         DefinitionError: It cannot work; names the function, its file and line.
     """
-    common = read_definition(fn, description)
+    common = read_definition(fn, description, providers)
     prompt = Prompt(
         name=name or fn.__name__,
         title=title,

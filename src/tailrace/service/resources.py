@@ -14,6 +14,7 @@ from tailrace.service.prompts import Completer, Completions, read_completions
 from tailrace.wire.uri_templates import UriTemplate
 
 if TYPE_CHECKING:
+    from tailrace.service.providers import Providers
     from tailrace.wire.content import Annotations, Icon
 
 __all__ = ["Resource", "ResourceOptions", "make_resource"]
@@ -96,13 +97,14 @@ def make_resource(
     complete: Mapping[str, Sequence[str] | Completer] | None = None,
     max_age: float = 0.0,
     shared: bool = False,
+    providers: Providers | None = None,
 ) -> Resource:
     """Make a resource of a function; the options are those of `ResourceOptions`.
 
     Raises:
         DefinitionError: It cannot work; names the function, its file and line.
     """
-    common = read_definition(fn, description)
+    common = read_definition(fn, description, providers)
     place, arguments = common["place"], common["arguments"]
     resource = Resource(
         uri=uri,

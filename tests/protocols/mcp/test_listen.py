@@ -39,14 +39,15 @@ def tag_of(message: dict[str, Any]) -> Any:
 
 async def test_the_acknowledgment_is_the_first_message_and_names_what_is_granted() -> None:
     async with serving(Workshop().service) as server:
-        stream = listening(server, 7, {**TOOLS, "promptsListChanged": True, "resourceSubscriptions": ["a://b"]})
+        wanted = {**TOOLS, "promptsListChanged": True, "resourceSubscriptions": ["a://b"]}
+        stream = listening(server, 7, {**wanted, "taskIds": []})
         await stream.event_count(1)
         assert stream.status == 200
         assert stream.messages == [
             {
                 "jsonrpc": "2.0",
                 "method": ACKNOWLEDGED,
-                "params": {"_meta": {SUBSCRIPTION: 7}, "notifications": TOOLS},
+                "params": {"_meta": {SUBSCRIPTION: 7}, "notifications": wanted},
             }
         ]
         assert stream.events[0].id is None, "it cannot be resumed"

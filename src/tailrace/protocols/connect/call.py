@@ -7,6 +7,7 @@ import contextvars
 import inspect
 import logging
 import secrets
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,12 +27,13 @@ from tailrace.protocols.connect.info import Info
 from tailrace.protocols.connect.inlet import Inlet
 from tailrace.protocols.connect.outlet import Outlet
 from tailrace.schema.protobuf import InvalidMessage
+from tailrace.service.providers import provide
 from tailrace.wire import connect
 from tailrace.wire.compression import decompress
 from tailrace.wire.rpc import details_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from tailrace.core.exchange import Exchange
     from tailrace.core.ports import Record
@@ -123,7 +125,7 @@ class RpcCall(Call):
         error: How it ended, if not well.
     """
 
-    __slots__ = ("_items", "error", "home", "info", "method", "opening")
+    __slots__ = ("_exits", "_items", "error", "home", "info", "method", "opening")
 
     reply: RpcReply
 
@@ -135,6 +137,7 @@ class RpcCall(Call):
         self.info: Info | None = None
         self.error: RpcError | None = None
         self._items: Any = None
+        self._exits: AsyncExitStack | None = None
 
     @property
     def rpc(self) -> Info:
@@ -172,7 +175,9 @@ class RpcCall(Call):
     async def run(self) -> bytes | None:
         """Run the handler. Whatever it does, there is an answer; only a cancellation of the call comes out."""
         try:
-            frames = await (self._stream() if self.method.is_generator else self._single())
+            work = self._stream() if self.method.is_generator else self._single()
+            tool = self.method.tool
+            frames = await (work if tool is None or not tool.provided else self._provided(work))
             if self.collected is not None:
                 await self._publish()
             return frames
@@ -185,6 +190,11 @@ class RpcCall(Call):
             return self._fail(error_of(error))
         except (Exception, SystemExit):
             return self._bug("the method raised an exception")
+
+    async def _provided(self, work: Awaitable[bytes]) -> bytes:
+        """What its handler is provided with ends after it, of a stream after its last item."""
+        async with AsyncExitStack() as self._exits:
+            return await work
 
     async def _single(self) -> bytes:
         value = await self._handle()
@@ -233,6 +243,9 @@ class RpcCall(Call):
         arguments = method.bind(request) if method.stream_param is None else {method.stream_param: request}
         if method.context_param is not None:
             arguments[method.context_param] = self.context
+        if method.tool is not None and method.tool.provided:
+            assert self._exits is not None
+            arguments.update(await provide(self._exits, method.tool.provided, self.context, self.tasks.in_thread))
         if method.is_async:
             return await method.fn(**arguments)
         if method.is_generator:

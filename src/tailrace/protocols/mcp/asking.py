@@ -80,11 +80,13 @@ class Asking:
 
     Attributes:
         steps: What of them is not to run again.
+        middleware: What stands around them.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         settings, journals = endpoint.settings, endpoint.journals
+        self.middleware = endpoint.service.middleware
         self.steps = Steps(
             journals.store,
             journals.write,

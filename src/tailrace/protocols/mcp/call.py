@@ -12,7 +12,8 @@ import inspect
 import logging
 import math
 import secrets
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -33,6 +34,8 @@ from tailrace.errors import (
 )
 from tailrace.protocols.mcp.legs import InputRequired, leg_of
 from tailrace.schema import encode_value
+from tailrace.service.middleware import Invocation, around
+from tailrace.service.providers import provide
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
@@ -299,11 +302,29 @@ class McpCall(Call):
         return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
 
     async def invoke(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
-        """Run the target's function, whatever kind it is of; a plain one in a thread."""
-        if target.context_param is not None:
-            arguments[target.context_param] = self.context
+        """Run the target's function with what is provided, inside of the middleware."""
         if target.timeout is not None:
             self.set_timeout(target.timeout, DeadlineExceeded(f"{target.name} did not end within {target.timeout:g} s"))
+        if not self.asking.middleware:
+            return await self._provide(target, arguments)
+
+        def handle(invocation: Invocation) -> Awaitable[Any]:
+            return self._provide(target, dict(invocation.arguments))
+
+        invocation = Invocation(self.METHOD, self.target.name, arguments)
+        return await around(self.asking.middleware, self.context, invocation, handle)
+
+    async def _provide(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
+        if not target.provided:
+            return await self._run_function(target, arguments)
+        async with AsyncExitStack() as stack:
+            arguments.update(await provide(stack, target.provided, self.context, self.in_thread))
+            return await self._run_function(target, arguments)
+
+    async def _run_function(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
+        """Whatever kind it is of; a plain one in a thread."""
+        if target.context_param is not None:
+            arguments[target.context_param] = self.context
         if target.is_async:
             return await target.fn(**arguments)
         if target.is_generator:

@@ -35,7 +35,7 @@ from tailrace.protocols.mcp.framing import EventId, Seals, SseFraming
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.legs import leg_of
 from tailrace.protocols.mcp.listen import Listens
-from tailrace.protocols.mcp.methods import Methods
+from tailrace.protocols.mcp.methods import LISTS, Methods
 from tailrace.protocols.mcp.once import Once, OnceCall
 from tailrace.protocols.mcp.reading import find_resource, find_target
 from tailrace.protocols.mcp.records import Record, put_session, state_changed
@@ -45,6 +45,7 @@ from tailrace.protocols.mcp.retention import Retention
 from tailrace.protocols.mcp.subscriptions import Subscriptions
 from tailrace.protocols.mcp.tasks import TaskTable
 from tailrace.protocols.mcp.tool_call import ToolCall
+from tailrace.service.viewing import Viewer
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import (
     INTERNAL_ERROR,
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from tailrace.core.writer import Framing
     from tailrace.protocols.mcp.hooks import Hooks
     from tailrace.protocols.mcp.reply import ExchangeReply
-    from tailrace.service import Service
+    from tailrace.service import Service, Tool
 
 __all__ = ["CALLS", "KEPT", "Endpoint", "Record"]
 
@@ -117,6 +118,7 @@ class Endpoint:
         self.now = tasks.loop.time
         self.wall = time.time
         self.tools = service.tools  # a live view
+        self.calls = CALLS | LISTS.keys() if service.middleware else CALLS
         self.sessions = Sessions(
             limit=settings.max_sessions,
             idle=settings.session_idle,
@@ -124,8 +126,9 @@ class Endpoint:
             unborn=lambda session: not session.record.initialized and session.record.transport != "stdio",
         )
         server_info: dict[str, Any] = {"name": service.name, "version": service.version}
-        if service.title:
-            server_info["title"] = service.title
+        for key, said in (("title", service.title), ("icons", service.icons), ("websiteUrl", service.website_url)):
+            if said:
+                server_info[key] = msgspec.to_builtins(said)
         self.legacy = Dialect(modern=False, server_info=server_info)
         self.modern = Dialect(modern=True, server_info=server_info)
         self.methods = Methods(service, server_info, page=settings.page)
@@ -150,33 +153,37 @@ class Endpoint:
 
     # --- requests ---
 
-    def inline(self, request: Request, params: Any, session: Session | None, dialect: Dialect) -> bytes | None:
+    def inline(
+        self, request: Request, params: Any, session: Session | None, dialect: Dialect, principal: str = ""
+    ) -> bytes | None:
         """The encoded answer of a method that runs no user code; None for one that does, which is a call.
 
         Raises:
             ProtocolError: Unknown method, bad parameters.
         """
-        if request.method in CALLS:
+        if request.method in self.calls:
             return None
         if session is not None and not session.record.version and not dialect.modern and request.method != "ping":
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
-        result = self.methods.result(request.method, params, dialect.modern)
+        viewer = Viewer(session.principal if session is not None else principal, session)
+        result = self.methods.result(request.method, params, viewer, modern=dialect.modern)
         if request.method in KEPT:
-            self._keep(request.method, params, session)
+            self._keep(request.method, params, viewer)
         return encode_result(request.id, result)
 
-    def _keep(self, method: str, params: Any, session: Session | None) -> None:
+    def _keep(self, method: str, params: Any, viewer: Viewer) -> None:
         """What the session is to remember of a request.
 
         Raises:
             ProtocolError: It cannot.
         """
+        session = viewer.session
         if method == "logging/setLevel":
             if session is not None:
                 session.record.level = params.level
         else:
             if method == "resources/subscribe":
-                find_resource(self.service, params.uri, modern=False)
+                find_resource(self.service.offered(viewer), params.uri, modern=False)
             self.subscriptions.change(session, method, params.uri)
         if session is not None:
             self.save(session)
@@ -214,12 +221,14 @@ class Endpoint:
             ProtocolError: No such tool, resource or prompt; a progress token over the limit; a cap is reached.
         """
         make: Callable[..., CallT] = kind
+        principal = session.principal if session is not None else origin.principal if origin is not None else ""
         if request.method == "tools/call":
-            arguments, target = params.arguments, self.tools.get(params.name)
+            arguments, target = params.arguments, self.find_tool(params.name, session, principal)
             if target is None:
                 raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
         else:
-            found = find_target(self.service, request.method, params, modern=dialect.modern)
+            offered = self.service.offered(Viewer(principal, session if not dialect.modern else None))
+            found = find_target(offered, request.method, params, modern=dialect.modern)
             make, target, arguments = found  # type: ignore[assignment] - a McpCall, as asked
         if params.meta is not mcp.NO_META:
             _check_token(params.meta.progress_token)
@@ -246,7 +255,7 @@ class Endpoint:
             level=level,
             max_result=self.settings.max_result,
             asking=self.asking,
-            principal=session.principal if session is not None else origin.principal if origin is not None else "",
+            principal=principal,
             keep_answer=keep_answer,
         )
         if dialect.modern and call.LEGS and (params.request_state is not UNSET or params.input_responses is not UNSET):
@@ -269,6 +278,12 @@ class Endpoint:
         if self.tasks.tracer is not None:
             self._trace(self.tasks.tracer, call)
         return call
+
+    def find_tool(self, name: str, session: Session | None, principal: str) -> Tool | None:
+        """The tool that somebody may call."""
+        if not self.service.is_selective:
+            return self.tools.get(name)
+        return self.service.offered(Viewer(principal, session)).tools.get(name)
 
     def _trace(self, tracer: Tracer, call: McpCall) -> None:
         """Begin the call's span; what happens in the call belongs to it (semantic conventions for MCP)."""
@@ -332,9 +347,14 @@ class Endpoint:
         moment."""
         self._updated[uri] = None
 
-    def changed(self, kind: str) -> None:
-        """The list of `kind` (``tools``, …) has changed; clients are told soon, once for all changes of a moment."""
-        self._changed.add(kind)
+    def changed(self, kind: str, session: Session | None = None) -> None:
+        """The list of `kind` (``tools``, …) has changed, for everybody or for one session; clients are told soon, once
+        for all changes of a moment."""
+        if session is None:
+            self._changed.add(kind)
+        elif self.sessions.by_id.get(session.id) is session and session.record.version:
+            payload = self.notification(f"notifications/{kind}/list_changed", None)
+            session.log.append(payload, Kind.NOTIFICATION, self.now())
 
     # --- sessions ---
 
@@ -460,6 +480,7 @@ class Endpoint:
         self.sessions.remove(session)
         self.retention.forget(session)
         self.subscriptions.left(session)
+        self.service.forget_session(session.id)
         self.recovery.ended(session.id)
         journal = self.journal_of(session)
         if journal is not None and not keep:

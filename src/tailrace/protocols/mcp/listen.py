@@ -170,12 +170,12 @@ class Listens:
 
     def _granted(self, wanted: mcp.SubscriptionFilter, principal: str) -> mcp.SubscriptionFilter:
         """What of it this server has, and this principal may know."""
-        service, find = self.endpoint.service, self.endpoint.task_table.find
+        find = self.endpoint.task_table.find
         return mcp.SubscriptionFilter(
             tools_list_changed=wanted.tools_list_changed,
-            prompts_list_changed=wanted.prompts_list_changed and bool(service.prompts),
-            resources_list_changed=wanted.resources_list_changed and bool(service.resources),
-            resource_subscriptions=wanted.resource_subscriptions if service.resources else (),
+            prompts_list_changed=wanted.prompts_list_changed,
+            resources_list_changed=wanted.resources_list_changed,
+            resource_subscriptions=wanted.resource_subscriptions,
             task_ids=tuple(id for id in dict.fromkeys(wanted.task_ids) if find(id, principal) is not None),
         )
 

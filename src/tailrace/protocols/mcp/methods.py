@@ -13,9 +13,11 @@ from tailrace.wire.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 from tailrace.wire.uri_templates import MAX_URI
 
 if TYPE_CHECKING:
-    from tailrace.service import Definition, Service
+    from collections.abc import Mapping
 
-__all__ = ["LISTS", "Methods"]
+    from tailrace.service import Definition, Offered, Service, Viewer
+
+__all__ = ["LISTS", "Methods", "all_of"]
 
 LISTS = {  # the member of the result that holds the list
     "tools/list": "tools",
@@ -40,12 +42,12 @@ class Methods:
     def __init__(self, service: Service, server_info: dict[str, Any], *, page: int, ttl: int = 60_000) -> None:
         self.service = service
         self.server_info = server_info
-        self.page = page
+        self._size = page
         self.ttl = ttl
         self._pages: dict[tuple[str, bool, str | None], bytes] = {}
         self._revision = service.revision
 
-    def result(self, method: str, params: Any, modern: bool) -> bytes:
+    def result(self, method: str, params: Any, viewer: Viewer, *, modern: bool) -> bytes:
         """The encoded result of `method`.
 
         Raises:
@@ -54,7 +56,7 @@ class Methods:
         if method not in (_MODERN if modern else _LEGACY):
             raise ProtocolError(METHOD_NOT_FOUND, f"unknown method: {method[:128]!r}")
         if method in LISTS:
-            return self._list(method, params.cursor, modern)
+            return self._list(method, params.cursor, viewer, modern)
         if method == "server/discover":
             return self._discover()
         return b"{}"  # ping, and what the session takes note of
@@ -93,7 +95,10 @@ class Methods:
 
     # --- lists ---
 
-    def _list(self, method: str, cursor: str | None, modern: bool) -> bytes:
+    def _list(self, method: str, cursor: str | None, viewer: Viewer, modern: bool) -> bytes:
+        if self.service.is_selective:
+            offered = self.service.offered(viewer)
+            return self.page(method, _encoded(all_of(method, offered)), cursor, modern=modern, shared=False)
         if self._revision != self.service.revision:
             self._revision = self.service.revision
             self._pages.clear()
@@ -101,41 +106,58 @@ class Methods:
         page = self._pages.get(key)
         if page is None:
             # Raises for cursors that were made up: none of them is kept.
-            page = self._page(method, self._offered(method), cursor, modern)
+            page = self.page(method, _encoded(all_of(method, self.service)), cursor, modern=modern, shared=True)
             if len(self._pages) > 256:
                 self._pages.clear()
             self._pages[key] = page
         return page
 
-    def _offered(self, method: str) -> dict[str, Definition]:
-        service = self.service
-        if method == "tools/list":
-            return dict(service.tools)
-        if method == "prompts/list":
-            return dict(service.prompts)
-        wanted = method == "resources/templates/list"
-        return {uri: one for uri, one in list(service.resources.items()) if one.is_template is wanted}
+    def page(self, method: str, whole: dict[str, bytes], cursor: str | None, *, modern: bool, shared: bool) -> bytes:
+        """One page of a list.
 
-    def _page(self, method: str, offered: dict[str, Definition], cursor: str | None, modern: bool) -> bytes:
-        keys, start = list(offered), 0
+        Args:
+            method: Which list.
+            whole: All of it, encoded, by what tells one from another.
+            cursor: Where it begins, or None.
+            modern: In the words of 2026-07-28.
+            shared: It is the same for everybody.
+
+        Raises:
+            ProtocolError: There is no such cursor.
+        """
+        keys, start = list(whole), 0
         if cursor is not None:
             try:
                 start = keys.index(_key_of(cursor)) + 1
             except ValueError:
                 raise ProtocolError(INVALID_PARAMS, f"{method}: no such cursor") from None
-        shown = keys[start : start + self.page]
-        result: dict[str, Any] = {LISTS[method]: [Raw(offered[key].definition) for key in shown]}
-        if start + self.page < len(keys):
+        shown = keys[start : start + self._size]
+        result: dict[str, Any] = {LISTS[method]: [Raw(whole[key]) for key in shown]}
+        if start + self._size < len(keys):
             result["nextCursor"] = _cursor_of(shown[-1])
-        return mcp.encode(result | self._modern() if modern else result)
+        return mcp.encode(result | self._modern(shared) if modern else result)
 
-    def _modern(self) -> dict[str, Any]:
+    def _modern(self, shared: bool = True) -> dict[str, Any]:
         return {
             "resultType": "complete",
             "ttlMs": self.ttl,
-            "cacheScope": "public",
+            "cacheScope": "public" if shared else "private",
             "_meta": {"io.modelcontextprotocol/serverInfo": self.server_info},
         }
+
+
+def all_of(method: str, offered: Offered) -> Mapping[str, Definition]:
+    """What a list is made of, by name, URI or template."""
+    if method == "tools/list":
+        return dict(offered.tools)
+    if method == "prompts/list":
+        return dict(offered.prompts)
+    wanted = method == "resources/templates/list"
+    return {uri: one for uri, one in list(offered.resources.items()) if one.is_template is wanted}
+
+
+def _encoded(whole: Mapping[str, Definition]) -> dict[str, bytes]:
+    return {key: one.definition for key, one in whole.items()}
 
 
 def _cursor_of(key: str) -> str:

@@ -15,7 +15,9 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.errors import CapabilityError, ProtocolError, ResourceNotFound, ToolError
 from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.methods import LISTS, all_of
 from tailrace.schema import InvalidArguments, InvalidResult, decode_strings, encode_value
+from tailrace.service.middleware import Invocation, around
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, PromptMessage, ResourceContents, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from tailrace.protocols.mcp.call import StoredCallData
     from tailrace.protocols.mcp.legs import Question
-    from tailrace.service import Completion, Prompt, Resource, Service
+    from tailrace.service import Completion, Offered, Prompt, Resource
 
 __all__ = ["CompleteCall", "PromptCall", "ReadCall", "find_resource", "find_target", "not_found", "stored_params"]
 
@@ -204,6 +206,51 @@ class CompleteCall(_Reading):
         return [str(one) for one in await self.invoke(completion, arguments) or ()]
 
 
+# --- lists, where there is middleware ---
+
+
+class ListTarget(NamedTuple):
+    """A list.
+
+    Attributes:
+        name: The method.
+        offered: Of what it is made.
+        cursor: Where the page begins.
+    """
+
+    name: str
+    offered: Offered
+    cursor: str | None
+    journal: bool = False
+
+
+class ListCall(_Reading):
+    """Lists what the middleware lets pass."""
+
+    __slots__ = ()
+
+    LEGS: ClassVar[bool] = False
+    target: ListTarget
+
+    async def work(self) -> bytes:
+        """Let the middleware have the list."""
+        method, offered, cursor, _ = self.target
+
+        async def listed(invocation: Invocation) -> list[Any]:
+            return [msgspec.json.decode(one.definition) for one in all_of(method, offered).values()]
+
+        whole = await around(self.asking.middleware, self.context, Invocation(method, "", {}), listed)
+        key = {"resources/list": "uri", "resources/templates/list": "uriTemplate"}.get(method, "name")
+        encoded = {str(one[key]): encode_value(one) for one in whole}
+        endpoint = self.asking.endpoint
+        return self.check_size(endpoint.methods.page(method, encoded, cursor, modern=self.dialect.modern, shared=False))
+
+    @property
+    def label(self) -> str:
+        """For people: which call this is."""
+        return f"{self.target.name} (request {str(self.request_id)[:64]!r})"
+
+
 # --- finding them -------------------------------------------------------------------------------
 
 
@@ -222,21 +269,23 @@ class Found(NamedTuple):
     arguments: Raw | UnsetType
 
 
-def find_target(service: Service, method: str, params: Any, *, modern: bool) -> Found:
+def find_target(offered: Offered, method: str, params: Any, *, modern: bool) -> Found:
     """What one of these methods asks for.
 
     Raises:
         ProtocolError: The target is not there.
     """
+    if method in LISTS:
+        return Found(ListCall, ListTarget(method, offered, params.cursor), UNSET)
     if method == "resources/read":
-        return Found(ReadCall, find_resource(service, params.uri, modern=modern), UNSET)
+        return Found(ReadCall, find_resource(offered, params.uri, modern=modern), UNSET)
     if method == "prompts/get":
-        prompt = service.prompts.get(params.name)
+        prompt = offered.prompts.get(params.name)
         if prompt is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown prompt: {params.name[:128]!r}")
         return Found(PromptCall, prompt, Raw(mcp.encode(params.arguments)))
     asked = mcp.CompleteParams(params.ref, params.argument, params.context)
-    return Found(CompleteCall, _completed(service, params, modern), Raw(mcp.encode(asked)))
+    return Found(CompleteCall, _completed(offered, params, modern), Raw(mcp.encode(asked)))
 
 
 def stored_params(data: StoredCallData) -> Any:
@@ -252,29 +301,29 @@ def stored_params(data: StoredCallData) -> Any:
     return msgspec.json.decode(data.arguments, type=mcp.CompleteParams)
 
 
-def find_resource(service: Service, uri: str, *, modern: bool) -> ReadTarget:
+def find_resource(offered: Offered, uri: str, *, modern: bool) -> ReadTarget:
     """What stands at a URI: a resource of its own, or the first template that has it.
 
     Raises:
         ProtocolError: Nothing.
     """
-    resource = service.resources.get(uri)
+    resource = offered.resources.get(uri)
     if resource is not None and resource.template is None:
         return ReadTarget(uri, resource, {})
-    for resource in list(service.resources.values()):
+    for resource in list(offered.resources.values()):
         if resource.template is not None and (values := resource.template.match(uri)) is not None:
             return ReadTarget(uri, resource, values)
     raise not_found(uri, modern)
 
 
-def _completed(service: Service, params: mcp.CompleteParams, modern: bool) -> CompleteTarget:
+def _completed(offered: Offered, params: mcp.CompleteParams, modern: bool) -> CompleteTarget:
     ref, argument = params.ref, params.argument.name
     if ref.type == "ref/prompt":
-        definition: Prompt | Resource | None = service.prompts.get(ref.name)
+        definition: Prompt | Resource | None = offered.prompts.get(ref.name)
         if definition is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown prompt: {ref.name[:128]!r}")
     else:
-        definition = service.resources.get(ref.uri)
+        definition = offered.resources.get(ref.uri)
         if definition is None:
             raise not_found(ref.uri, modern)
     if argument not in definition.arguments.names:

@@ -28,6 +28,7 @@ from tailrace.protocols.mcp.reading import find_target, stored_params
 from tailrace.protocols.mcp.records import decode_record, decode_state
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.protocols.mcp.tool_call import ToolCall
+from tailrace.service.viewing import Viewer
 from tailrace.wire import mcp
 from tailrace.wire.content import Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_result
@@ -239,9 +240,10 @@ class Recovery:
 
     def _settle_reading(self, session: Session, number: int, log: Log, data: StoredCallData) -> None:
         """What only reads runs again, once at most; if it cannot, its client reads an error."""
+        offered = self.endpoint.service.offered(Viewer(session.principal, session))
         error = ProtocolError(INTERNAL_ERROR, "the server was stopped while this request was running: ask again")
         try:
-            found = find_target(self.endpoint.service, data.method, stored_params(data), modern=False)
+            found = find_target(offered, data.method, stored_params(data), modern=False)
         except ProtocolError as missing:
             found, error = None, missing
         if data.reran or found is None or not self._rerun(session, number, log, found.kind, found.target, data):

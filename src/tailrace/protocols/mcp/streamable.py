@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.service import Tool
 
 __all__ = ["Streamable"]
 
@@ -128,20 +129,22 @@ class Streamable:
                     raise mismatch
                 exchange.verdicts["routing"] = said
             mcp.check_modern_version(version)
+            tool = None
             if request.method == "tools/call":
-                self._check_param_headers(exchange, params)
+                tool = endpoint.find_tool(params.name, None, exchange.principal)
+                if tool is not None and tool.param_headers:
+                    self._check_param_headers(exchange, params, tool)
             elif request.method == "subscriptions/listen":
                 return endpoint.listens.open_exchange(exchange, request, params)
             elif request.method in tasks.METHODS:
                 answering = partial(endpoint.task_table.answer, request, params, exchange.principal)
                 work = self._answer_task(exchange, request, answering)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
-            body = endpoint.inline(request, params, None, endpoint.modern)
+            body = endpoint.inline(request, params, None, endpoint.modern, exchange.principal)
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
             task_call = None
-            tool = endpoint.tools.get(params.name) if request.method == "tools/call" else None
             if tool is not None and tool.task:
                 task_call = endpoint.task_table.accept(
                     request, params, None, reply, exchange.principal, by_id=False, origin=exchange
@@ -167,14 +170,12 @@ class Streamable:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         return exchange.respond(200, JSON, body)
 
-    def _check_param_headers(self, exchange: Exchange, params: mcp.CallParams) -> None:
+    def _check_param_headers(self, exchange: Exchange, params: mcp.CallParams, tool: Tool) -> None:
         """Arguments that the tool wants to be repeated in headers are the same there, or the call is refused."""
-        tool = self.endpoint.tools.get(params.name)
-        if tool is not None and tool.param_headers:
-            arguments = params.arguments if isinstance(params.arguments, Raw) else b""
-            mismatch = check_param_headers(tool.param_headers, bytes(arguments), exchange.header_values)
-            if mismatch is not None:
-                raise mismatch
+        arguments = params.arguments if isinstance(params.arguments, Raw) else b""
+        mismatch = check_param_headers(tool.param_headers, bytes(arguments), exchange.header_values)
+        if mismatch is not None:
+            raise mismatch
 
     def _modern_other(self, exchange: Exchange, message: Message | Batch) -> None:
         if isinstance(message, Notification):

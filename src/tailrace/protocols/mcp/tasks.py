@@ -95,7 +95,7 @@ class TaskTable:
             ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached; the
                 idempotency key stands for another call.
         """
-        tool = self.endpoint.tools.get(params.name)
+        tool = self.endpoint.find_tool(params.name, None, principal)
         if tool is None or not tool.task:
             return None
         if not declares_tasks(params.meta):
