@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.asking import ASKING_MUTANTS
 from tests.mutants.once import ONCE_MUTANTS
 from tests.mutants.planting import Mutant
+from tests.mutants.rpc import RPC_MUTANTS
 
 CORE = "tests/schedules/test_core.py::test_two_ends_meet"
 OVER_SSE = "tests/schedules/test_http_sse.py::test_two_ends_meet"
@@ -475,4 +476,5 @@ MUTANTS = [
     ),
     *ONCE_MUTANTS,
     *ASKING_MUTANTS,
+    *RPC_MUTANTS,
 ]

@@ -314,6 +314,7 @@ Makes = Callable[..., Awaitable[Any]]
 each_stream = pytest.mark.parametrize(
     ("spoken", "makes"),
     [(one, makes) for one in SPOKEN for makes in (unary, collected) if (one.protocol, makes) != ("connect", unary)],
+    ids=lambda one: one.__name__ if callable(one) else repr(one),
 )
 
 
@@ -323,7 +324,7 @@ async def test_a_missing_end_after_the_only_message_is_waited_for_as_long_as_a_c
 ) -> None:
     async with served(spoken, lambda request: no_trailers(spoken, request)) as (client, peer):
         with pytest.raises(RpcError, match=r"did not end its answer within 0\.1 s") as error:
-            await makes(client, close_timeout=0.1)
+            await makes(client, close_timeout=0.1, timeout=8.0)
         assert error.value.code is Code.INTERNAL
         await told(await peer.request(), spoken)
 

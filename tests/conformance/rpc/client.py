@@ -1,45 +1,27 @@
 """The client under test of Connect's conformance runner: requests on stdin, what our client made of them on stdout.
 
-Each is four bytes of length and a protobuf message. Calls run at the same time; answers may come in any order.
+Calls run at the same time; answers may come in any order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import struct
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2, message_factory, struct_pb2
-
 from tailrace.connect import Call, Client, Metadata, Retries, RpcError, StreamEnded
+from tests.conformance.rpc.messages import PACKAGE, message, read_message, write_message
 
 AT_ONCE = 16
-PACKAGE = "connectrpc.conformance.v1"
 VERSIONS = {1: "1.1", 2: "2"}
 PROTOCOLS = {1: "connect", 2: "grpc", 3: "grpc-web"}
 CODECS = {1: "proto", 2: "json"}
 COMPRESSIONS = {0: "identity", 1: "identity", 2: "gzip", 3: "br", 4: "zstd"}
 
 
-_LOADED = (any_pb2, empty_pb2, struct_pb2)  # what the conformance messages are made of
-
-
-def load(path: str) -> Callable[[str], Any]:
-    """The messages of a descriptor set, by name."""
-    pool = descriptor_pool.Default()
-    with open(path, "rb") as file:
-        for one in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-            if not one.name.startswith("google/"):
-                pool.Add(one)
-    return lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-message = load(os.environ["CONFORMANCE_DESCRIPTORS"])
 ClientCompatRequest, ClientCompatResponse = message("ClientCompatRequest"), message("ClientCompatResponse")
 
 
@@ -210,29 +192,28 @@ def _unpack(packed: Any, kind: Any) -> Any:
     return one
 
 
-def _read(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[bytes | None]) -> None:
-    while head := sys.stdin.buffer.read(4):
-        loop.call_soon_threadsafe(queue.put_nowait, sys.stdin.buffer.read(struct.unpack(">I", head)[0]))
-    loop.call_soon_threadsafe(queue.put_nowait, None)
+def _read(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any]) -> None:
+    request = True
+    while request is not None:
+        request = read_message(sys.stdin.buffer, ClientCompatRequest)
+        loop.call_soon_threadsafe(queue.put_nowait, request)
 
 
 async def main() -> None:
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    queue: asyncio.Queue[Any] = asyncio.Queue()
     threading.Thread(target=_read, args=(asyncio.get_running_loop(), queue), daemon=True).start()
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def answer(data: bytes) -> None:
+    async def answer(request: Any) -> None:
         try:
-            response = (await Run(ClientCompatRequest.FromString(data)).run()).SerializeToString()
+            write_message(sys.stdout.buffer, await Run(request).run())
         finally:
             room.release()
-        sys.stdout.buffer.write(struct.pack(">I", len(response)) + response)
-        sys.stdout.buffer.flush()
 
     async with asyncio.TaskGroup() as group:
-        while (data := await queue.get()) is not None:
+        while (request := await queue.get()) is not None:
             await room.acquire()
-            group.create_task(answer(data))
+            group.create_task(answer(request))
 
 
 if __name__ == "__main__":
