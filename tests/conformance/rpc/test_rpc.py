@@ -11,7 +11,7 @@ from tests.conformance.rpc.runner import CLIENT, LIMIT, SERVER, Missing, run_sui
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(LIMIT + 650)]  # a cold build comes first
 
-CASES = {"server": 7288, "client": 8978}  # that the claimed features ask for; fewer would mean that something is not claimed
+CASES = {"server": 7288, "client": 8978}  # that the claimed features ask for: fewer, and one is not claimed
 
 
 @pytest.mark.parametrize(("side", "command"), [("server", SERVER), ("client", CLIENT)])
