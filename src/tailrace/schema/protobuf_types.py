@@ -1,4 +1,4 @@
-"""Python types as protobuf sees them, by rules that are told in docs/rpc.md, "Messages and .proto files".
+"""Python types as protobuf sees them, by rules that are told in docs/messages.md.
 
 msgspec reads the types, pydantic's models are read field by field; protobuf itself is not loaded, so that what
 has no protobuf form is refused where it is defined, at no cost.
