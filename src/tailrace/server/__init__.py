@@ -181,7 +181,7 @@ class Server:
         await endpoint.once.recover()
         await endpoint.recovery.recover()
         await TaskRecovery(endpoint.task_table).recover()
-        self.rpc.outbox = self.outbox
+        self.rpc.outbox, self.rpc.ledger = self.outbox, endpoint.once.ledger
         streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
         self._routes = {
             "/mcp": streamable.handle,
@@ -312,6 +312,8 @@ class Server:
 
     def refuse(self, exchange: Exchange, status: int, message: str) -> None:
         """Reply with an error that concerns no protocol."""
+        if self._tasks is not None and hasattr(self, "rpc") and self.rpc.refuse(exchange, status, message):
+            return
         refuse(exchange, status, ProtocolError(INVALID_REQUEST, message))
 
     def _serves(self) -> bool:

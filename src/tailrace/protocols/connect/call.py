@@ -187,7 +187,7 @@ class RpcCall(Call):
                 raise
             return self._bug("the method was cancelled from inside")
         except (ToolError, CallCancelled, LimitError) as error:
-            return self._fail(error_of(error))
+            return self._fail(error_of(error, draining=self.home.draining))
         except (Exception, SystemExit):
             return self._bug("the method raised an exception")
 
@@ -197,12 +197,11 @@ class RpcCall(Call):
             return await work
 
     async def _single(self) -> bytes:
-        value = await self._handle()
-        return self._frame(value)
+        return self._frame(await self._handle(self._input()))
 
     async def _stream(self) -> bytes:
         """An async generator's items are messages: each is handed over, and waits for the connection to take it."""
-        items = await self._handle()
+        items = await self._handle(self._input())
         try:
             async for item in items:
                 frame = self._frame(item)
@@ -217,16 +216,17 @@ class RpcCall(Call):
                     await one.aclose()
         return b""
 
-    async def _handle(self) -> Any:
-        """Let the interceptors and then the handler have the request."""
+    def _input(self) -> Any:
+        """The request's message, or the iterator of its messages."""
         method = self.method
-        request: Any
         if method.stream_param is None:
-            request = self._request()
-        else:
-            input = method.input
-            decode = input.from_json if self.opening.form.kind.codec == "json" else input.from_proto
-            request = Inlet(self.reply.exchange, self.opening.form, decode)
+            return self._request()
+        input = method.input
+        decode = input.from_json if self.opening.form.kind.codec == "json" else input.from_proto
+        return Inlet(self.reply.exchange, self.opening.form, decode)
+
+    async def _handle(self, request: Any) -> Any:
+        """Let the interceptors and then the handler have the request."""
         interceptors = self.home.interceptors
         if not interceptors:
             return await self._call(request)

@@ -10,6 +10,7 @@ from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.trace import read_trace
 from tailrace.errors import CallCancelled, Code, DeadlineExceeded, LimitError, RpcError
 from tailrace.protocols.connect.call import RpcCall, error_of
+from tailrace.protocols.connect.once import OnceCall
 from tailrace.protocols.connect.opening import (
     Opening,
     Refused,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailrace.core.exchange import Exchange
+    from tailrace.core.ledger import Ledger
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
     from tailrace.core.trace import Tracer
@@ -36,6 +38,7 @@ __all__ = ["RpcEndpoint"]
 logger = logging.getLogger("tailrace.rpc")
 
 _STREAMED = frozenset({"client_stream", "bidi"})
+_REFUSALS = {408: Code.DEADLINE_EXCEEDED, 413: Code.RESOURCE_EXHAUSTED, 500: Code.INTERNAL, 503: Code.UNAVAILABLE}
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
@@ -50,6 +53,7 @@ class RpcEndpoint:
 
     Attributes:
         outbox: Where calls publish to.
+        ledger: The keys of calls that run once.
         draining: No new work is taken.
     """
 
@@ -59,6 +63,7 @@ class RpcEndpoint:
         self.methods = ServedMethods(service.methods, serving)
         self.interceptors = service.interceptors
         self.outbox: Outbox | None = None
+        self.ledger: Ledger | None = None
         self.draining = False
         self._numbers = itertools.count(1)
 
@@ -95,11 +100,13 @@ class RpcEndpoint:
         self._accept(exchange, opening)
         return True
 
-    def refuse(self, exchange: Exchange, error: RpcError, status: int = 0) -> bool:
-        """Refuse a request before it is handled, if it is for a method here and of a form that is known."""
-        if exchange.path[1:] not in self.methods or kind_of(exchange) is None:
+    def refuse(self, exchange: Exchange, status: int, message: str) -> bool:
+        """Refuse what the transport found (a body over the limit, say) in the form of the request; False if that is
+        for no method here, or has no form."""
+        code = _REFUSALS.get(status)
+        if code is None or self.methods.get(exchange.path[1:]) is None or kind_of(exchange) is None:
             return False
-        self.fail(exchange, error, status)
+        self.fail(exchange, RpcError(code, message), status)
         return True
 
     def fail(self, exchange: Exchange, error: RpcError, status: int = 0) -> None:
@@ -119,7 +126,10 @@ class RpcEndpoint:
 
     def _accept(self, exchange: Exchange, opening: Opening) -> None:
         """Make a call of it; from here on the server owns it."""
-        call = RpcCall(next(self._numbers), self, opening, exchange)
+        if opening.method.once and opening.method.kind == "unary" and self.ledger is not None:
+            call: RpcCall = OnceCall(next(self._numbers), self, opening, exchange, ledger=self.ledger)
+        else:
+            call = RpcCall(next(self._numbers), self, opening, exchange)
         try:
             if self.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
