@@ -1,4 +1,4 @@
-"""The official Python client is asked: elicitation, sampling and roots, by its own callbacks, over each transport."""
+"""The official Python client is asked: elicitation, sampling and roots, by its own callbacks, in both eras."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ LIMIT = 30.0
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, store: str) -> AsyncIterator[ServerProcess]:
-    async with running_async(tailrace_command(ASKING, store=store), tmp_path / "log") as server:
+async def serving(tmp_path: Path, store: str, port: int = 0) -> AsyncIterator[ServerProcess]:
+    env = {"ASKING_EFFECTS": str(tmp_path / "effects")}
+    async with running_async(tailrace_command(ASKING, store=store, port=port), tmp_path / "log", env=env) as server:
         yield server
         assert server.records() == [], server.stderr_tail()
 
 
 async def fill_in(context: Any, params: Any) -> types.ElicitResult:
+    if "value" in (fields := params.requested_schema["properties"]):
+        return types.ElicitResult(
+            action="accept", content={"value": True if fields["value"]["type"] == "boolean" else "ann"}
+        )
     assert params.message == "Which seats?"
     assert set(params.requested_schema["properties"]) == {"name", "seats", "window"}
     return types.ElicitResult(action="accept", content={"name": "ann", "seats": 2})
 
 
 async def answer(context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    if params.max_tokens == 1024:
+        block = types.TextContent(type="text", text="hurrah")
+        return types.CreateMessageResult(role="assistant", content=block, model="parrot")
     assert params.max_tokens == 50
     assert params.system_prompt == "Be brief."
     text = params.messages[0].content.text  # type: ignore[union-attr]
@@ -65,6 +73,12 @@ async def check(client: Client) -> None:
         assert text_of(await client.call_tool("book", {})) == "accept: ann 2"
         assert text_of(await client.call_tool("summarize", {"text": "tea"})) == "parrot: SUMMARIZE: TEA"
         assert (await client.call_tool("roots", {})).structured_content == {"result": ["file:///work"]}
+        ordered = await client.call_tool("order", {"item": "tea"})
+        assert text_of(ordered) == "reserve tea, ann, hurrah, send tea"
+
+
+def effects(tmp_path: Path) -> list[str]:
+    return (tmp_path / "effects").read_text().splitlines()
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
@@ -74,14 +88,57 @@ async def test_the_official_client_answers_over_http(transport: str, store: str,
         place: Any = sse_client(server.url + "/sse") if transport == "sse" else server.url + "/mcp"
         async with Client(place, mode="legacy", read_timeout_seconds=LIMIT, **CALLBACKS) as client:
             await check(client)
+    assert effects(tmp_path) == ["reserve tea", "send tea"]
 
 
-async def test_the_official_client_answers_over_stdio() -> None:
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_the_official_client_answers_leg_by_leg(store: str, tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, "memory" if store == "memory" else f"sqlite:{tmp_path / 'store.db'}") as server,
+        Client(server.url + "/mcp", mode="2026-07-28", read_timeout_seconds=LIMIT, **CALLBACKS) as client,
+    ):
+        await check(client)
+    assert effects(tmp_path) == ["reserve tea", "send tea"]
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_the_official_client_answers_over_stdio(mode: Any) -> None:
     place = StdioServerParameters(
         command=sys.executable, args=["-m", "tailrace", "run", str(ASKING), "--stdio"], env=dict(os.environ)
     )
-    async with Client(place, mode="legacy", read_timeout_seconds=LIMIT, **CALLBACKS) as client:
+    async with Client(place, mode=mode, read_timeout_seconds=LIMIT, **CALLBACKS) as client:
         await check(client)
+
+
+async def test_a_kill_between_two_legs_is_not_noticed(tmp_path: Path) -> None:
+    """Each time the client is asked, its server is killed, and another one started over the same store."""
+    store = f"sqlite:{tmp_path / 'store.db'}"
+    servers: list[Any] = []
+    port = 0
+
+    async def start() -> ServerProcess:
+        servers.append(serving(tmp_path, store, port))
+        return await servers[-1].__aenter__()
+
+    async def fill_in_slowly(context: Any, params: Any) -> types.ElicitResult:
+        nonlocal server
+        await anyio.to_thread.run_sync(server.kill)
+        server = await start()
+        return await fill_in(context, params)
+
+    server = await start()
+    port = server.port
+    try:
+        callbacks = {**CALLBACKS, "elicitation_callback": fill_in_slowly}
+        async with Client(server.url + "/mcp", mode="2026-07-28", read_timeout_seconds=LIMIT, **callbacks) as client:
+            with anyio.fail_after(60.0):
+                ordered = await client.call_tool("order", {"item": "tea"})
+            assert text_of(ordered) == "reserve tea, ann, hurrah, send tea"
+    finally:
+        for one in servers:
+            await one.__aexit__(None, None, None)
+    assert len(servers) == 3
+    assert effects(tmp_path) == ["reserve tea", "send tea"]
 
 
 async def test_the_official_client_without_callbacks_is_not_asked(tmp_path: Path) -> None:
@@ -94,8 +151,8 @@ async def test_the_official_client_without_callbacks_is_not_asked(tmp_path: Path
         assert "elicitation" in text_of(result)
 
 
-@pytest.mark.parametrize("path", ["/mcp", "/sse"])
-async def test_our_own_client_answers_over_http(path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "era"), [("/mcp", "legacy"), ("/sse", "legacy"), ("/mcp", "modern")])
+async def test_our_own_client_answers_over_http(path: str, era: Any, tmp_path: Path) -> None:
     callbacks: Any = {
         "elicitation": lambda message, schema: {"name": "bob"},
         "sampling": lambda params: "short",
@@ -103,7 +160,7 @@ async def test_our_own_client_answers_over_http(path: str, tmp_path: Path) -> No
     }
     async with (
         serving(tmp_path, f"sqlite:{tmp_path / 'store.db'}") as server,
-        OwnClient(server.url + path, era="legacy", **callbacks) as client,
+        OwnClient(server.url + path, era=era, **callbacks) as client,
     ):
         assert (await client.call_tool("book")).data == "accept: bob 1"
         assert (await client.call_tool("summarize", {"text": "tea"})).data == "unknown: short"

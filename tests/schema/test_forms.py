@@ -52,6 +52,8 @@ class Many:
         (bool, {"value": True}, True),
         (int, {"value": 3}, 3),
         (Literal["a", "b"], {"value": "b"}, "b"),
+        (list[Colour], {"value": ["red", "blue"]}, [Colour.RED, Colour.BLUE]),
+        (list[Literal["a", "b"]], {"value": ["b"]}, ["b"]),
         (None, {}, {}),
         ({"type": "object", "properties": {"x": {"type": "string"}}}, {"x": "y"}, {"x": "y"}),
     ],
@@ -61,7 +63,7 @@ def test_what_was_filled_in_comes_as_the_type(kind: Any, content: Any, value: An
     assert form.read(content) == value
     assert form.schema["type"] == "object"
     kinds = {field["type"] for field in form.schema["properties"].values()}
-    assert kinds <= {"string", "number", "integer", "boolean"}
+    assert kinds <= {"string", "number", "integer", "boolean", "array"}
 
 
 @pytest.mark.parametrize("kind", [Nested, Many, list[int], dict])
@@ -70,7 +72,31 @@ def test_what_is_not_flat_is_refused(kind: Any) -> None:
         Form(kind)
 
 
-@pytest.mark.parametrize(("kind", "content"), [(Struct, {}), (Model, {"age": 1}), (int, {"value": "x"}), (bool, {})])
+CHOICE = {"properties": {"size": {"type": "string", "enum": ["small", "large"]}}, "required": ["size"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (Struct, {}),
+        (Model, {"age": 1}),
+        (int, {"value": "x"}),
+        (bool, {}),
+        (list[Colour], {"value": ["green"]}),
+        (CHOICE, {"size": "huge"}),
+        (CHOICE, {}),
+    ],
+)
 def test_what_does_not_fit_is_a_value_error(kind: Any, content: Any) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         Form(kind).read(content)
+
+
+def test_a_schema_that_is_none_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="not usable"):
+        Form({"properties": {"x": {"type": "nothing"}}})
+
+
+def test_a_choice_of_several_says_what_there_is() -> None:
+    field = Form(list[Colour]).schema["properties"]["value"]
+    assert field == {"type": "array", "items": {"type": "string", "title": "Colour", "enum": ["blue", "red"]}}

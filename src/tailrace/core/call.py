@@ -157,6 +157,11 @@ class Call(ABC):
         return None
 
     @property
+    def paused(self) -> bool:
+        """It has ended without an outcome, and comes back: that is no failure of it."""
+        return False
+
+    @property
     def label(self) -> str:
         """For people: which call this is."""
         return f"request {str(self.request_id)[:64]!r}"
@@ -329,7 +334,7 @@ class Call(ABC):
             error = failure
             raise
         finally:
-            run.end(error)
+            run.end(None if self.paused else error)
 
     def _finish(self, payload: bytes | None) -> None:
         """Its task has ended, or there will be none."""
@@ -351,5 +356,5 @@ class Call(ABC):
         if self.session is not None:
             self.session.release(self)
         if self.span is not None:
-            self.span.end(self.cancelled_by or self.failure)
+            self.span.end(None if self.paused else self.cancelled_by or self.failure)
         self.reply.answer(self, payload)

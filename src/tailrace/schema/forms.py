@@ -1,8 +1,8 @@
 """What a user is asked to fill in: a flat form, from a type (MCP, elicitation: requested schema).
 
-Clients show such a form to people, so its fields are text, numbers, yes or no, and choices, and nothing inside of
-another. A dataclass, a msgspec struct, a pydantic model or a `TypedDict` gives several fields, a single type one
-field `value`; a JSON Schema is taken as it is.
+Clients show such a form to people, so its fields are text, numbers, yes or no, and choices (one, or several of a list),
+and nothing inside of another. A dataclass, a msgspec struct, a pydantic model or a `TypedDict` gives several fields, a
+single type one field `value`; a JSON Schema is taken as it is, and what was filled in is checked against it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from tailrace.errors import DefinitionError
+from tailrace.schema.given import Check, checker
 from tailrace.schema.hints import is_pydantic
 
 __all__ = ["Form"]
@@ -27,16 +28,20 @@ class Form:
         kind: What the answer is to be; None for a mere yes or no.
 
     Raises:
-        DefinitionError: It is not flat.
+        DefinitionError: It is not flat, or no schema.
     """
 
     def __init__(self, kind: Any) -> None:
         self._kind: Any = kind
-        self._bare = self._free = False
+        self._bare = False
+        self._check: Check | None = None
         if kind is None or isinstance(kind, Mapping):
             given = cast("Mapping[str, Any]", kind or {})
             self.schema: dict[str, Any] = {"type": "object", "properties": {}, **given}
-            self._free = True
+            try:
+                self._check = checker(self.schema)
+            except (TypeError, ValueError) as error:
+                raise DefinitionError(f"a form's schema is not usable: {str(error).partition(chr(10))[0]}") from None
             return
         pydantic = is_pydantic(kind)
         if not pydantic and not _has_fields(kind):
@@ -54,7 +59,9 @@ class Form:
         Raises:
             ValueError: It does not fit.
         """
-        if self._free:
+        if self._check is not None:
+            if (wrong := self._check(content)) is not None:
+                raise ValueError(" at ".join(wrong))
             return content
         if is_pydantic(self._kind):
             return self._kind.model_validate(content)
@@ -91,4 +98,6 @@ def _simple(name: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]
             found.setdefault("type", "string")
         if found.get("type") in _SIMPLE:
             return found
+        if found.get("type") == "array" and "enum" in (items := _resolved(found.get("items", {}), definitions)):
+            return {**found, "items": {"type": "string", **items}}
     raise DefinitionError(f"a form has text, numbers, booleans and choices only; field {name!r} is none of these")

@@ -15,7 +15,7 @@ import msgspec
 from tailrace.errors import DefinitionError
 from tailrace.schema.complaints import complaint_of_jsonschema
 
-__all__ = ["Check", "compile_schema"]
+__all__ = ["Check", "checker", "compile_schema"]
 
 Check = Callable[[Any], "tuple[str, str] | None"]  # a value; what is wrong with it and its path, or None
 
@@ -34,15 +34,24 @@ def compile_schema(schema: Mapping[str, Any], place: str) -> tuple[dict[str, Any
         plain = cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode(schema)))
         if not isinstance(schema, Mapping) or plain.get("type") != "object":  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError('it needs "type": "object" at its root')
-        validator = jsonschema_rs.validator_for(plain, retriever=_refuse)
+        return plain, checker(plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise DefinitionError(f"{place}: input_schema is not usable: {str(error).partition(chr(10))[0]}") from None
+
+
+def checker(schema: Mapping[str, Any]) -> Check:
+    """What checks a value against a schema.
+
+    Raises:
+        ValueError: It is none, of an unknown dialect, or refers to another document.
+    """
+    validator = jsonschema_rs.validator_for(schema, retriever=_refuse)
 
     def check(value: Any) -> tuple[str, str] | None:
         error = next(validator.iter_errors(value), None)
         return None if error is None else complaint_of_jsonschema(error)
 
-    return plain, check
+    return check
 
 
 def _refuse(uri: str) -> NoReturn:

@@ -212,6 +212,11 @@ class McpCall(Call):
         return None
 
     @property
+    def paused(self) -> bool:
+        """It has ended with a question to its client."""
+        return isinstance(self.cancelled_by, InputRequired)
+
+    @property
     def label(self) -> str:
         """For people: which call this is."""
         return f"{self.target.name} (request {str(self.request_id)[:64]!r})"
