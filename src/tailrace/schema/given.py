@@ -39,7 +39,7 @@ def compile_schema(schema: Mapping[str, Any], place: str) -> tuple[dict[str, Any
         raise DefinitionError(f"{place}: input_schema is not usable: {str(error).partition(chr(10))[0]}") from None
 
 
-def checker(schema: Mapping[str, Any]) -> Check:
+def checker(schema: dict[str, Any]) -> Check:
     """What checks a value against a schema.
 
     Raises:
