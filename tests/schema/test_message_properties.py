@@ -1,0 +1,125 @@
+"""Whatever bytes come in, a message type gives a value or `InvalidMessage`; whatever value went out comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailrace.schema.messages import InvalidMessage, MessageType, message_type
+from tests.schema.test_python_messages import MANY, SCALARS, Choices, Defaults, Dog, Herd, Line, Many, Model, Scalars
+
+
+class Level(enum.Enum):
+    LOW = "low"
+    HIGH = "high"
+
+
+@dataclasses.dataclass
+class Leaf:
+    text: str
+    number: int
+    ratio: float
+    raw: bytes
+    level: Level
+    at: datetime.datetime
+    took: datetime.timedelta
+    free: Any
+    names: list[str]
+    by_name: dict[str, int]
+    note: str | None = None
+    count: int = 7
+    leaves: list[Leaf] = dataclasses.field(default_factory=list)
+
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+EXACT = st.integers(-(2**53), 2**53)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | EXACT | st.text(max_size=5) | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+MOMENTS = st.datetimes(timezones=st.just(datetime.UTC))
+SPANS = st.timedeltas(datetime.timedelta(days=-3_000_000), datetime.timedelta(days=3_000_000))
+LEAVES = st.recursive(
+    st.just([]),
+    lambda inner: st.lists(
+        st.builds(
+            Leaf, st.text(), INT64, st.floats(allow_nan=False), st.binary(), st.sampled_from(Level), MOMENTS, SPANS,
+            PLAIN, st.lists(st.text()), st.dictionaries(st.text(), INT64), st.none() | st.text(), INT64, inner,
+        ),
+        max_size=2,
+    ),
+    max_leaves=4,
+)  # fmt: skip
+KIND = message_type(list[Leaf])
+
+
+@given(LEAVES)
+def test_what_went_out_comes_back(leaves: list[Leaf]) -> None:
+    assert KIND.from_proto(KIND.to_proto(leaves)) == leaves
+
+
+@given(LEAVES)
+def test_what_went_out_as_json_comes_back(leaves: list[Leaf]) -> None:
+    assert KIND.from_json(KIND.to_json(leaves)) == leaves
+
+
+KINDS = [message_type(hint) for hint in (Scalars, Many, Choices, Defaults, Herd, Model, list[Leaf], Any, None)]
+SEEDS = [
+    message_type(Scalars).to_proto(SCALARS),
+    message_type(Many).to_proto(MANY),
+    message_type(Choices).to_proto(Choices(Dog("x"), "y")),
+    message_type(Line).to_proto(Line("a", 300)),
+]
+
+
+def read(parse: Callable[[bytes], Any], data: bytes) -> list[Any]:
+    """The value, if it is one; a refusal says something."""
+    refusal = ""
+    try:
+        return [parse(data)]
+    except InvalidMessage as error:
+        refusal = str(error)
+    assert 5 < len(refusal) < 600
+    return []
+
+
+def damaged(seed: bytes, at: int, new: bytes, cut: int) -> bytes:
+    at = at % (len(seed) + 1)
+    return seed[:at] + new + seed[at + cut :]
+
+
+DAMAGED = st.builds(damaged, st.sampled_from(SEEDS), st.integers(0, 500), st.binary(max_size=4), st.integers(0, 5))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@given(data=st.binary() | DAMAGED)
+def test_any_bytes_are_a_message_or_are_refused(kind: MessageType, data: bytes) -> None:
+    for value in read(kind.from_proto, data):
+        kind.from_proto(kind.to_proto(value))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=8) | st.floats(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["result", "text", "number", "level", "at", "took", "raw", "free", "pet", "cat", "howMany",
+                         "children", "lines", "byName", "names", "qty", "x"]) | st.text(max_size=3), inner, max_size=5
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@given(data=JSON)
+def test_any_json_is_a_message_or_is_refused(kind: MessageType, data: Any) -> None:
+    for value in read(kind.from_json, msgspec.json.encode(data)):
+        kind.to_proto(value)
