@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tailrace.cli import main
+from tests.rigs.protoc import ELIZA, compiled
 
 SERVICE = '''
 from tailrace import Service
@@ -104,3 +105,53 @@ def test_what_cannot_be_written_is_told(folder: Folder) -> None:
     done = folder.gen()
     assert done.exit_code == 1
     assert "nothing of Orders is defined in Python" in done.stderr
+
+
+# --- stubs --------------------------------------------------------------------------------------
+
+
+PROTO3 = "syntax = 'proto3';"
+
+
+def stubs(*words: str) -> Result:
+    return CliRunner().invoke(main, ["gen", "stubs", *words])
+
+
+def test_stubs_of_a_target_go_to_standard_output_or_a_file(folder: Folder) -> None:
+    target = str(folder.path / "orders.py")
+    done = stubs(target)
+    assert done.exit_code == 0
+    assert "class OrdersClient:" in done.stdout
+    assert "qty: Annotated[int | None, FieldNumber(2)] = None" in done.stdout
+    assert stubs(target, "-o", str(folder.path / "stubs.py")).exit_code == 0
+    assert (folder.path / "stubs.py").read_text() == done.stdout
+
+
+def test_stubs_of_a_proto_file_and_of_a_descriptor_set_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "given.proto").write_text(ELIZA)
+    (tmp_path / "set").write_bytes(compiled(ELIZA).SerializeToString())
+    of_file, of_set = stubs(str(tmp_path / "given.proto")), stubs(str(tmp_path / "set"))
+    assert of_file.exit_code == of_set.exit_code == 0
+    assert of_file.stdout == of_set.stdout
+    assert "message: given_pb2.SayRequest" in of_file.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("x.proto", "hello", "x.proto:1: "),
+        ("x.proto", PROTO3, "there is no service in"),
+        (
+            "x.proto",
+            'syntax = "proto3"; import "o.proto"; service S { rpc A(o.M) returns (o.M); }',
+            "o.M is in another file",
+        ),
+        ("set", "hello", "no .proto file and no descriptor set"),
+    ],
+)
+def test_stubs_of_what_has_none_are_refused(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+    (tmp_path / name).write_text(text)
+    done = stubs(str(tmp_path / name))
+    assert done.exit_code == 1
+    assert complaint in done.stderr
+    assert stubs(str(tmp_path / "missing.proto")).exit_code == 2

@@ -1,16 +1,16 @@
-"""`tailrace gen proto`: a service's `.proto` file, written from its definitions, with the numbers it had before."""
+"""`tailrace gen`: a service's `.proto` file, with the numbers it had before, and typed clients of any service."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tailrace.cli.failures import explained
-from tailrace.cli.target import load
+from tailrace.cli.target import load, looks_like_target
 
 if TYPE_CHECKING:
     from tailrace.cli.target import Target
@@ -51,6 +51,80 @@ def proto_command(target: str, output: str | None, check: bool) -> None:
         else:
             _replace(path, text)
             click.echo(f"{path} written", err=True)
+
+
+@gen_group.command("stubs")
+@click.argument("source")
+@click.option("-o", "--output", metavar="FILE", help="Where to; default: standard output.")
+def stubs_command(source: str, output: str | None) -> None:
+    """Write a Python module with a typed client for each service of SOURCE.
+
+    SOURCE is a TARGET (file.py, file.py:svc, pkg.mod:svc), a .proto file, or a file with a descriptor set, as
+    `protoc --include_imports --descriptor_set_out=FILE` and `buf build -o FILE` write it.
+
+    Messages of a TARGET's Python types are written as dataclasses; those of .proto files are taken from the modules
+    that protoc generates of them.
+    """
+    with explained():
+        text = _stubs_of_target(source) if looks_like_target(source) else _stubs_of_file(Path(source))
+        if output is None or output == "-":
+            click.echo(text, nl=False)
+        else:
+            _replace(Path(output), text)
+            click.echo(f"{output} written", err=True)
+
+
+def _stubs_of_target(source: str) -> str:
+    from tailrace.errors import DefinitionError
+    from tailrace.service.exporting import export_stubs
+
+    found = load(source)
+    try:
+        return export_stubs(found.service.methods)
+    except DefinitionError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _stubs_of_file(path: Path) -> str:
+    from tailrace.schema.stub_text import render_stubs
+
+    if not path.is_file():
+        raise click.UsageError(f"there is no file {path}.")
+    files = _read_proto(path) if path.suffix == ".proto" else _read_set(path)
+    services = [file for file in files if file.service]
+    if not services:
+        raise click.ClickException(f"there is no service in {path}")
+    try:
+        return render_stubs(services, None, {}, files)
+    except LookupError as error:
+        hint = "give a descriptor set with all imports instead"
+        raise click.ClickException(f"{path}: {error.args[0]} is in another file: {hint}") from None
+
+
+def _read_proto(path: Path) -> list[Any]:
+    from tailrace.schema.proto_parser import ProtoSyntaxError, parse_proto
+    from tailrace.schema.protobuf import google
+
+    try:
+        file = parse_proto(path.read_text(encoding="utf-8"), path.name)
+    except (ProtoSyntaxError, UnicodeDecodeError) as error:
+        raise click.ClickException(str(error)) from None
+    files = [file]
+    for name in file.dependency:
+        if name.startswith("google/protobuf/"):
+            known = google("descriptor_pb2").FileDescriptorProto()
+            google(name.removeprefix("google/protobuf/").removesuffix(".proto") + "_pb2").DESCRIPTOR.CopyToProto(known)
+            files.append(known)
+    return files
+
+
+def _read_set(path: Path) -> list[Any]:
+    from tailrace.schema.protobuf import google
+
+    try:
+        return list(google("descriptor_pb2").FileDescriptorSet.FromString(path.read_bytes()).file)
+    except google("message").DecodeError:
+        raise click.ClickException(f"{path} is no .proto file and no descriptor set") from None
 
 
 def _path(found: Target, output: str | None) -> Path | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailrace.schema.proto_lock import Comparison
     from tailrace.service.methods import Methods
 
-__all__ = ["Export", "Lock", "export_proto", "lock_of", "read_lock"]
+__all__ = ["Export", "Lock", "export_proto", "export_stubs", "lock_of", "read_lock"]
 
 logger = logging.getLogger("tailrace.service")
 
@@ -124,3 +124,33 @@ def export_proto(methods: Methods, existing: str | None, path: Path) -> Export:
         comments[definition.name] = definition.tool.description if definition.tool is not None else described or ""
     text = render_proto(planned.proto, _HEAD.format(name=methods.full_name), comments)
     return Export(text, [] if planned.comparison is None else planned.comparison.broken, left_out)
+
+
+def export_stubs(methods: Methods) -> str:
+    """The source of a module with typed clients of a service.
+
+    Raises:
+        DefinitionError: It has no RPC methods.
+    """
+    from tailrace.schema.protobuf import google
+    from tailrace.schema.stub_text import render_stubs
+
+    built = methods.built
+    if not len(methods):
+        raise DefinitionError(f"{methods.full_name} has no RPC methods")
+    class_of = google("message_factory").GetMessageClass
+    known = list(built.descriptor_set().file)
+    modules: dict[str, str] = {}
+    for method in methods.values():
+        for side in (method.input.descriptor, method.output.descriptor):
+            modules[side.file.name] = class_of(side).__module__
+    wanted = methods.services
+    services: list[Any] = []
+    for file in known:
+        for at in reversed(range(len(file.service))):
+            if ".".join(filter(None, (file.package, file.service[at].name))) not in wanted:
+                del file.service[at]
+        if file.service:
+            services.append(file)
+    own = next((file for file in known if built.own is not None and file.name == built.own.name), None)
+    return render_stubs(services, own, modules, known)
