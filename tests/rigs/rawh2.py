@@ -155,6 +155,10 @@ class Client:
     def window(self, number: int, size: int) -> None:
         self.send(frame(WINDOW_UPDATE, 0, number, struct.pack(">I", size)))
 
+    def settle(self, settings: dict[int, int]) -> None:
+        """Other settings from now on."""
+        self.send(frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *item) for item in settings.items())))
+
     def ping(self, payload: bytes) -> None:
         self.send(frame(PING, 0, 0, payload))
 

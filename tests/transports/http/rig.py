@@ -28,6 +28,7 @@ class Rig:
     Attributes:
         exchanges: All that were handed over.
         gone: Those whose client went away before the reply was complete.
+        ended: How many were answered at once.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -35,6 +36,7 @@ class Rig:
         self.tasks = Tasks(Threads(size=1))
         self.exchanges: list[Exchange] = []
         self.gone: list[Exchange] = []
+        self.ended = 0
         self.changed = asyncio.Condition()
         self.writer: StreamWriter = write_nothing
         self.other: Callable[[Exchange], None] = respond_not_found
@@ -52,6 +54,7 @@ class Rig:
         self.exchanges.append(exchange)
         exchange.on_gone = lambda: self.gone.append(exchange)
         if exchange.path == "/echo":
+            self.ended += 1
             exchange.respond(200, PLAIN, exchange.body)
         elif exchange.path == "/stream":
             exchange.stream(200, PLAIN, self.writer)

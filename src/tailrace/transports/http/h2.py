@@ -129,10 +129,11 @@ class H2Connection(asyncio.Protocol):
 
     def _begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._out = Outgoing(self._listener, transport)
-        self._streams = Streams(self._listener, self._out, Floods(self._listener), self._emptied)
+        floods = Floods(self._listener)
+        self._out = Outgoing(self._listener, transport, floods, self._go_on)
+        self._streams = Streams(self._listener, self._out, floods, self._emptied)
         self._requests = Requests(self._streams, is_loopback(transport.get_extra_info("sockname")), self._busy)
-        self._reader = Reader(self._requests, self)
+        self._reader = Reader(self._requests, self, lambda: self._out.gathered <= BACKLOG)
         limits = self._listener.settings
         wanted = {
             MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -144,12 +145,20 @@ class H2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._listener.clock
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
         except ConnectionFault as fault:
             self._listener.refused += 1
             return self._end(fault.code, fault.message)
         return self._bound_output()
+
+    def _go_on(self) -> None:
+        """What was said is with the transport. If that takes more, what has come meanwhile is looked at."""
+        if self._reader.behind and not self._out.paused and not self._reader.stopped:
+            self._listener.loop.call_soon(self._read, b"")
 
     def eof_received(self) -> None:
         self._streams.leave_all()  # see `listener`: a peer that ends its half is gone
@@ -174,11 +183,14 @@ class H2Connection(asyncio.Protocol):
         self._rest()
         self._bound_output()
         self._out.grant()
+        self._go_on()
 
     def _bound_output(self) -> None:
         """A client that does not take what we say is not listened to. (Replies' heads and acknowledgements have no
         window.)"""
-        wanted = not self._out.paused or self._transport.get_write_buffer_size() <= BACKLOG
+        wanted = not self._reader.behind
+        if self._out.paused and self._transport.get_write_buffer_size() > BACKLOG:
+            wanted = False
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -19,7 +19,8 @@ __all__ = ["Floods"]
 RESETS, RESETS_A_SECOND = 1000, 33.0  # of streams whose reply was not complete, by the client
 FAULTS, FAULTS_A_SECOND = 100, 5.0  # streams that end because the client broke the protocol, or its limit of streams
 CONTROLS, CONTROLS_A_SECOND = 2000, 100.0  # frames that carry nothing of a request
-WORTH = 8  # control frames that go with one frame of a request or a reply: windows and pings measure what data flows
+WORTH = 8  # control frames that go with one frame of a request or a reply: windows and pings follow what flows
+WORTH_A_BYTE = 1 / 512  # and those that go with its data
 CONTINUATIONS = 64  # frames of one block of header fields
 
 
@@ -47,10 +48,10 @@ class Floods:
         self._faults = max(0.0, self._faults - seconds * FAULTS_A_SECOND)
         self._controls = max(0.0, self._controls - seconds * CONTROLS_A_SECOND)
 
-    def worked(self) -> None:
-        """A frame was sent, or came, that is part of a request or a reply."""
+    def worked(self, size: int = 0) -> None:
+        """A frame was sent, or came, that is part of a request or a reply, with so much data."""
         if self._controls:
-            self._controls = max(0.0, self._controls - WORTH)
+            self._controls = max(0.0, self._controls - WORTH - size * WORTH_A_BYTE)
 
     def reset(self) -> None:
         """The client gave a request up."""

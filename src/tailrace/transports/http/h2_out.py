@@ -16,6 +16,9 @@ from tailrace.errors import TransportError
 from tailrace.transports.http.h2_frames import DATA, FRAME_SIZE, HEAD, WINDOW, header_frames
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailrace.transports.http.h2_floods import Floods
     from tailrace.transports.http.h2_streams import H2Exchange
     from tailrace.transports.http.listener import Listener
 
@@ -32,8 +35,11 @@ class Outgoing:
     Args:
         listener: Its loop and clock.
         transport: What is written to.
+        floods: Told what is sent of replies.
+        flushed: Called when all that was gathered is with the transport.
 
     Attributes:
+        gathered: Bytes that are not with the transport yet.
         window: Bytes of data that the peer takes on the connection as a whole.
         frame_size: The largest payload that it takes.
         paused: The transport takes no more.
@@ -43,20 +49,26 @@ class Outgoing:
 
     __slots__ = (
         "_closed",
+        "_floods",
+        "_flushed",
         "_flushing",
         "_frames",
-        "_gathered",
+        "_granted",
         "_listener",
         "_queue",
         "_transport",
         "frame_size",
+        "gathered",
         "paused",
         "prefix",
         "stalls_at",
         "window",
     )
 
-    def __init__(self, listener: Listener, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, listener: Listener, transport: asyncio.Transport, floods: Floods, flushed: Callable[[], None]
+    ) -> None:
+        self.gathered = 0
         self.window = WINDOW
         self.frame_size = FRAME_SIZE
         self.paused = False
@@ -64,24 +76,27 @@ class Outgoing:
         self.prefix = b""
         self._listener = listener
         self._transport = transport
+        self._floods = floods
+        self._flushed = flushed
         self._frames: list[bytes] = []
-        self._gathered = 0
         self._flushing = False
         self._closed = False
         self._queue: deque[H2Exchange] = deque()
+        self._granted = 0  # turns that are not taken yet
 
     # --- what goes at once ---
 
     def put(self, frames: bytes) -> None:
         """Send frames that no window holds up, with all else of this turn."""
         self._frames.append(frames)
-        self._gathered += len(frames)
+        self.gathered += len(frames)
         if not self._flushing:
             self._flushing = True
             self._listener.loop.call_soon(self.flush)
 
     def put_headers(self, number: int, block: bytes, flags: int) -> None:
         """Send a block of fields."""
+        self._floods.worked()
         if self.prefix:
             block, self.prefix = self.prefix + block, b""
         self.put(header_frames(number, block, flags, self.frame_size))
@@ -91,6 +106,7 @@ class Outgoing:
         size, most = len(data), self.frame_size
         stream.window -= size
         self.window -= size
+        self._floods.worked(size)
         if size <= most:
             return self.put(_pack(size << 8 | DATA, flags, stream.number) + data)
         for at in range(0, size, most):
@@ -105,15 +121,16 @@ class Outgoing:
     @property
     def full(self) -> bool:
         """What can wait has to."""
-        return self.paused or self._gathered >= GATHERED
+        return self.paused or self.gathered >= GATHERED
 
     def flush(self) -> None:
         """The only place that writes to the transport: all that was gathered, then whoever waits for room."""
         self._flushing = False
-        frames, self._frames, self._gathered = self._frames, [], 0
+        frames, self._frames, self.gathered = self._frames, [], 0
         if frames and not self._closed:
             self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         self.grant()
+        self._flushed()
 
     def close(self) -> None:
         """Nothing more is sent."""
@@ -128,35 +145,38 @@ class Outgoing:
             TransportError: The stream is over.
         """
         at, size = 0, len(data)
-        turn = not self._queue
+        turn = not (self._queue or self._granted)
+        waited = False
         if stream.over:
             raise _over()
         while at < size:
             if not turn or stream.window <= 0 or self.window <= 0 or self.full:
-                await self._wait(stream)
-                turn = True
+                await self._wait(stream, first=waited)
+                turn = waited = True
                 continue
             end = min(size, at + min(PART, stream.window, self.window))
             self.put_data(stream, data if end - at == size else data[at:end])
             at = end
-            turn = not self._queue
+            turn, waited = not (self._queue or self._granted), False
             self.grant()
 
-    async def _wait(self, stream: H2Exchange) -> None:
-        """Until it is the stream's turn. A turn that is not taken goes to the next one."""
+    async def _wait(self, stream: H2Exchange, *, first: bool) -> None:
+        """Until it is the stream's turn. A turn that is not taken goes to the next one; who had one, and found no room
+        any more, is the first to have another."""
         listener = self._listener
         stream.waiter = waiter = listener.loop.create_future()
         stream.stalls_at = listener.after(listener.settings.stall)
         if stream.window > 0:
-            self._join_queue(stream)
+            self._join_queue(stream, first=first)
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.grant()
+            self._granted -= _is_granted(waiter)
+            self.grant()
             raise
         finally:
             stream.waiter = None
+        self._granted -= _is_granted(waiter)
         if stream.over:
             self.grant()
             raise _over()
@@ -167,10 +187,13 @@ class Outgoing:
             self._join_queue(stream)
             self.grant()
 
-    def _join_queue(self, stream: H2Exchange) -> None:
+    def _join_queue(self, stream: H2Exchange, *, first: bool = False) -> None:
         if not self._queue:
             self.stalls_at = self._listener.after(self._listener.settings.stall)
-        self._queue.append(stream)
+        if first:
+            self._queue.appendleft(stream)
+        else:
+            self._queue.append(stream)
 
     def grant(self) -> None:
         """If there is room: the turn of the stream that waits the longest."""
@@ -178,7 +201,8 @@ class Outgoing:
         while queue and self.window > 0 and not self.full:
             stream = queue.popleft()
             if stream.waiter is not None and not stream.waiter.done() and stream.window > 0:
-                return stream.waiter.set_result(None)
+                self._granted += 1
+                return stream.waiter.set_result(True)
         return None
 
     def progressed(self) -> None:
@@ -190,6 +214,11 @@ class Outgoing:
     def stalled(self) -> bool:
         """Streams wait for the connection's window, and that does not open."""
         return self.window <= 0 and bool(self._queue) and self._listener.clock >= self.stalls_at
+
+
+def _is_granted(waiter: asyncio.Future[bool]) -> bool:
+    """It was given a turn; not only woken because its stream is over."""
+    return waiter.done() and not waiter.cancelled() and waiter.result()
 
 
 def _over() -> TransportError:

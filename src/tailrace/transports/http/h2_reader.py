@@ -6,6 +6,7 @@ Not pure only in that it calls; there is no clock, no loop and no transport here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from tailrace.transports.http.h2_frames import (
@@ -104,16 +105,31 @@ class Reader:
     Args:
         streams: Who gets the frames of streams.
         connection: Who gets the others.
+        may_go_on: Asked before each frame.
 
     Attributes:
         settled: The peer's settings have come.
         block: What has come of header fields whose last frame has not.
         stopped: Nothing that still comes is looked at.
+        behind: There may be whole frames that wait until what was said to the earlier ones is taken: `feed` again.
     """
 
-    __slots__ = ("_connection", "_greeted", "_input", "_kinds", "_streams", "block", "settled", "stopped")
+    __slots__ = (
+        "_connection",
+        "_greeted",
+        "_input",
+        "_kinds",
+        "_may_go_on",
+        "_streams",
+        "behind",
+        "block",
+        "settled",
+        "stopped",
+    )
 
-    def __init__(self, streams: StreamFrames, connection: ConnectionFrames) -> None:
+    def __init__(self, streams: StreamFrames, connection: ConnectionFrames, may_go_on: Callable[[], bool]) -> None:
+        self.behind = False
+        self._may_go_on = may_go_on
         self.settled = False
         self.block: Block | None = None
         self.stopped = False
@@ -134,7 +150,7 @@ class Reader:
         )
         self._input = b""  # an incomplete frame
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes = b"") -> None:
         """Read what has come.
 
         Raises:
@@ -143,6 +159,7 @@ class Reader:
         if self._input:
             data = self._input + data
         at, size = 0, len(data)
+        self.behind = False
         if not self._greeted:
             at = self._read_preface(data)
         while size - at >= HEAD_SIZE and not self.stopped and self._greeted:
@@ -152,6 +169,9 @@ class Reader:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame is over {FRAME_SIZE} bytes")
             end = at + HEAD_SIZE + length
             if end > size:
+                break
+            if not self._may_go_on():
+                self.behind = True
                 break
             self._read(word & 0xFF, flags, number & MAX_STREAM, data[at + HEAD_SIZE : end])
             at = end

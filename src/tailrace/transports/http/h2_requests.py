@@ -110,7 +110,7 @@ class Requests:
             self._streams.give_credit()
             return self._on_late_data(number, stream, ended)
         if data:
-            self._streams.floods.worked()
+            self._streams.floods.worked(size)
         elif not ended:
             self._streams.floods.control("empty DATA")
         stream.credit -= size

@@ -75,7 +75,7 @@ class H2Exchange(HeadExchange):
         self.gathered: bytes | bytearray = b""
         self.incoming: Incoming | None = None
         self.body_due = _NEVER
-        self.waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[bool] | None = None
         self.stalls_at = 0.0
         self._streams = streams
 
@@ -117,7 +117,7 @@ class H2Exchange(HeadExchange):
     def wake(self) -> None:
         """Whoever waits for room looks again."""
         if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+            self.waiter.set_result(False)
 
     def taken(self, size: int) -> None:
         """Its reader took some of the body."""
@@ -191,7 +191,6 @@ class H2Sink(Sink):
         """Send a part of the reply."""
         if self._bare:
             raise TransportError("this reply has no body")
-        self._streams.floods.worked()
         await self._streams.out.transmit(self._stream, data)
 
     async def end(self, trailers: Headers = ()) -> None:

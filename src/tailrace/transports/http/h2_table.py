@@ -116,7 +116,6 @@ class Streams:
     def replied(self, stream: H2Exchange) -> None:
         """The reply is complete. A client that still sends its request has some time to see that; then it is told
         not to go on (RFC 9113, 8.1). Told at once, some throw the reply away."""
-        self.floods.worked()
         stream.over = True
         if not stream.ended:
             self.release(stream)
