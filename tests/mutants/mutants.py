@@ -19,6 +19,7 @@ AFTERWARDS = (
 )
 LOG = "tests/core/test_log.py"
 LOSSY = "tests/schedules/test_lossy.py::test_whatever_was_promised_survives_a_crash_at_every_point"
+FLOW = "tests/transports/http/test_h2_flow.py"
 SAY_202 = '        exchange.respond(202, (), b"Accepted")\n'
 
 MUTANTS = [
@@ -473,6 +474,56 @@ MUTANTS = [
         ],
         ["tests/publish/test_relay.py::test_a_broker_that_goes_away_in_between_gets_the_same_message_again"],
         "assert",
+    ),
+    Mutant(
+        "a slow reader of one HTTP/2 stream blocks the others",
+        "transports/http/h2_out.py",
+        [
+            (
+                "        if stream.window > 0:\n            self._join_queue(stream, first=first)\n",
+                "        self._join_queue(stream, first=first)\n",
+            ),
+            (
+                "            if stream.waiter is not None and not stream.waiter.done() and stream.window > 0:\n",
+                "            if stream.window <= 0:\n                return queue.appendleft(stream)\n"
+                "            if stream.waiter is not None and not stream.waiter.done():\n",
+            ),
+        ],
+        [f"{FLOW}::test_a_stream_that_is_not_read_waits_while_others_are_served[asyncio]"],
+        "TimeoutError",
+    ),
+    Mutant(
+        "who does not read one body gets no credit for the others",
+        "transports/http/h2_table.py",
+        [
+            (
+                "        if self._credit <= CREDIT // 2 and self._held <= HELD:\n",
+                "        if self._credit <= CREDIT // 2 and not self._held:\n",
+            )
+        ],
+        [f"{FLOW}::test_a_body_that_nobody_reads_holds_up_its_sender_and_no_other_stream[asyncio]"],
+        "TimeoutError",
+    ),
+    Mutant(
+        "a client's reset of its stream is not told to the call",
+        "transports/http/h2_requests.py",
+        [("        self._streams.drop(stream, StreamReset())\n", "        stream.over = True\n")],
+        ["tests/server/test_http2.py::test_a_reset_and_the_connections_end_are_told_apart_to_a_modern_call[0]"],
+        "TimeoutError",
+    ),
+    Mutant(
+        "a reset is taken for the connection's end",
+        "protocols/mcp/reply.py",
+        [("call.cancel(self.exchange.gone_by or ClientGone())", "call.cancel(ClientGone())")],
+        ["tests/server/test_http2.py::test_a_reset_and_the_connections_end_are_told_apart_to_a_modern_call[0]"],
+        "StreamReset",
+    ),
+    Mutant(
+        "resets cost nothing",
+        "transports/http/h2_floods.py",
+        [("        self._resets += 1\n", "")],
+        ["tests/transports/http/test_h2_floods.py::test_rapid_reset[asyncio]"],
+        "TimeoutError|assert",
     ),
     *ONCE_MUTANTS,
     *ASKING_MUTANTS,
