@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from tailrace.core.outgoing import OUTBOX, Outbox
@@ -40,6 +41,7 @@ logger = logging.getLogger("tailrace.rpc")
 _STREAMED = frozenset({"client_stream", "bidi"})
 _REFUSALS = {408: Code.DEADLINE_EXCEEDED, 413: Code.RESOURCE_EXHAUSTED, 500: Code.INTERNAL, 503: Code.UNAVAILABLE}
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_FULL_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)  # of a protobuf service in a package
 
 
 class RpcEndpoint:
@@ -180,7 +182,7 @@ class RpcEndpoint:
     def _is_rpc_path(self, path: str) -> bool:
         """It is a method of a service that is here, or written as one: ``/package.Service/Method``."""
         service = path[1:].partition("/")[0]
-        return "." in service or service in self.methods.services
+        return _FULL_NAME.fullmatch(service) is not None or service in self.methods.services
 
     def _refuse(self, exchange: Exchange, refused: Refused) -> None:
         """With a status of HTTP, from which clients conclude, and a text for people."""
