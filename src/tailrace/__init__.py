@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tailrace.core.asked import ElicitResult, Root, SampleResult
+    from tailrace.core.asked import ClientInfo, ElicitResult, Root, SampleResult
     from tailrace.core.context import Context, current
     from tailrace.core.session import Session
     from tailrace.errors import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         ResourceContents,
         ResourceLink,
         Text,
+        ToolResponse,
     )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "CallCancelled",
     "CapabilityError",
     "ClientGone",
+    "ClientInfo",
     "Code",
     "Context",
     "DeadlineExceeded",
@@ -80,6 +82,7 @@ __all__ = [
     "TailraceError",
     "Text",
     "ToolError",
+    "ToolResponse",
     "TransportError",
     "__version__",
     "current",
@@ -89,7 +92,7 @@ __version__ = "0.1.0"
 
 _CONTENT = (
     *("Annotations", "Audio", "EmbeddedResource", "Icon", "Image"),
-    *("PromptMessage", "ResourceContents", "ResourceLink", "Text"),
+    *("PromptMessage", "ResourceContents", "ResourceLink", "Text", "ToolResponse"),
 )
 _HOMES = {
     "Context": "core.context",
@@ -98,7 +101,7 @@ _HOMES = {
     "Session": "core.session",
     "current": "core.context",
     **dict.fromkeys(_CONTENT, "wire.content"),
-    **dict.fromkeys(("ElicitResult", "Root", "SampleResult"), "core.asked"),
+    **dict.fromkeys(("ClientInfo", "ElicitResult", "Root", "SampleResult"), "core.asked"),
 }
 
 

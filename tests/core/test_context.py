@@ -492,3 +492,9 @@ async def test_what_a_call_left_behind_makes_its_own_correlation_id_and_none_for
 async def test_only_a_call_over_rpc_has_headers() -> None:
     assert Context().rpc is None
     assert Work(make_tasks()).context.rpc is None
+
+
+@virtual
+async def test_outside_of_mcp_there_is_no_client() -> None:
+    assert Context.background().client is None
+    assert Work(make_tasks()).context.client is None

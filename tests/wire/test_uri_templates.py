@@ -46,11 +46,18 @@ from tailrace.wire.uri_templates import MAX_URI, UriTemplate
         ("files://{+path}", "files://a/..b", {"path": "a/..b"}),
         ("a://{id}", "a://..%2Fb", None),
         ("a://{id}", "a://..%5Cb", None),
+        ("files://{+path}", "files:///etc/passwd", None),
+        ("files://{+path}", "files://C:/x", None),
+        ("files:///{+path}", "files:///etc/passwd", {"path": "etc/passwd"}),
         ("a://{id}", "a://" + "x" * MAX_URI, None),
     ],
 )
 def test_a_uri_is_read_as_its_template_says(template: str, uri: str, values: dict[str, str | list[str]] | None) -> None:
     assert UriTemplate(template).match(uri) == values
+
+
+def test_a_template_may_let_any_path_through() -> None:
+    assert UriTemplate("files://{+path}", any_path=True).match("files:///etc/../x") == {"path": "/etc/../x"}
 
 
 def test_variables_are_named_in_order_and_lists_are_told() -> None:

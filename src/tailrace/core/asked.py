@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ElicitResult", "Root", "SampleResult"]
+__all__ = ["ClientInfo", "ElicitResult", "Root", "SampleResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """What the client of a call says of itself. Nobody has checked it.
+
+    Attributes:
+        name: Of the program; empty if it does not say.
+        version: Of the program; empty if it does not say.
+        protocol: The version of MCP that the call is made in.
+        capabilities: What it can be asked, as MCP has it (``elicitation``, ``sampling``, ``roots``, …).
+    """
+
+    name: str
+    version: str
+    protocol: str
+    capabilities: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

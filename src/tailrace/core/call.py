@@ -20,7 +20,7 @@ from tailrace.core.steps import check_name, run_here
 from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError
 
 if TYPE_CHECKING:
-    from tailrace.core.asked import ElicitResult, Root, SampleResult
+    from tailrace.core.asked import ClientInfo, ElicitResult, Root, SampleResult
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.ports import Record
     from tailrace.core.rpc import RpcInfo
@@ -160,6 +160,11 @@ class Call(ABC):
     def paused(self) -> bool:
         """It has ended without an outcome, and comes back: that is no failure of it."""
         return False
+
+    @property
+    def client(self) -> ClientInfo | None:
+        """What its client says of itself, where there is one that does."""
+        return None
 
     @property
     def label(self) -> str:

@@ -19,7 +19,7 @@ from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
-    from tailrace.core.asked import ElicitResult, Root, SampleResult
+    from tailrace.core.asked import ClientInfo, ElicitResult, Root, SampleResult
     from tailrace.core.call import Call
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.rpc import RpcInfo
@@ -103,6 +103,11 @@ class Context:
     def request_id(self) -> int | str | None:
         """The request's own id as its client gave it; None outside of calls."""
         return self.call.request_id if self.call is not None else None
+
+    @property
+    def client(self) -> ClientInfo | None:
+        """Who calls over MCP, as it says itself; None where nobody does, or several do."""
+        return self.call.client if self.call is not None else None
 
     @property
     def rpc(self) -> RpcInfo | None:

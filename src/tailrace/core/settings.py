@@ -40,6 +40,7 @@ class Settings:
     store_wait: float = 30.0  # for another process that holds the store
     once_ttl: float = 86_400.0  # for which the answer of a call with an idempotency key is remembered
     rpc_time: float | None = None  # for a call over RPC: the default of its time-out, and the most a client may give
+    list_ttl: float = 60.0  # for which a modern client may keep a list, and what the server is
     retry: int = 2000  # milliseconds, told to clients as SSE `retry`
 
     # how much

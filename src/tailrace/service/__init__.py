@@ -67,6 +67,7 @@ class Hooks:
     register: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
     unregister: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
     restore: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
+    notified: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict[str, Callable[..., Any]])
 
 
 class RunningServer(Protocol):
@@ -282,6 +283,23 @@ class Service(Catalog):
         """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
         self.hooks.restore.append(fn)
         return fn
+
+    def on_notification(self, method: str) -> Callable[[F], F]:
+        """Call ``fn(session, params)``, async or plain, when a client of a legacy version sends this notification, e.g.
+        ``notifications/roots/list_changed``; `params` is a dictionary. Each call is a task of its own, within the time
+        of a hook; 64 at once on a server, more are dropped with a warning. What the protocol itself listens to
+        (``cancelled``, ``initialized``) does not come here.
+
+        Raises:
+            DefinitionError: Somebody listens to it already.
+        """
+
+        def define(fn: Callable[..., Any]) -> None:
+            if method in self.hooks.notified or method in ("notifications/cancelled", "notifications/initialized"):
+                raise DefinitionError(f"{place_of(fn)}: {method} is listened to already")
+            self.hooks.notified[method] = fn
+
+        return decorate(None, define)
 
     def lifespan(self, fn: F) -> F:
         """Enter what `fn(service)` gives before the service serves, and leave it afterwards.

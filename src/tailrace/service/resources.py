@@ -38,6 +38,8 @@ class ResourceOptions(TypedDict, total=False):
             was typed and gives such a list. Default: what the parameter's type says (`Literal`, an `Enum`, a bool).
         max_age: Seconds for which a client of 2026-07-28 may keep what it read (``ttlMs``). Default: 0.
         shared: What is read is the same for everybody (``cacheScope: public``). Default: False.
+        any_path: The variables' values may be paths that lead anywhere (``..``, absolute ones). Default: False, such a
+            URI is not found.
     """
 
     name: str | None
@@ -52,6 +54,7 @@ class ResourceOptions(TypedDict, total=False):
     complete: Mapping[str, Sequence[str] | Completer]
     max_age: float
     shared: bool
+    any_path: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ def make_resource(
     complete: Mapping[str, Sequence[str] | Completer] | None = None,
     max_age: float = 0.0,
     shared: bool = False,
+    any_path: bool = False,
     providers: Providers | None = None,
 ) -> Resource:
     """Make a resource of a function; the options are those of `ResourceOptions`.
@@ -108,7 +112,7 @@ def make_resource(
     place, arguments = common["place"], common["arguments"]
     resource = Resource(
         uri=uri,
-        template=_template(uri, place),
+        template=_template(uri, place, any_path),
         name=name or fn.__name__,
         title=title,
         mime_type=mime_type,
@@ -126,13 +130,13 @@ def make_resource(
     return dataclasses.replace(resource, definition=_definition(resource))
 
 
-def _template(uri: str, place: str) -> UriTemplate | None:
+def _template(uri: str, place: str, any_path: bool) -> UriTemplate | None:
     if ":" not in uri.partition("{")[0]:
         raise DefinitionError(f"{place}: a resource has a URI, as in @svc.resource('orders://{{id}}'), got {uri!r}")
     if "{" not in uri and "}" not in uri:
         return None
     try:
-        return UriTemplate(uri)
+        return UriTemplate(uri, any_path=any_path)
     except ValueError as error:
         raise DefinitionError(f"{place}: {uri!r}: {error}") from None
 

@@ -22,6 +22,7 @@ __all__ = [
     "ResourceContents",
     "ResourceLink",
     "Text",
+    "ToolResponse",
 ]
 
 
@@ -170,6 +171,24 @@ class PromptMessage(Struct, frozen=True):
 
     content: Text | Image | Audio | EmbeddedResource | ResourceLink | str
     role: Literal["user", "assistant"] = "user"
+
+
+class ToolResponse(Struct, frozen=True):
+    """All that a tool can answer, where a plain value does not say enough.
+
+    Args:
+        content: A string, a block, or a list of these; None: nothing.
+        structured: For programs, JSON-able; what is no object goes out as ``{"result": …}``. None: nothing.
+        is_error: It is the tool's failure that is told.
+        meta: The result's `_meta`, JSON-able; None: none.
+    """
+
+    __tailrace_content__: ClassVar[bool] = True
+
+    content: Any = None
+    structured: Any = None
+    is_error: bool = False
+    meta: dict[str, Any] | None = None
 
 
 class Icon(Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -16,6 +16,7 @@ __all__ = ["MAX_URI", "UriTemplate"]
 MAX_URI: Final = 8192  # characters of a URI that is matched
 
 _EXPRESSION: Final = re.compile(r"\{([+#./;?&]?)([^{}]*)\}")
+_LEADS_OUT: Final = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)")
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -24,6 +25,7 @@ class UriTemplate:
 
     Args:
         text: E.g. ``orders://{id}``, ``files://{+path}``, ``search://items{?q,tag*}``.
+        any_path: Values may lead anywhere: nobody makes paths of them, or who does looks at them first.
 
     Attributes:
         names: Its variables, in order.
@@ -33,10 +35,11 @@ class UriTemplate:
         ValueError: It is no template, or cannot be read backwards; says why.
     """
 
-    __slots__ = ("_in_query", "_pattern", "lists", "names", "text")
+    __slots__ = ("_any_path", "_in_query", "_pattern", "lists", "names", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, any_path: bool = False) -> None:
         self.text = text
+        self._any_path = any_path
         self.names: tuple[str, ...] = ()
         self.lists: frozenset[str] = frozenset()
         self._in_query: frozenset[str] = frozenset()
@@ -49,7 +52,8 @@ class UriTemplate:
         """The values of the variables, percent-decoded; None where the URI is not one of the template.
 
         Variables of the query may stand in any order or be absent, and names that the template does not have are passed
-        over. A value with NUL, or with ``..`` as one of its path segments, matches nothing.
+        over. A value that leads out of the folder that it is put behind matches nothing (``..`` as a path segment, a
+        slash or a drive in front, NUL), unless that is asked for.
         """
         if len(uri) > MAX_URI:
             return None
@@ -59,22 +63,29 @@ class UriTemplate:
             return None
         raw = {name: value for name, value in found.groupdict().items() if value is not None}
         try:
-            values: dict[str, str | list[str]] = {
-                name: [_decoded(part) for part in value.split("/")[1:]] if name in self.lists else _decoded(value)
-                for name, value in raw.items()
-            }
+            values: dict[str, str | list[str]] = {name: self._value(name, value) for name, value in raw.items()}
             if mark:
                 self._read_query(query.partition("#")[0], values)
         except ValueError:
             return None
         return values
 
+    def _value(self, name: str, raw: str) -> str | list[str]:
+        return [self._decoded(part) for part in raw.split("/")[1:]] if name in self.lists else self._decoded(raw)
+
+    def _decoded(self, value: str) -> str:
+        """Raises `ValueError` for what is not UTF-8, or would lead out of where it is put."""
+        text = unquote(value, errors="strict")
+        if not self._any_path and ("\0" in text or _LEADS_OUT.search(text)):
+            raise ValueError
+        return text
+
     def _read_query(self, query: str, values: dict[str, str | list[str]]) -> None:
         for pair in query.split("&"):
             name, _, value = pair.partition("=")
             if name not in self._in_query:
                 continue
-            decoded = _decoded(value.replace("+", " "))
+            decoded = self._decoded(value.replace("+", " "))
             if name in self.lists:
                 many = values.setdefault(name, [])
                 assert isinstance(many, list)
@@ -147,11 +158,3 @@ class UriTemplate:
         last = names[-1]
         first = "".join(f"(?P<{name}>[^/?\\#,]+)," for name in names[:-1])
         return first + f"(?P<{last}>[^/?\\#{re.escape(stop)}]+)"
-
-
-def _decoded(value: str) -> str:
-    """Raises `ValueError` for what is not UTF-8, or would lead out of where it is put."""
-    text = unquote(value, errors="strict")
-    if "\0" in text or ".." in text.replace("\\", "/").split("/"):
-        raise ValueError
-    return text

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from tailrace import Audio, EmbeddedResource, Image, ResourceContents, ResourceLink, Service, Text, ToolError
+from tailrace import (
+    Audio,
+    EmbeddedResource,
+    Image,
+    ResourceContents,
+    ResourceLink,
+    Service,
+    Text,
+    ToolError,
+    ToolResponse,
+)
 from tests.rigs.exchange import LegacySession, modern_request, post_modern, serving
 from tests.rigs.workshop import errors
 
@@ -57,6 +67,16 @@ async def slides() -> AsyncIterator[str | Text | Image]:
 @svc.tool
 async def wrong() -> Image:
     return Image(b"png", "image/png", meta={"a": object()})
+
+
+@svc.tool
+async def whole(failing: bool = False) -> ToolResponse:
+    return ToolResponse(["text", Image(b"png", "image/png")], {"n": 1}, failing, {"com.example/a": 1})
+
+
+@svc.tool
+async def bare_list() -> ToolResponse:
+    return ToolResponse(structured=[1, 2])
 
 
 @svc.tool
@@ -127,3 +147,18 @@ async def test_a_tool_that_refuses_says_so_in_text() -> None:
     async with serving(svc) as server:
         post = post_modern(server, modern_request(1, "tools/call", {"name": "refusing"}))
         assert (await post.json())["result"]["content"] == [{"type": "text", "text": "no picture today"}]
+
+
+async def test_a_tool_may_say_all_of_its_result() -> None:
+    async with serving(svc) as server:
+        result = (await post_modern(server, modern_request(1, "tools/call", {"name": "whole"})).json())["result"]
+        assert result["content"] == [{"type": "text", "text": "text"}, PNG]
+        assert result["structuredContent"] == {"n": 1}
+        assert result["_meta"].pop("com.example/a") == 1
+        assert list(result["_meta"]) == ["io.modelcontextprotocol/serverInfo"]
+        session = await LegacySession(server).start()
+        result = (await session.call(1, "whole", {"failing": True}).json())["result"]
+        assert result["isError"]
+        assert result["_meta"] == {"com.example/a": 1}
+        result = (await session.call(2, "bare_list").json())["result"]
+        assert (result["content"], result["structuredContent"]) == ([], {"result": [1, 2]})

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from tailrace.core.asked import ClientInfo
 from tailrace.core.call import Call, Reply
 from tailrace.core.outgoing import Leaving
 from tailrace.core.session import ANSWER_ROOM
@@ -359,6 +360,20 @@ class McpCall(Call):
         return collected
 
     # --- what is asked ---
+
+    @property
+    def client(self) -> ClientInfo | None:
+        """From its request's `_meta` (modern), or from what its session began with."""
+        if self.dialect.modern:
+            meta = self.meta
+            info: Mapping[str, Any] = {} if meta.client_info is UNSET else meta.client_info
+            protocol = "" if meta.protocol_version is UNSET else meta.protocol_version
+        elif self.session is None:
+            return None
+        else:
+            info, protocol = self.session.record.client, self.session.record.version
+        name, version = str(info.get("name", ""))[:1000], str(info.get("version", ""))[:1000]
+        return ClientInfo(name, version, protocol, dict(self.client_capabilities))
 
     @property
     def client_capabilities(self) -> Mapping[str, Any]:

@@ -81,6 +81,7 @@ _TOKEN_LIMIT = 10**MAX_ID
 # Sessions that broadcasts reach, one after the other, before they give way: about 10 ms. In shorter turns fewer
 # notifications are joined into one write (at 100, a delivery costs six times as much).
 _TURN = 8192
+_HOOKED = 64
 _EPOCH = 32  # stream and call numbers are epoch << 32 | n: never used twice, whatever the store forgot
 
 
@@ -131,7 +132,7 @@ class Endpoint:
                 server_info[key] = msgspec.to_builtins(said)
         self.legacy = Dialect(modern=False, server_info=server_info)
         self.modern = Dialect(modern=True, server_info=server_info)
-        self.methods = Methods(service, server_info, page=settings.page)
+        self.methods = Methods(service, server_info, page=settings.page, ttl=round(settings.list_ttl * 1000))
         self.hold = DelayLine(settings.hold)
         self.waiting: dict[ExchangeReply, float] = {}  # modern calls whose reply may still be JSON, and since when
         self._patience = settings.keep_alive or 15.0
@@ -147,6 +148,7 @@ class Endpoint:
         self.task_table = TaskTable(self)
         self._told = 0  # sessions, of broadcasts
         self._changed: set[str] = set()  # lists of which clients are to be told
+        self._hooked = 0  # notifications of clients that a hook is being told of
         self._updated: dict[str, None] = {}  # resources of which clients are to be told
         self._next_expiry = 0.0
         sweeper.add(self)
@@ -326,6 +328,21 @@ class Endpoint:
         elif message.method == "notifications/initialized" and not session.record.initialized:
             session.record.initialized = True
             self.save(session)
+        elif (hook := self.service.hooks.notified.get(message.method)) is not None and session.record.version:
+            if self._hooked >= _HOOKED:
+                logger.warning(
+                    "a notification is dropped: %d of them are being told of method=%s", _HOOKED, message.method
+                )
+                return
+            self._hooked += 1
+            params = msgspec.json.decode(message.params or b"{}")
+            self.tasks.start(self._tell_hook(hook, session, params), name="tailrace-notified")
+
+    async def _tell_hook(self, hook: Callable[..., Any], session: Session, params: dict[str, Any]) -> None:
+        try:
+            await self.hooks.notified(hook, session, params)
+        finally:
+            self._hooked -= 1
 
     async def broadcast(self, method: str, params: Any) -> None:
         """Send a notification to every initialized session, and to the modern streams that asked for its kind; that a

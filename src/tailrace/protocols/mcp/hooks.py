@@ -55,23 +55,28 @@ class Hooks:
         """Bid it farewell."""
         await self._run(self._unregister, session)
 
-    async def _run(self, hooks: Sequence[Callable[..., Any]], session: Session) -> None:
+    async def notified(self, hook: Callable[..., Any], session: Session, params: dict[str, Any]) -> None:
+        """Tell of a notification of the client's."""
+        await self._run([hook], session, params)
+
+    async def _run(self, hooks: Sequence[Callable[..., Any]], *args: Any) -> None:
+        session: Session = args[0]
         for hook in hooks:
             try:
                 if inspect.iscoroutinefunction(hook):
-                    await self._limited(hook, hook(session), session)
+                    await self._limited(hook, hook(*args), session)
                 else:
                     async with asyncio.timeout(self._seconds * _PATIENCE):
                         await self._threads.acquire()
                     try:
-                        await self._limited(hook, self._in_thread(hook, session), session)
+                        await self._limited(hook, self._in_thread(hook, session, *args), session)
                     finally:
                         self._threads.release()
             except TimeoutError:
                 logger.error("session hook did not run: no thread was free hook=%s", hook.__qualname__)
 
-    async def _in_thread(self, hook: Callable[..., Any], session: Session) -> None:
-        result = await session.tasks.in_thread(lambda: hook(session))
+    async def _in_thread(self, hook: Callable[..., Any], session: Session, *args: Any) -> None:
+        result = await session.tasks.in_thread(lambda: hook(*args))
         if inspect.isawaitable(result):  # an async one in a plain wrapper
             await result
 

@@ -39,7 +39,7 @@ class Methods:
         ttl: Milliseconds for which a modern client may keep a list.
     """
 
-    def __init__(self, service: Service, server_info: dict[str, Any], *, page: int, ttl: int = 60_000) -> None:
+    def __init__(self, service: Service, server_info: dict[str, Any], *, page: int, ttl: int) -> None:
         self.service = service
         self.server_info = server_info
         self._size = page

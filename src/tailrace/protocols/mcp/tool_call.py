@@ -10,7 +10,7 @@ from tailrace.errors import DeadlineExceeded, StepError, ToolError
 from tailrace.protocols.mcp.call import McpCall
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
-from tailrace.wire.content import BLOCKS, Text
+from tailrace.wire.content import BLOCKS, Text, ToolResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,9 +57,18 @@ class ToolCall(McpCall):
             bare = structured[len(b'{"result":') : -1] if result.wrapped else structured
             text = value if isinstance(value, str) else bare.decode()
             payload = self._tool_result([Text(text)], Raw(structured))
+        elif isinstance(value, ToolResponse):
+            payload = self._response(value)
         else:
             payload = self._tool_result(_content(value))
         return self.check_size(payload)
+
+    def _response(self, given: ToolResponse) -> bytes:
+        content: list[Any] = _content(given.content)
+        if given.is_error:
+            self.failure = content[0].text if content and isinstance(content[0], Text) else "the tool failed"
+        structured = UNSET if given.structured is None else Raw(_object(encode_value(given.structured)))
+        return self._tool_result(content, structured, is_error=given.is_error, more=given.meta)
 
     def refusal(self, error: ToolError) -> bytes:
         """What the tool itself says to its caller."""
@@ -72,8 +81,7 @@ class ToolCall(McpCall):
             data = encode_value(error.data)
         except InvalidResult:
             return self.bug("the data of a ToolError has no JSON form")
-        structured = data if data[:1] == b"{" else b'{"result":' + data + b"}"  # MCP wants an object there
-        return self._failure(str(error.message), Raw(structured))
+        return self._failure(str(error.message), Raw(_object(data)))
 
     def _failure(self, text: str, structured: Any = UNSET) -> bytes:
         self.failure = text
@@ -92,6 +100,11 @@ class ToolCall(McpCall):
         if more is not None:
             meta = more if meta is UNSET else {**meta, **more}
         return mcp.encode(mcp.ToolResult(content, structured, is_error, dialect.result_type, meta))
+
+
+def _object(encoded: bytes) -> bytes:
+    """MCP wants an object as structured content."""
+    return encoded if encoded[:1] == b"{" else b'{"result":' + encoded + b"}"
 
 
 def _content(value: Any) -> list[Any]:
