@@ -13,6 +13,19 @@ import tailrace
 ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "tailrace.asgi": {"Background"},
+    "tailrace.auth": {
+        "Access",
+        "FileTokens",
+        "Introspection",
+        "InvalidToken",
+        "JwtVerifier",
+        "Loopback",
+        "MemoryTokens",
+        "OAuth",
+        "Redirect",
+        "ResourceServer",
+        "TokenStore",
+    },
     "tailrace.publish": {"Message", "Outbox", "Publisher", "Rejected"},
     "tailrace.connect": {
         "BidiMethod",

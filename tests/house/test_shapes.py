@@ -68,6 +68,11 @@ WRITERS: dict[str, Matches] = {
     "transports/http/h2_out.py": calls_write,
 }
 SILENT = {
+    "transports/authorization/introspection.py",
+    "transports/authorization/jwts.py",
+    "transports/authorization/keys.py",
+    "transports/authorization/remembered.py",
+    "transports/authorization/resource.py",
     "transports/bearer.py",
     "transports/embedded.py",
     "transports/guard.py",

@@ -84,10 +84,11 @@ def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
 )
 def test_whoever_shows_none_or_another_is_refused_and_told_how_to_ask(values: tuple[str, ...], error: bytes) -> None:
     exchange = asking(*values)
-    refusal = bearer(tokens=TOKEN).check(exchange)
-    assert isinstance(refusal, tuple)
+    judge = bearer(tokens=TOKEN)
+    refusal = judge.check(exchange)
+    assert isinstance(refusal, Refusal)
     assert refusal[0] == 401
-    assert list(Bearer.challenge(refusal)) == [(b"www-authenticate", error)]
+    assert list(judge.challenge(exchange, refusal)) == [(b"www-authenticate", error)]
     assert exchange.principal == ""
 
 

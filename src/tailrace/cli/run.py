@@ -15,9 +15,9 @@ from tailrace.cli.target import Target, default_store, load
 
 __all__ = ["run_command"]
 
-_HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "auth_token", "insecure", "tls_cert",
-              "tls_key", "keep_alive", "session_idle", "max_sessions", "max_body", "shutdown_delay",
-              "stateless")  # fmt: skip
+_HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "auth_token", "auth_issuer",
+              "auth_audience", "auth_scope", "insecure", "tls_cert", "tls_key", "keep_alive", "session_idle",
+              "max_sessions", "max_body", "shutdown_delay", "stateless")  # fmt: skip
 _SECONDS = click.FloatRange(min=0)
 
 
@@ -59,6 +59,11 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
          metavar="ORIGIN")  # fmt: skip
 @_option("--auth-token", "Bearer token that a client has to show (repeatable; several in the environment are "
          "separated by spaces).", multiple=True, metavar="TOKEN", show_default=False)  # fmt: skip
+@_option("--auth-issuer", "Authorization server whose JWTs are valid, as its tokens say it; needs tailrace[auth].",
+         metavar="URL")  # fmt: skip
+@_option("--auth-audience", "What these tokens have to be for: this server's address, as clients know it.",
+         metavar="URL")  # fmt: skip
+@_option("--auth-scope", "Scope that every request needs (repeatable).", multiple=True, metavar="SCOPE")
 @_option("--insecure", "Allow an address that others can reach, without authentication.", is_flag=True)
 @_option("--tls-cert", "Certificate chain (PEM).", type=click.Path(exists=True, dir_okay=False))
 @_option("--tls-key", "Private key (PEM).", type=click.Path(exists=True, dir_okay=False))
@@ -95,6 +100,10 @@ def _check(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:
         raise click.UsageError(f"{_flag(over[0])} is about HTTP, and there is none with --stdio.")
     if "uds" in given and (over := [name for name in given if name in {"host", "port"}]):
         raise click.UsageError(f"give --uds or {_flag(over[0])}, not both.")
+    if (flags["auth_issuer"] is None) != (flags["auth_audience"] is None):
+        raise click.UsageError("--auth-issuer and --auth-audience belong together.")
+    if flags["auth_token"] and flags["auth_issuer"] is not None:
+        raise click.UsageError("give --auth-token or --auth-issuer, not both.")
     if (flags["tls_cert"] is None) != (flags["tls_key"] is None):
         raise click.UsageError("--tls-cert and --tls-key belong together.")
 

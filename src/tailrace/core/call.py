@@ -95,6 +95,7 @@ class Call(ABC):
         collected: What it wants published, if anything.
         leaving: What of that goes with its answer (see `Reply.carries`).
         decided: Its outcome is being committed: a cancellation comes too late now.
+        principal: Whose it is; ``""`` is nobody's.
         span: Of the call as a whole, where somebody traces.
         failure: Why its answer is an error, for the span.
         steps: The names of its handler's steps, if it has any.
@@ -113,6 +114,7 @@ class Call(ABC):
         "key",
         "leaving",
         "number",
+        "principal",
         "reply",
         "request_id",
         "session",
@@ -129,6 +131,7 @@ class Call(ABC):
         self.key = key
         self.number = number
         self.journalled = False
+        self.principal = ""
         self.request_id = request_id
         self.session = session
         self.tasks = tasks

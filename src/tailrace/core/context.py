@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from tailrace.core.access import Access
 from tailrace.core.outgoing import OUTBOX
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
@@ -113,6 +114,20 @@ class Context:
     def rpc(self) -> RpcInfo | None:
         """Headers, trailers and the like of a call over RPC; None over MCP and outside of calls."""
         return self.call.rpc if self.call is not None else None
+
+    @property
+    def access(self) -> Access | None:
+        """What the token of the call's request allows: its scopes, claims, client; None where there was none that says
+        so, and after a crash."""
+        return self.value(Access)
+
+    @property
+    def principal(self) -> str:
+        """Who asks, as the server's authentication said; ``""`` is nobody."""
+        if self.call is not None and self.call.principal:
+            return self.call.principal
+        access = self.access
+        return access.principal if access is not None else ""
 
     @property
     def correlation_id(self) -> str | None:

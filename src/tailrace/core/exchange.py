@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from tailrace.core.access import Access
     from tailrace.errors import ClientGone
 
 __all__ = ["Exchange", "Handler", "Headers", "Sink", "Source", "StreamWriter"]
@@ -76,6 +77,9 @@ class Exchange(ABC):
         version: Of HTTP: ``1.0``, ``1.1`` or ``2``.
         trailers: The reply can end with trailers that reach the peer.
         principal: Who asks, once authenticated; ``""`` is nobody.
+        access: What its token allows, where it showed one that says so; else None.
+        challenge: Writes the `WWW-Authenticate` of a refusal of it that names the scopes it needs; None: nobody
+            is asked who they are.
         loopback: It arrived on a socket that only this machine reaches.
         gone: The peer went away, or reset the stream, before the reply was complete.
         gone_by: What ended it, where that was not the end of its connection: `StreamReset`; else None.
@@ -87,7 +91,9 @@ class Exchange(ABC):
     """
 
     __slots__ = (
+        "access",
         "body",
+        "challenge",
         "gone",
         "gone_by",
         "loopback",
@@ -116,6 +122,8 @@ class Exchange(ABC):
         self.version = "1.1"
         self.trailers = False
         self.principal = ""
+        self.access: Access | None = None
+        self.challenge: Callable[[Exchange, Sequence[str]], bytes] | None = None
         self.loopback = True
         self.gone = False
         self.gone_by: ClientGone | None = None
@@ -149,6 +157,10 @@ class Exchange(ABC):
     @abstractmethod
     def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Reply with a stream: send the head, then run `writer` as the owner of the way out until it returns."""
+
+    def covers(self, scopes: Sequence[str]) -> bool:
+        """Whether its token is good for these; where nobody is asked for one, it need not be."""
+        return self.access is None or self.access.covers(scopes)
 
     def leave(self, by: ClientGone | None = None) -> None:
         """The transport says that the peer is gone, and `by` what where it was not the connection's end. Idempotent."""

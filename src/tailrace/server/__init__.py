@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from tailrace.clients.exit import settle_at_exit
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Sweeper, Tasks
 from tailrace.core.threads import Threads
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.publish import Publisher
     from tailrace.service import Service
+    from tailrace.transports.authorization import ResourceServer
 
 __all__ = ["Server", "asgi", "connect", "make_server", "make_settings", "make_store", "run"]
 
@@ -55,6 +57,7 @@ logger = logging.getLogger("tailrace.server")
 
 _OPEN = frozenset({"/healthz", "/readyz"})  # asked by those who have no token: load balancers, supervisors
 _READING = frozenset({"GET", "HEAD"})
+_METADATA = ((b"content-type", b"application/json"), (b"cache-control", b"max-age=3600"))
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
@@ -168,6 +171,9 @@ class Server:
         )
         self._exits.callback(endpoint.close)
         self.rpc = RpcEndpoint(self.service, settings, tasks, self._serves)
+        if self.bearer is not None:
+            settle_at_exit()  # a verifier may be an HTTP client
+            self._exits.push_async_callback(self.bearer.aclose)
         if self.publisher is not None:
             self.outbox = outbox = StoreOutbox(self.store, epoch, self.publisher, tasks, limit=settings.max_outbox)
             self._exits.push_async_callback(outbox.close)
@@ -279,6 +285,9 @@ class Server:
             return None
         if self.bearer is None or exchange.path in _OPEN:
             return self._route(exchange)
+        resource = self.bearer.resource
+        if resource is not None and resource.serves(exchange.path):
+            return self._describe(exchange, resource)
         refusal = self.bearer.check(exchange)
         if inspect.isawaitable(refusal):
             answer_later(self.tasks, exchange, self._verify(exchange, refusal), "tailrace-verify")
@@ -293,8 +302,9 @@ class Server:
             return None
         if refusal is None:
             return self._route(exchange)
-        error = ProtocolError(INVALID_REQUEST, refusal[1])
-        return refuse(exchange, refusal[0], error, headers=Bearer.challenge(refusal))
+        assert self.bearer is not None
+        error = ProtocolError(INVALID_REQUEST, refusal.text)
+        return refuse(exchange, refusal.status, error, headers=self.bearer.challenge(exchange, refusal))
 
     def _route(self, exchange: Exchange) -> None:
         handler = self._routes.get(exchange.path)
@@ -318,6 +328,12 @@ class Server:
 
     def _serves(self) -> bool:
         return self.ready and self.store.failure is None
+
+    def _describe(self, exchange: Exchange, resource: ResourceServer) -> None:
+        """The metadata that tells clients where to get a token (RFC 9728)."""
+        if exchange.method not in _READING:
+            return not_allowed(exchange, b"GET, HEAD")
+        return exchange.respond(200, _METADATA, resource.metadata(exchange))
 
     def _healthz(self, exchange: Exchange) -> None:
         if exchange.method not in _READING:
@@ -472,7 +488,7 @@ def asgi(
     Args:
         service: What is served.
         store: ``memory`` (default, not durable), ``sqlite:PATH`` or a store.
-        auth: ``async (token) -> principal or None``: whose a bearer token is.
+        auth: ``async (token) -> principal or None``: whose a bearer token is; or a `tailrace.auth.ResourceServer`.
         auth_token: The tokens that are valid, instead of `auth`.
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         options: Any field of `Settings`; flags' names work, too.

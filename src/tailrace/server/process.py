@@ -26,6 +26,7 @@ from tailrace.server import Server, make_server
 from tailrace.server.logs import set_up_logging
 from tailrace.server.places import store_of_program
 from tailrace.telemetry import set_up_export
+from tailrace.transports.authorization import guarded_by
 from tailrace.transports.guard import is_loopback
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def run_process(
     insecure: bool = False,
     auth: object = None,
     auth_token: str | Sequence[str] | None = None,
+    auth_issuer: str | None = None,
+    auth_audience: str | None = None,
+    auth_scope: Sequence[str] = (),
     publish: str | Publisher | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
@@ -72,8 +76,12 @@ def run_process(
         store: ``memory``, ``sqlite`` (a file in the user's state folder), ``sqlite:PATH`` or a store.
         server: ``listener`` (ours) or ``uvicorn``.
         insecure: Allow an address that others can reach, without authentication.
-        auth: ``async (token) -> principal or None``: whose a bearer token is. Over stdio nobody is asked.
+        auth: ``async (token) -> principal or None``: whose a bearer token is; or a `tailrace.auth.ResourceServer`. Over
+            stdio nobody is asked.
         auth_token: The bearer tokens that are valid, instead of `auth`.
+        auth_issuer: The authorization server whose JWTs are valid, instead of `auth`.
+        auth_audience: What they have to be for: this server's address, as clients know it.
+        auth_scope: The scopes that every request needs.
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
@@ -87,6 +95,10 @@ def run_process(
         StoreError: The store cannot be had.
         OSError: The address cannot be had.
     """
+    if auth_issuer or auth_audience:
+        if auth is not None or not (auth_issuer and auth_audience):
+            raise DefinitionError("auth_issuer and auth_audience belong together, and are instead of auth")
+        auth = guarded_by(auth_issuer, auth_audience, auth_scope)
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format, replace=bool(target))
@@ -103,7 +115,7 @@ def run_process(
         if not (uds or insecure or running.bearer or is_loopback(host)):
             raise DefinitionError(
                 f"{host} can be reached by others and there is no authentication; listen on 127.0.0.1, "
-                "give --auth-token, or say --insecure if something in front of it authenticates"
+                "give --auth-token or --auth-issuer, or say --insecure if something in front of it authenticates"
             )
         if server not in ("listener", "uvicorn"):
             raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")

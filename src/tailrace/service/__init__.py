@@ -342,7 +342,8 @@ class Service(Catalog):
 
         Args:
             options: As in `run`. ``auth=`` is ``async (token: str) -> str | None`` and gives the principal (1 to 255
-                characters) that a bearer token belongs to, None for one that is not valid; it gets 5 seconds.
+                characters) that a bearer token belongs to, None for one that is not valid; it gets 5 seconds. Or it is
+                a `tailrace.auth.ResourceServer`.
                 ``auth_token=`` is a token, or several, that are valid, instead.
         """
         from tailrace import server

@@ -59,6 +59,7 @@ class ToolOptions(TypedDict, total=False):
         journal: Its calls survive a crash, given a durable store. Default: True.
         icons: Pictures that stand for it. Default: none.
         meta: Its `_meta`, JSON-able. Default: none.
+        scopes: What a token has to be good for to call it over HTTP, where the server's `auth=` knows scopes.
     """
 
     name: str | None
@@ -77,6 +78,7 @@ class ToolOptions(TypedDict, total=False):
     journal: bool
     icons: Sequence[Icon]
     meta: Mapping[str, Any] | None
+    scopes: str | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class Definition:
         journal: Its calls survive a crash, given a durable store.
         icons: Pictures that stand for it.
         meta: Its `_meta`.
+        scopes: What a token has to be good for to call it.
         definition: How MCP lists it, as JSON.
         provided: Its parameters that do not come from the caller, with their providers.
     """
@@ -114,6 +117,7 @@ class Definition:
     journal: bool = True
     icons: tuple[Icon, ...] = ()
     meta: Mapping[str, Any] | None = None
+    scopes: tuple[str, ...] = ()
     definition: bytes = b""
     provided: Provided = ()
 
@@ -175,6 +179,7 @@ def make_tool(
     journal: bool = True,
     icons: Sequence[Icon] = (),
     meta: Mapping[str, Any] | None = None,
+    scopes: str | Sequence[str] = (),
     providers: Providers | None = None,
 ) -> Tool:
     """Make a tool of a function; the options are those of `ToolOptions`. Parameters of a type that `providers` have do
@@ -194,6 +199,7 @@ def make_tool(
         task=task,
         rpc=rpc,
         journal=journal,
+        scopes=tuple(scopes.split() if isinstance(scopes, str) else scopes),
         read_only=read_only,
         idempotent=idempotent,
         destructive=destructive,

@@ -7,6 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.access import Access, InsufficientScope
 from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.trace import read_trace
 from tailrace.errors import CallCancelled, Code, DeadlineExceeded, LimitError, RpcError
@@ -128,10 +129,15 @@ class RpcEndpoint:
 
     def _accept(self, exchange: Exchange, opening: Opening) -> None:
         """Make a call of it; from here on the server owns it."""
+        tool = opening.method.tool
+        if tool is not None and not exchange.covers(tool.scopes):
+            error = RpcError(Code.PERMISSION_DENIED, str(InsufficientScope(tool.scopes)))
+            return opening.form.reply(exchange, b"", error)
         if opening.method.once and opening.method.kind == "unary" and self.ledger is not None:
             call: RpcCall = OnceCall(next(self._numbers), self, opening, exchange, ledger=self.ledger)
         else:
             call = RpcCall(next(self._numbers), self, opening, exchange)
+        call.principal = exchange.principal
         try:
             if self.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
@@ -161,7 +167,8 @@ class RpcEndpoint:
         traced = exchange.verdicts.get("traced")
         if traced is None:
             traced = exchange.verdicts["traced"] = read_trace(exchange.header)
-        return traced if self.outbox is None else {**traced, OUTBOX: self.outbox}
+        values = traced if self.outbox is None else {**traced, OUTBOX: self.outbox}
+        return values if exchange.access is None else {**values, Access: exchange.access}
 
     def _trace(self, tracer: Tracer, call: RpcCall) -> None:
         """Begin the call's span (semantic conventions for RPC)."""

@@ -138,7 +138,6 @@ class McpCall(Call):
         target: What is called.
         arguments: Still raw; what tells it, beside the target's name, from other calls of the same method.
         asking: How its handler asks its client.
-        principal: Whose call it is.
         leg: What it knows of the legs before it, once that matters (modern).
         status: Of the HTTP reply, where its answer is all of that.
         meta: The request's `_meta`.
@@ -159,7 +158,6 @@ class McpCall(Call):
         "max_result",
         "meta",
         "outcome",
-        "principal",
         "reran",
         "status",
         "target",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tailrace.core.access import Access, InsufficientScope
 from tailrace.core.log import Cursor, Log
 from tailrace.core.outgoing import OUTBOX, Outbox
 from tailrace.core.ports import DropSession, Kind, PutSession
@@ -220,6 +221,7 @@ class Endpoint:
 
         Raises:
             DuplicateId: The id is in flight.
+            InsufficientScope: The token of the request is not good for the tool.
             ProtocolError: No such tool, resource or prompt; a progress token over the limit; a cap is reached.
         """
         make: Callable[..., CallT] = kind
@@ -228,6 +230,8 @@ class Endpoint:
             arguments, target = params.arguments, self.find_tool(params.name, session, principal)
             if target is None:
                 raise ProtocolError(INVALID_PARAMS, f"unknown tool: {params.name[:128]!r}")
+            if target.scopes and origin is not None and not origin.covers(target.scopes):
+                raise InsufficientScope(target.scopes)
         else:
             offered = self.service.offered(Viewer(principal, session if not dialect.modern else None))
             found = find_target(offered, request.method, params, modern=dialect.modern)
@@ -587,6 +591,8 @@ class Endpoint:
             if traced is None:  # a head that is known again mostly says nothing
                 traced = origin.verdicts["traced"] = read_trace(origin.header)
             values.update(traced)
+        if origin is not None and origin.access is not None:
+            values[Access] = origin.access
         if self.outbox is not None:
             values[OUTBOX] = self.outbox
         return values

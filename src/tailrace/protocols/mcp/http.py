@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.access import InsufficientScope
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import encode_failure
 from tailrace.protocols.mcp.reply import JSON
@@ -35,6 +36,9 @@ def refuse(
 ) -> None:
     """Reply with an HTTP error that carries a JSON-RPC error, so that every kind of client learns why."""
     headers = [*JSON, *headers]
+    if isinstance(error, InsufficientScope) and exchange.challenge is not None:
+        status = 403
+        headers.append((b"www-authenticate", exchange.challenge(exchange, error.scopes)))
     if status == 503:
         headers.append((b"retry-after", b"1"))
     exchange.respond(status, headers, encode_failure(id, error))

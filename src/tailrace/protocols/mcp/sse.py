@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
+from tailrace.core.access import InsufficientScope
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId, encode_failure
@@ -170,6 +171,8 @@ class HttpSse:
             call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True, origin=exchange)
         except DuplicateId as error:
             return refuse(exchange, 400, error)
+        except InsufficientScope as error:
+            return refuse(exchange, 403, error, request.id)
         except ProtocolError as error:
             if error.code == mcp.LIMIT_REACHED:
                 return refuse(exchange, 503, error, request.id)

@@ -11,31 +11,12 @@ from tailrace.clients.mcp.oauth.metadata import (
     find_resource,
     find_server,
     find_server_of_old,
-    server_addresses,
 )
 from tailrace.errors import AuthorizationError, TransportError
 from tailrace.fetch import Fetch
 from tests.clients.mcp.fake_http import Exchange, serving
 
 A = "https://a.example"
-
-
-@pytest.mark.parametrize(
-    ("issuer", "places"),
-    [
-        (A, [f"{A}/.well-known/oauth-authorization-server", f"{A}/.well-known/openid-configuration"]),
-        (
-            f"{A}/tenant",
-            [
-                f"{A}/.well-known/oauth-authorization-server/tenant",
-                f"{A}/.well-known/openid-configuration/tenant",
-                f"{A}/tenant/.well-known/openid-configuration",
-            ],
-        ),
-    ],
-)
-def test_an_issuers_metadata_is_looked_for_in_this_order(issuer: str, places: list[str]) -> None:
-    assert server_addresses(issuer) == places
 
 
 @pytest.mark.parametrize(

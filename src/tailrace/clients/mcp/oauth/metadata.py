@@ -7,11 +7,12 @@ one whose address the document was found at, end the matter (2026-07-28, authori
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from tailrace.errors import AuthorizationError, TransportError
+from tailrace.wire.wellknown import issuer_addresses, origin_of, resource_addresses
 
 if TYPE_CHECKING:
     from tailrace.fetch import Fetch, Fetched
@@ -23,7 +24,6 @@ __all__ = [
     "find_resource",
     "find_server",
     "find_server_of_old",
-    "server_addresses",
 ]
 
 Document = TypeVar("Document")
@@ -68,10 +68,7 @@ async def find_resource(fetch: Fetch, url: str, named: str | None) -> Resource |
         AuthorizationError: It is another server's, or names no authorization server.
         TransportError: It cannot be had.
     """
-    origin, path = _origin(url), urlsplit(url).path.rstrip("/")
-    well_known = f"{origin}/.well-known/oauth-protected-resource"
-    places = [named] if named is not None else list(dict.fromkeys((well_known + path, well_known)))
-    for place in places:
+    for place in [named] if named is not None else resource_addresses(url):
         found = await fetch.get(place)
         if _absent(found) and named is None:
             continue
@@ -91,7 +88,7 @@ async def find_server(fetch: Fetch, issuer: str) -> ServerMetadata:
         AuthorizationError: It is another issuer's, or there is none.
         TransportError: It cannot be had.
     """
-    for place in server_addresses(issuer):
+    for place in _addresses(issuer):
         found = await fetch.get(place)
         if _absent(found):
             continue
@@ -126,17 +123,6 @@ async def find_server_of_old(fetch: Fetch, url: str) -> ServerMetadata:
     )
 
 
-def server_addresses(issuer: str) -> list[str]:
-    """Where an issuer's metadata may be, in the order in which to look (2026-07-28, authorization server discovery)."""
-    origin, path = _origin(issuer), urlsplit(issuer).path.rstrip("/")
-    places = [
-        f"{origin}/.well-known/oauth-authorization-server{path}",
-        f"{origin}/.well-known/openid-configuration{path}",
-        f"{origin}{path}/.well-known/openid-configuration",
-    ]
-    return list(dict.fromkeys(places))
-
-
 def canonical(url: str) -> str:
     """The identifier of a server that says none itself: without query, fragment and a last slash (RFC 8707, 2)."""
     return _origin(url) + urlsplit(url).path.rstrip("/")
@@ -154,17 +140,15 @@ def _covers(resource: str, url: str) -> bool:
 
 
 def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    port = "" if _port(parts) in (None, {"http": 80, "https": 443}.get(parts.scheme)) else f":{_port(parts)}"
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
-
-
-def _port(parts: SplitResult) -> int | None:
     try:
-        return parts.port
+        return origin_of(url)
     except ValueError:
-        raise AuthorizationError(f"{parts.netloc[:200]!r} is no address") from None
+        raise AuthorizationError(f"{url[:200]!r} is no address") from None
+
+
+def _addresses(issuer: str) -> list[str]:
+    _origin(issuer)
+    return issuer_addresses(issuer)
 
 
 def _absent(found: Fetched) -> bool:
