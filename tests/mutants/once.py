@@ -146,13 +146,34 @@ ONCE_MUTANTS = [
     Mutant(
         "any token will do",
         "transports/bearer.py",
-        [("self._judge.principal(token) or _INVALID", 'self._judge.principal(token) or "somebody"')],
+        [("self._judge.access(token) or _INVALID", 'self._judge.access(token) or Access("somebody")')],
         [
             "tests/server/test_auth.py::test_without_a_token_nothing_is_served[POST-/mcp]",
             "tests/transports/test_bearer.py::test_whoever_shows_none_or_another_is_refused_and_told_how_to_ask"
             '[values5-Bearer error="invalid_token"]',
         ],
         "assert",
+    ),
+    Mutant(
+        "a token for another server will do",
+        "transports/authorization/jwts.py",
+        [('options={"require": ["exp", "iss", "aud"]},', 'options={"verify_aud": False},')],
+        ["tests/transports/authorization/test_jwts.py::test_a_token_that_is_not_valid_is_refused_with_the_reason"],
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a tool needs no scopes",
+        "protocols/mcp/endpoint.py",
+        [("if target.scopes and origin is not None and not origin.covers(target.scopes):", "if False:")],
+        ["tests/server/test_scopes.py::test_a_modern_call_that_needs_more_is_refused_and_says_all_that_it_needs"],
+        "assert",
+    ),
+    Mutant(
+        "an answer of any issuer is believed",
+        "clients/mcp/oauth/authorization.py",
+        [("if issuers != [server.issuer] and (", "if False and (")],
+        ["tests/clients/mcp/oauth/test_flow.py::test_an_issuer_that_differs_by_a_slash_is_another"],
+        "DID NOT RAISE",
     ),
     Mutant(
         "a client that has left is served once its token is judged",
