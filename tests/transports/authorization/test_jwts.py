@@ -63,6 +63,12 @@ async def test_a_token_that_is_not_valid_is_refused_with_the_reason(claims: Any,
             await verifier(made)(made.token(head=head, **claims))
 
 
+async def test_a_token_for_another_server_is_none_here() -> None:
+    async with issuer() as made:
+        with pytest.raises(InvalidToken, match="another server"):
+            await verifier(made)(made.token(aud="https://other.example/mcp"))
+
+
 async def test_clocks_may_differ_a_little() -> None:
     async with issuer() as made:
         now = int(time.time())
