@@ -22,6 +22,7 @@ from tailrace.wire.rpc import Detail, details_of, to_any
 
 __all__ = [
     "STATUS",
+    "WELL",
     "Base64Reader",
     "Status",
     "decode_message",
@@ -40,6 +41,7 @@ __all__ = [
 STATUS: Final = b"grpc-status"
 _MESSAGE: Final = b"grpc-message"
 _DETAILS: Final = b"grpc-status-details-bin"
+WELL: Final = ((STATUS, b"0"),)  # the trailers of a call that ended well and has none of its own
 _OWN = frozenset({STATUS, _MESSAGE, _DETAILS})
 _CODE_OF_NUMBER = {str(int(code)): code for code in Code}
 
@@ -104,7 +106,7 @@ def status_trailers(error: RpcError | None = None, trailers: Metadata | None = N
         TypeError: A detail is no protobuf message.
     """
     if error is None:
-        fields: Fields = [(STATUS, b"0")]
+        fields: Fields = [*WELL]
     else:
         fields = [(STATUS, b"%d" % error.code), (_MESSAGE, encode_message(str(error.message)))]
         if error.details:

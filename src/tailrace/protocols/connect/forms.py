@@ -27,6 +27,7 @@ __all__ = ["ConnectStream", "ConnectUnary", "Form", "Grpc", "GrpcWeb"]
 
 logger = logging.getLogger("tailrace.rpc")
 
+_WELL = grpc.encode_web_trailers([*grpc.WELL])
 _JSON = (b"content-type", b"application/json")
 
 
@@ -53,7 +54,8 @@ class Form(ABC):
         self.extra = tuple(extra)
         self.max_message = settings.max_message
         self.min_compress = settings.min_compress
-        self.head: Fields = [(b"content-type", kind.text.encode()), *self._encodings(), *self.extra]
+        # A tuple is a constant to transports: they keep its bytes.
+        self.head: Headers = ((b"content-type", kind.text.encode()), *self._encodings(), *self.extra)
 
     def _encodings(self) -> Fields:
         """What the head says of compression."""
@@ -248,6 +250,8 @@ class Grpc(_Enveloped):
 
     def end(self, error: RpcError | None, trailers: Metadata | None) -> tuple[bytes, Headers]:
         """The trailers."""
+        if error is None and trailers is None:
+            return b"", grpc.WELL
         return b"", grpc.status_trailers(error, joined(error, trailers))
 
 
@@ -273,6 +277,8 @@ class GrpcWeb(Grpc):
 
     def end(self, error: RpcError | None, trailers: Metadata | None) -> tuple[bytes, Headers]:
         """A message with the flag `TRAILERS`."""
+        if error is None and trailers is None and not self.kind.base64:
+            return _WELL, ()
         data = grpc.encode_web_trailers(grpc.status_trailers(error, joined(error, trailers)))
         return grpc.encode_base64(data) if self.kind.base64 else data, ()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tailrace.errors import TailraceError
@@ -142,6 +143,15 @@ def encode_fields(headers: Headers) -> bytes:
     Raises:
         ValueError: One contains a line break.
     """
+    return _encode_constant(headers) if isinstance(headers, tuple) else _encode(headers)
+
+
+@lru_cache(maxsize=256)
+def _encode_constant(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return _encode(headers)
+
+
+def _encode(headers: Headers) -> bytes:
     for _, value in headers:
         if b"\n" in value or b"\r" in value or b"\0" in value:
             raise ValueError("a header of a reply contains a line break")
