@@ -109,7 +109,8 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     principal: str
     fingerprint: bytes
     size: int
-    detail: bytes | None  # None once it has ended, nothing while it is open
+    detail: bytes | None  # None once it has ended
+    open: bool = False
 
 
 _encode_head = msgspec.msgpack.Encoder().encode
@@ -175,7 +176,7 @@ class Ledger:
                 entry = Entry(stored.key.removeprefix(_HEAD), head.principal, head.fingerprint, None, head.size)
                 entry.state = EntryState.BEGUN
                 self._enter(entry)
-                if head.detail == b"":
+                if head.open:
                     entry.expires = stored.expires
                     self._reopen(entry)
                 elif head.detail is not None:
@@ -348,7 +349,7 @@ class Ledger:
             outcome.answer = answer
             outcome.waiters.wake()
 
-        head = _Head(entry.principal, entry.fingerprint, entry.size, b"")
+        head = _Head(entry.principal, entry.fingerprint, entry.size, None, open=True)
         self._write([PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), entry.expires)], committed)
 
     def drop(self, entry: Entry, answer: bytes) -> None:
