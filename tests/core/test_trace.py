@@ -93,10 +93,10 @@ class Notes(Tracer):
         return nullcontext()
 
 
-def traced(work: Callable[[Work], Awaitable[bytes | None]]) -> tuple[Work, Notes]:
+def traced(work: Callable[[Work], Awaitable[bytes | None]], kind: type[Work] = Work) -> tuple[Work, Notes]:
     tasks, notes = make_tasks(), Notes()
     tasks.tracer = notes
-    call = Work(tasks, work).accepted()
+    call = kind(tasks, work).accepted()
     call.span = notes.begin("server", "call", {}, {})
     call.context.set_values(dict(call.span.values))
     return call, notes
@@ -141,6 +141,24 @@ async def test_a_cancellation_is_seen_in_both() -> None:
     call.cancel(error)
     await turns()
     assert notes.said[2:] == ["end run request: CancelledError()", f"end call: {error!r}"]
+
+
+class Pausing(Work):
+    """It comes back after its cancellation."""
+
+    @property
+    def paused(self) -> bool:
+        return self.cancelled_by is not None
+
+
+@virtual
+async def test_a_call_that_has_ended_to_come_back_has_failed_in_neither() -> None:
+    call, notes = traced(never, Pausing)
+    call.start()
+    await turns()
+    call.cancel(CallCancelled("asked first"))
+    await turns()
+    assert notes.said[2:] == ["end run request", "end call"]
 
 
 @virtual

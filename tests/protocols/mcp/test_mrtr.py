@@ -7,8 +7,12 @@ import base64
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tailrace import CapabilityError, Context, LimitError, Service, ToolError
+from tailrace.protocols.mcp.framing import Seals
+from tailrace.protocols.mcp.request_state import Answer, RequestState, open_state, seal_state
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import virtual
 from tests.protocols.mcp.test_conversation import conversing
@@ -55,6 +59,9 @@ class Dialogue:
         else:
             self.asked, self.state = {}, None
         return message
+
+
+DEEP: Any = {"action": "accept", "content": {"value": [[[["x"]]]]}}
 
 
 def accept(value: Any) -> Any:
@@ -307,6 +314,62 @@ async def test_the_state_holds_no_more_than_the_client_has_said() -> None:
         assert b"ann" not in raw
         await call.leg(accept("carol"))
         assert b"carol" in sealed(call.state or "")
+
+
+@virtual
+async def test_a_state_outlives_one_rotation_of_the_secrets_and_no_second() -> None:
+    principal = "ann"
+    state = RequestState("i", b"b", 1.0, 2.0, 1, {"k": Answer(b"d", b"{}")}, {})
+    sealed_text = seal_state(Seals([b"old"], 1), state, principal)
+    assert open_state(Seals([b"new", b"old"], 2), sealed_text, principal) == state
+    for secrets in ([b"newer", b"new"], [b"new"]):
+        with pytest.raises(ValueError, match="not made by this server"):
+            open_state(Seals(secrets, 3), sealed_text, principal)
+
+
+@given(st.text())
+def test_whatever_is_no_state_is_refused_and_nothing_else_happens(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        open_state(Seals([b"secret"], 1), text, "")
+
+
+# --- prompts and resources ------------------------------------------------------------------------
+
+
+@virtual
+async def test_prompts_and_resources_ask_too_and_a_state_is_for_one_of_them() -> None:
+    service = Service("reading")
+
+    @service.prompt
+    async def greet(ctx: Context, tone: str) -> str:
+        return f"{tone}: {(await ctx.elicit('Who?', str, key='who')).data}"
+
+    @service.resource("notes://{name}")
+    async def note(ctx: Context, name: str) -> str:
+        return f"{name}: {(await ctx.elicit('Which page?', int, key='page')).data}"
+
+    async with serving(service) as server:
+
+        async def ask(id: int, method: str, params: Any, **more: Any) -> Any:
+            message = modern_request(id, method, params | more, clientCapabilities=ABLE)
+            return await post_modern(server, message).answer(id)
+
+        prompt = {"name": "greet", "arguments": {"tone": "loud"}}
+        first = (await ask(1, "prompts/get", prompt))["result"]
+        assert first["inputRequests"]["who"]["params"]["message"] == "Who?"
+        more: Any = {"requestState": first["requestState"], "inputResponses": {"who": accept("ann")}}
+        last = (await ask(2, "prompts/get", prompt, **more))["result"]
+        assert last["messages"][0]["content"]["text"] == "loud: ann"
+        other = {"name": "greet", "arguments": {"tone": "soft"}}
+        assert (await ask(3, "prompts/get", other, **more))["error"]["code"] == -32602
+        place = {"uri": "notes://a"}
+        first = (await ask(4, "resources/read", place))["result"]
+        more = {"requestState": first["requestState"], "inputResponses": {"page": accept(7)}}
+        assert (await ask(5, "resources/read", place, **more))["result"]["contents"][0]["text"] == "a: 7"
+        assert (await ask(6, "resources/read", {"uri": "notes://b"}, **more))["error"]["code"] == -32602
+        unable = post_modern(server, modern_request(7, "resources/read", place))
+        assert await unable.status_code() == 400
+        assert (await unable.answer(7))["error"]["code"] == -32021
 
 
 # --- answers that are none ------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class Asking:
                 return ElicitResult(result.action)
             try:
                 return ElicitResult("accept", form.read(result.content or {}))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 text = f"the client's answer does not fit the form: {error}"
                 raise RequestRefused(INVALID_PARAMS, text) from None
 
