@@ -104,7 +104,7 @@ class Relay:
         self._page = _LARGE_PAGE
         self._behind = True  # the source may hold more than was read
         self._reading = False
-        self._told_at = -_LINGER  # loop time of the last batch
+        self._told_at = -_LINGER  # loop time of the last batch, or of the last look for one
         self._lingering: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._open = False
@@ -129,11 +129,12 @@ class Relay:
         """These are in the source now, behind all that was there: they need not be read, if nothing else does and
         there is room."""
         if self._behind or self._reading or len(self._held) >= _HELD or self._bytes >= _HELD_BYTES:
-            return self.nudge()
+            self._behind = True  # they are read when there is room: nobody need be woken for that
+            return
         for waiting in fresh:
             self._hold(_Item(waiting))
         self._read_to = fresh[-1].place
-        return self._linger()
+        self._linger()
 
     def let_go(self) -> None:
         """Somebody else delivers from here on: what is not under way yet is his."""
@@ -278,6 +279,7 @@ class Relay:
 
     def _lingered(self) -> None:
         self._lingering = None
+        self._told_at = self._now()
         self._changed.set()
 
     async def _settle(self, batch: list[_Item], outcomes: Sequence[Exception | None]) -> None:
