@@ -297,6 +297,26 @@ async def test_a_peer_that_takes_nothing_of_the_last_reply_is_cut() -> None:
         await served.until(lambda: served.listener.statistics()["connections"] == 0)
 
 
+async def test_replies_that_nobody_reads_are_held_up_to_a_cap_over_all_connections() -> None:
+    async with serving(unread=30_000_000) as served, served.peer() as first, served.peer() as second:
+        served.rig.other = lambda exchange: exchange.respond(200, PLAIN, b"x" * 20_000_000)
+        stop_reading(first)
+        await first.send(request("GET", "/other"))
+        await served.until(lambda: served.listener.unread > 10_000_000)
+        stop_reading(second)
+        await second.send(request("GET", "/other"))
+        await served.until(lambda: served.listener.statistics()["connections"] == 1)
+        assert served.listener.statistics()["refused"] == 1
+        first.writer.transport.abort()
+        await served.until(lambda: served.listener.unread == 0)
+        async with served.peer() as reading:
+            await reading.send(request("GET", "/other"))
+            assert len((await reading.reply()).body) == 20_000_000
+            await served.until(lambda: served.listener.unread == 0)
+            await reading.send(request(body=b"again"))
+            assert (await reading.reply()).body == b"again"
+
+
 # --- connections -----------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,7 @@ class H1Connection(asyncio.Protocol):
         "_exchange",
         "_fresh",
         "_input",
+        "_kept_unread",
         "_known",
         "_listener",
         "_loopback",
@@ -102,6 +103,7 @@ class H1Connection(asyncio.Protocol):
         self._paused = False  # the transport takes no more
         self._room: asyncio.Future[None] | None = None
         self._unsent = 0
+        self._kept_unread = 0
         self._stalls_at = _NEVER
         self._loopback = True
         self._transport: asyncio.Transport
@@ -151,6 +153,8 @@ class H1Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.CLOSED
+        self._listener.unread -= self._kept_unread
+        self._kept_unread = 0
         self._listener.discard(self)
         self._leave()
 
@@ -162,6 +166,8 @@ class H1Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._listener.unread -= self._kept_unread
+        self._kept_unread = 0
         self._rest()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -417,7 +423,21 @@ class H1Connection(asyncio.Protocol):
                 length = b"transfer-encoding: chunked\r\n"
                 body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + last_chunk(trailers)
             self._send(self._reply_head(exchange, status, headers, length) + (b"" if bare else body))
+            if self._paused and not self._keep_unread():
+                return
             self._replied(exchange)
+
+    def _keep_unread(self) -> bool:
+        """The transport holds a whole reply that the peer does not take; is there room for it? The writer of a stream
+        waits for its reader instead."""
+        size = self._transport.get_write_buffer_size()
+        self._listener.unread += size - self._kept_unread
+        self._kept_unread = size
+        if self._listener.unread <= self._listener.settings.unread:
+            return True
+        self._listener.refused += 1
+        self.abort()
+        return False
 
     def open_stream(self, exchange: H1Exchange, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Send a reply's head, and start its writer."""
