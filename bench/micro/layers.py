@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from jh2.hpack.hpack import Encoder
 from msgspec import Raw
 
 from bench.peers.tailrace_server import echo, structured, svc
@@ -28,6 +29,17 @@ from tailrace.schema.results import result_of
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tailrace.transports.http.h1 import H1Connection
+from tailrace.transports.http.h2 import H2Connection
+from tailrace.transports.http.h2_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    frame,
+    window_update,
+)
 from tailrace.transports.http.listener import Listener
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.content import Text
@@ -320,7 +332,71 @@ def _posting(heads: int) -> Repeated:
     return work
 
 
+async def _one_unary() -> Repeated:
+    return _unary(1, timeout=False)
+
+
+async def _one_unary_with_a_timeout() -> Repeated:
+    return _unary(1, timeout=True)
+
+
+async def _many_unary() -> Repeated:
+    return _unary(32, timeout=False)
+
+
+class _ReplyingWithTrailers(_Replying):
+    """The same with trailers, as gRPC has them."""
+
+    def handle(self, exchange: Exchange) -> None:
+        self.replies += 1
+        exchange.respond(200, ((b"content-type", b"application/grpc"),), _MESSAGE, ((b"grpc-status", b"0"),))
+
+
+_MESSAGE = b"\0\0\0\0\x20" + b"m" * 32
+
+
+def _unary(together: int, *, timeout: bool) -> Repeated:
+    """gRPC's requests, so many in one read; with `timeout`, each has a field that no other has."""
+    served = _ReplyingWithTrailers()
+    most = 16_384  # on one connection; then there is another
+    reads: list[bytes] = []
+    encoder = Encoder()
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/orders.v1.Orders/Place"),
+              (b":authority", b"127.0.0.1:8000"), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
+              (b"user-agent", b"grpc-python-asyncio/1.85.1")]  # fmt: skip
+    for first in range(0, most, together):
+        parts: list[bytes] = []
+        for number in range(first, first + together):
+            own = [(b"grpc-timeout", b"%dm" % (5000 + number % 997))] if timeout else []
+            block = encoder.encode([*fields, *own])
+            parts.append(frame(HEADERS, END_HEADERS, 2 * number + 1, block))
+            parts.append(frame(DATA, END_STREAM, 2 * number + 1, _MESSAGE))
+        reads.append(b"".join(parts))
+    connection = H2Connection(Listener(served, []))
+    done = len(reads)
+
+    async def work(n: int) -> None:
+        nonlocal connection, done
+        before, rounds = served.replies, -(-n // together)
+        for _ in range(rounds):
+            if done == len(reads):
+                connection = H2Connection(Listener(served, []))
+                connection.connection_made(_Transport())
+                connection.data_received(PREFACE + frame(SETTINGS, 0, 0) + window_update(0, 2**30))
+                done = 0
+            connection.data_received(reads[done])
+            await asyncio.sleep(0)
+            done += 1
+        if served.replies != before + rounds * together:
+            raise AssertionError(f"{served.replies - before} replies to {n} requests")
+
+    return work
+
+
 LAYERS = (
+    Layer("HTTP/2: a gRPC request in, its reply and trailers out", 11.5, _one_unary),
+    Layer("HTTP/2: the same with a timeout of its own", None, _one_unary_with_a_timeout),
+    Layer("HTTP/2: the same as the first, 32 in one read", None, _many_unary),
     Layer("HTTP/1.1: one POST in, its reply out, a head that came before", 2.7, _one_post_known),
     Layer("HTTP/1.1: the same, a head that is new", None, _one_post_new),
     Layer("wire: parse the envelope and the params of a call", None, _parse),
