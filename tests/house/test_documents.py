@@ -62,3 +62,16 @@ def test_the_commands_of_the_readme_are_targets() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+FEATURES = re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", (ROOT / "docs/features.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "name"), FEATURES)
+def test_what_shows_a_feature_exists(path: str, name: str) -> None:
+    assert (ROOT / path).exists()
+    assert not name or re.search(rf"def {name}\(", (ROOT / path).read_text())
+
+
+def test_features_name_their_tests() -> None:
+    assert len(FEATURES) > 50
