@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailrace.schema import converters, messages, protobuf
+from tailrace.schema.json_converters import NotPlain
 from tailrace.schema.messages import InvalidMessage, MessageType, message_type
 from tests.schema.test_python_messages import MANY, SCALARS, Choices, Defaults, Dog, Herd, Line, Many, Model, Scalars
 
@@ -123,3 +126,94 @@ JSON = st.recursive(
 def test_any_json_is_a_message_or_is_refused(kind: MessageType, data: Any) -> None:
     for value in read(kind.from_json, msgspec.json.encode(data)):
         kind.to_proto(value)
+
+
+# --- the short way and the long way -------------------------------------------------------------
+
+
+class Never:
+    """Functions that know nothing plain, so that every message goes the long way."""
+
+    def reader(self, shape: Any) -> Any:
+        return self.refuse
+
+    writer = reader
+
+    def refuse(self, value: Any) -> Any:
+        raise NotPlain
+
+
+class Only:
+    """Stands for protobuf's own JSON, where a message is to do without."""
+
+    def __call__(self, cls: Any) -> Any:
+        def refuse(message: Any) -> Any:
+            raise AssertionError("this went the long way")
+
+        return refuse
+
+
+HINTS: list[Any] = [Scalars, Many, Choices, Defaults, Herd, Model, list[Leaf], Any, None, int, dict[int, Line] | None]
+
+
+@contextlib.contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def the_long_way(hint: Any) -> MessageType:
+    with patched(converters, "JsonConverters", Never):
+        return messages._python_type.__wrapped__(hint)
+
+
+def the_short_way(hint: Any) -> MessageType:
+    with patched(protobuf, "from_json", Only()), patched(protobuf, "to_json", Only()):
+        return messages._python_type.__wrapped__(hint)
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=str)
+@given(data=JSON)
+def test_json_is_read_the_same_both_ways(hint: Any, data: Any) -> None:
+    text = msgspec.json.encode(data)
+    short, long = read(message_type(hint).from_json, text), read(LONG[str(hint)].from_json, text)
+    assert short == long
+    assert repr(short) == repr(long), "the types as well"
+
+
+@given(LEAVES)
+def test_json_is_written_the_same_both_ways(leaves: list[Leaf]) -> None:
+    long = LONG[str(list[Leaf])]
+    assert msgspec.json.decode(KIND.to_json(leaves)) == msgspec.json.decode(long.to_json(leaves))
+    assert long.from_json(KIND.to_json(leaves)) == KIND.from_json(long.to_json(leaves)) == leaves
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MANY,
+        Line("a"),
+        Choices(Dog("x"), 3),
+        Choices(Dog("x"), "y", Dog()),
+        Defaults(),
+        Defaults(0, note="", tags=["a"]),
+        Model(howMany=3, children=[Model(howMany=1)]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_plain_goes_the_short_way(value: Any) -> None:
+    kind = the_short_way(type(value))
+    assert kind.from_json(kind.to_json(value)) == value
+
+
+def test_what_is_left_to_protobuf_goes_the_long_way() -> None:
+    kind = the_short_way(Scalars)  # it has a duration and a bytearray
+    with pytest.raises(AssertionError, match="the long way"):
+        kind.to_json(SCALARS)
+
+
+LONG = {str(hint): the_long_way(hint) for hint in HINTS}

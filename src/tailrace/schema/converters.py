@@ -15,6 +15,8 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 
+from tailrace.schema.compiling import Compiler
+from tailrace.schema.json_converters import JsonConverters
 from tailrace.schema.protobuf import InvalidMessage
 from tailrace.schema.shapes import Enumeration, Field, Known, Node, Scalar, Shape
 from tailrace.schema.types import encode_custom
@@ -25,29 +27,37 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EXACT = 2**53  # integers up to it are exact in a double, which is all that google.protobuf.Value has
 
 
-class Converters:
-    """The functions of all shapes of one file. A function is made when it is first asked for."""
+class Converters(Compiler):
+    """The functions of all shapes of one file. A function is made when it is first asked for.
+
+    Attributes:
+        json: The same for JSON.
+    """
 
     def __init__(self) -> None:
+        super().__init__(
+            {
+                "datetime_of": _datetime_of,
+                "duration_of": _duration_of,
+                "items": _items,
+                "is_none": _is_none,
+                "missing": _missing,
+                "plain_of": _plain_of,
+                "struct_of": _struct_of,
+                "value_of": _value_of,
+            }
+        )
         self._writers: dict[Shape, str] = {}
         self._readers: dict[Shape, str] = {}
-        self._names: dict[str, Any] = {
-            "datetime_of": _datetime_of,
-            "duration_of": _duration_of,
-            "items": _items,
-            "is_none": _is_none,
-            "plain_of": _plain_of,
-            "struct_of": _struct_of,
-            "value_of": _value_of,
-        }
+        self.json = JsonConverters()
 
     def writer(self, shape: Shape) -> Callable[[Any], dict[str, Any]]:
         """From a value to the keyword arguments of the message's class. It raises whatever a misfit leads to."""
-        return self._names[self._writer(shape)]
+        return self.names[self._writer(shape)]
 
     def reader(self, shape: Shape) -> Callable[[Any], Any]:
         """From a message to plain data: a dict (a list for a row, the value itself for a wrapper)."""
-        return self._names[self._reader(shape)]
+        return self.names[self._reader(shape)]
 
     # --- values to messages ---
 
@@ -58,9 +68,9 @@ class Converters:
             if shape.kind == "choice":
                 self._choice_writer(shape, name)
             elif shape.kind == "inner":
-                self._compile(name, self._inner_writer(shape, name))
+                self.define(self._inner_writer(shape, name))
             else:
-                self._compile(name, self._object_writer(shape, name))
+                self.define(self._object_writer(shape, name))
         return name
 
     def _object_writer(self, shape: Shape, name: str) -> list[str]:
@@ -95,7 +105,7 @@ class Converters:
         choices: list[tuple[type, Callable[[Any], dict[str, Any]]]] = []
         for field in shape.fields:
             source = f"lambda v: {{{field.name!r}: {self._out(field.type, 'v')}}}"
-            member = self._lambda(source)
+            member = self.function(source)
             choices += [(one, member) for one in field.type.types]
         by_type = dict(choices)
 
@@ -108,7 +118,7 @@ class Converters:
                 raise InvalidMessage(f"{type(value).__name__} is none of {shape.name}")
             return member(value)
 
-        self._names[name] = write
+        self.names[name] = write
 
     def _field_out(self, field: Field, x: str) -> str:
         if field.map_key is not None:
@@ -126,7 +136,7 @@ class Converters:
         if isinstance(node, Scalar):
             return f"{node.write}({x})" if node.write else x
         if isinstance(node, Enumeration):
-            return f"{self._constant({member: number for number, member in node.members.items()})}[{x}]"
+            return f"{self.constant({member: number for number, member in node.members.items()})}[{x}]"
         if isinstance(node, Known):
             return {"Value": f"value_of({x})", "Struct": f"struct_of({x})"}.get(node.name, x)
         return f"{self._writer(node)}({x})"
@@ -140,9 +150,9 @@ class Converters:
             if shape.kind == "choice":
                 self._choice_reader(shape, name)
             elif shape.kind == "inner":
-                self._compile(name, self._inner_reader(shape, name))
+                self.define(self._inner_reader(shape, name))
             else:
-                self._compile(name, self._object_reader(shape, name))
+                self.define(self._object_reader(shape, name))
         return name
 
     def _object_reader(self, shape: Shape, name: str) -> list[str]:
@@ -185,12 +195,11 @@ class Converters:
         if field.nullable or _takes_none(field.type):
             return [f"def {name}(m):", f"    return {text} if {presence} else None"]
         lines = [f"def {name}(m):", f"    if not ({presence}): missing({shape.name!r}, {field.name!r})"]
-        self._names["missing"] = _missing
         return [*lines, f"    return {text}"]
 
     def _choice_reader(self, shape: Shape, name: str) -> None:
         members = {
-            field.name: self._lambda(f"lambda m: {self._in(field.type, _attribute(field))}") for field in shape.fields
+            field.name: self.function(f"lambda m: {self._in(field.type, _attribute(field))}") for field in shape.fields
         }
         models = {
             field.name: field.type.hint
@@ -205,7 +214,7 @@ class Converters:
             plain = members[which](message)
             return models[which].model_validate(plain) if which in models else plain
 
-        self._names[name] = read
+        self.names[name] = read
 
     def _field_in(self, field: Field, x: str) -> str:
         inner = self._in(field.type, "y")
@@ -220,7 +229,7 @@ class Converters:
             return x
         if isinstance(node, Enumeration):
             plain = {number: member.value for number, member in node.members.items()}
-            return f"{self._constant(_Plain(node.name, plain))}[{x}]"
+            return f"{self.constant(_Plain(node.name, plain))}[{x}]"
         if isinstance(node, Known):
             return {
                 "Timestamp": f"datetime_of({x})",
@@ -229,19 +238,6 @@ class Converters:
                 "Struct": f"{{k: plain_of(y) for k, y in {x}.fields.items()}}",
             }[node.name]
         return f"{self._reader(node)}({x})"
-
-    # --- compiling ---
-
-    def _constant(self, value: Any) -> str:
-        name = f"constant{len(self._names)}"
-        self._names[name] = value
-        return name
-
-    def _lambda(self, source: str) -> Callable[[Any], Any]:
-        return eval(source, self._names)  # the text is ours; names of the user's own in it are identifiers or quoted
-
-    def _compile(self, name: str, lines: list[str]) -> None:
-        exec("\n".join(lines), self._names)  # as above
 
 
 def _attribute(field: Field) -> str:

@@ -113,8 +113,10 @@ def shaped_type(
         finish: Makes the value of plain data; None: it is made of the shape's own type.
     """
     read, write = converters.reader(shape), converters.writer(shape)
+    read_json, write_json = converters.json.reader(shape), converters.json.writer(shape)
     finish = finish or _maker(shape)
-    parse, parse_json = protobuf.from_proto(cls), protobuf.from_json(cls)
+    parse, parse_json = cls.FromString, protobuf.from_json(cls)
+    broken = protobuf.google("message").DecodeError
     dump_json = protobuf.to_json(cls)
 
     def message_of(value: Any) -> Any:
@@ -127,24 +129,53 @@ def shaped_type(
         except _MISFITS as error:
             raise InvalidMessage(f"expected {shape.name}, got {type(value).__name__}: {_words(error)}") from None
 
+    def to_proto(value: Any) -> bytes:
+        return message_of(value).SerializeToString()
+
     def value_of(message: Any) -> Any:
         try:
             return finish(read(message))
-        except (Complaint, *_MISFITS) as error:
+        except _MISFITS as error:
             raise error if isinstance(error, InvalidMessage) else InvalidMessage(_words(error)) from None
+
+    def from_proto(data: bytes) -> Any:
+        try:
+            return finish(read(parse(data)))
+        except broken:
+            raise InvalidMessage(f"the message is no {cls.DESCRIPTOR.full_name} in binary form") from None
+        except _MISFITS as error:
+            raise error if isinstance(error, InvalidMessage) else InvalidMessage(_words(error)) from None
+
+    def from_json(data: bytes) -> Any:
+        try:
+            plain = read_json(_decode(data))
+        except _NOT_PLAIN:
+            return value_of(parse_json(data))
+        try:
+            return finish(plain)
+        except _MISFITS as error:
+            raise InvalidMessage(_words(error)) from None
+
+    def to_json(value: Any) -> bytes:
+        try:
+            return _encode(write_json(value))
+        except _NOT_PLAIN:
+            return dump_json(message_of(value))
 
     return MessageType(
         cls.DESCRIPTOR,
-        from_proto=lambda data: value_of(parse(data)),
-        from_json=lambda data: value_of(parse_json(data)),
-        to_proto=lambda value: message_of(value).SerializeToString(),
-        to_json=lambda value: dump_json(message_of(value)),
+        from_proto=from_proto,
+        from_json=from_json,
+        to_proto=to_proto,
+        to_json=to_json,
     )
 
 
 # --- values of Python types ---------------------------------------------------------------------
 
 _MISFITS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError, Complaint)
+_NOT_PLAIN = (*_MISFITS, msgspec.MsgspecError)
+_decode, _encode = msgspec.json.decode, msgspec.json.encode
 _BUILTIN = (datetime.datetime, datetime.timedelta, bytes, bytearray)
 
 
