@@ -208,6 +208,38 @@ async def test_in_a_session_the_run_asks_the_client_that_began_it() -> None:
         assert till.did == ["run", "hold", "charge tea"]
 
 
+async def test_if_the_client_that_is_asked_leaves_another_one_is_asked() -> None:
+    till = Till()
+    async with serving(till.service) as server:
+        sessions = [await legacy(server) for _ in range(2)]
+        message: Any = {"name": "pay", "arguments": {}, "_meta": {KEY: "k"}}
+        posts: list[Any] = []
+        for session in sessions:
+            posts.append(session.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": message}))
+            await turns()
+        await posts[0].message("elicitation/create")
+        sessions[0].cancel(1)
+        request = await posts[1].message("elicitation/create")
+        assert await sessions[1].post(reply(request["id"], accept("second"))).status_code() == 202
+        assert text_of(await posts[1].answer(1)) == "second held"
+        assert till.did == ["run", "hold", "charge tea"]
+        assert len(server.endpoint.asking) == 0
+
+
+async def test_what_the_client_refuses_is_the_runs_to_handle() -> None:
+    till = Till()
+    async with serving(till.service) as server:
+        session = await legacy(server)
+        message: Any = {"name": "pay", "arguments": {}, "_meta": {KEY: "k"}}
+        post = session.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": message})
+        request = await post.message("elicitation/create")
+        refused = {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -1, "message": "the user is away"}}
+        assert await session.post(refused).status_code() == 202
+        answer = await post.answer(1)
+        assert answer["result"]["isError"] is True
+        assert "away" in text_of(answer)
+
+
 async def test_a_legacy_request_that_attached_to_a_modern_leg_asks_for_itself() -> None:
     till = Till()
     async with serving(till.service) as server:

@@ -9,6 +9,7 @@ import pytest
 
 from tailrace import Context, LimitError, Service
 from tailrace.core.settings import Settings
+from tailrace.errors import StoreError
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.protocols.mcp.test_mrtr import accept
@@ -215,6 +216,33 @@ def test_a_question_at_the_moment_at_which_its_call_becomes_a_task_is_asked_one_
                 result = (await client.until(id, "completed"))["result"]
             assert result["content"][0]["text"] == "x"
             assert server.endpoint.tasks.calls == {}
+
+    run()
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_question_that_is_on_its_way_when_its_call_becomes_a_task_moves_there(
+    commits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("moving")
+
+    @service.tool(task="auto")
+    async def move(ctx: Context) -> str:
+        return f"{(await ctx.elicit('?', str, key='q')).data}"
+
+    @virtual
+    async def run() -> None:
+        store = MemoryStore()
+        async with serving(service, store, task_hold=0.0) as server:
+            client = Client(server, **ABLE)
+            if not commits:
+                store.fail_commits(StoreError("the disk is full"))
+            result = (await client.call("move").json())["result"]
+            assert result["resultType"] == ("task" if commits else "input_required")
+            if commits:
+                assert list(await asked(client, result["taskId"])) == ["q"]
+            else:
+                assert list(result["inputRequests"]) == ["q"]
 
     run()
 

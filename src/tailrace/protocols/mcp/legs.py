@@ -143,10 +143,15 @@ class Leg:
             LimitError: ``asked``: too many questions at once. ``rounds``: there were too many legs already.
         """
         digest = digest_of(question.method, question.params)
-        key = self._key(question, digest)
+        base = question.key or named(question.method, digest)
+        key = numbered(base, self._times)  # unique within the call; the same in each leg that asks the same
         answer = self._answer(key, digest)
         if answer is None:
-            return await self._ask_client(call, key, question, digest)
+            try:
+                return await self._ask_client(call, key, question, digest)
+            except Moved:
+                self._times[base] -= 1  # it was not asked here
+                raise
         try:
             return question.read(answer)
         except RequestRefused as error:
@@ -200,10 +205,6 @@ class Leg:
         return InputRequired({key: asked.question.request for key, asked in self._asked.items()}, sealed)
 
     # --- what the client has said ---
-
-    def _key(self, question: Question, digest: bytes) -> str:
-        """Unique within the call; the same in each leg that asks the same."""
-        return numbered(question.key or named(question.method, digest), self._times)
 
     def _answer(self, key: str, digest: bytes) -> bytes | None:
         known = self._answers.get(key)

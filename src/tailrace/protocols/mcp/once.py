@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -337,7 +337,7 @@ class OnceRun(ToolCall):
         finished: It has an outcome, which the ledger keeps.
     """
 
-    __slots__ = ("_kept", "_once", "began", "entry", "finished", "first", "listeners", "origin")
+    __slots__ = ("_asking", "_kept", "_once", "began", "entry", "finished", "first", "listeners", "origin")
 
     def __init__(
         self,
@@ -368,6 +368,7 @@ class OnceRun(ToolCall):
             principal=principal,
         )
         self._once = once
+        self._asking: dict[asyncio.Task[Any], ToolCall] = {}  # questions, and whose client is asked
         self._kept = False  # somebody went away without a word, and may come back
         self.entry: Entry | None = None
         self.listeners: dict[OnceCall, None] = {}
@@ -387,6 +388,9 @@ class OnceRun(ToolCall):
         cancels, or ends its session, ends the run, unless somebody else waits for it, or may come back.
         """
         self.listeners.pop(listener, None)
+        for asking, asked in self._asking.items():
+            if asked is listener:
+                asking.cancel()
         reason = listener.cancelled_by
         if isinstance(reason, ClientGone):
             self._kept = True
@@ -465,8 +469,22 @@ class OnceRun(ToolCall):
         while True:
             asked = self.asked
             await asked.settled()
-            if asked is self or not asked.asks_modern or not asked.can_pause:
-                return await (super().ask(question, timeout) if asked is self else asked.ask(question, timeout))
+            if asked is self:
+                return await super().ask(question, timeout)
+            if not asked.asks_modern or not asked.can_pause:
+                asking = self.tasks.start(_outcome(asked.ask(question, timeout)), name="tailrace-once-ask")
+                self._asking[asking] = asked
+                try:
+                    await asyncio.wait([asking])
+                finally:
+                    del self._asking[asking]
+                    asking.cancel()
+                if asking.cancelled():  # who was asked has left: another one is
+                    continue
+                value, error = asking.result()
+                if error is not None:
+                    raise error
+                return value
             if self.leg is None:
                 self.leg = asked.legged()
             try:
@@ -546,6 +564,14 @@ class OnceRun(ToolCall):
         """Wait for the only listener's reader; where there are several, none holds up the others."""
         if len(self.listeners) == 1:
             await next(iter(self.listeners)).reply.room()
+
+
+async def _outcome(asking: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
+    """Whatever comes of it is its run's, and no failure of the house."""
+    try:
+        return await asking, None
+    except Exception as error:
+        return None, error
 
 
 _PAUSES = (InputRequired, ProtocolError)  # what ends a run whose client comes back
