@@ -116,7 +116,7 @@ class Authorization:
         self._loaded = False
         self._server: ServerMetadata | None = None
         self._bound = options.issuer  # the one issuer that is shown the given client_id
-        self._work: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[Exception | None] | None = None
 
     async def token(self) -> str | None:
         """The access token, refreshed where it is about to end; None where there is none."""
@@ -154,17 +154,23 @@ class Authorization:
         """Do it, or wait for what another request has begun."""
         task = self._work
         if task is None:
-            task = self._work = self._tasks.start(work(), name="tailrace-client-authorize")
-            task.add_done_callback(self._done)
+            task = self._work = self._tasks.start(self._outcome(work), name="tailrace-client-authorize")
         await asyncio.wait([task])
         if task.cancelled():
             raise AuthorizationError("the client was closed before it was authorized")
-        task.result()
+        error = task.result()
+        if error is not None:
+            raise error
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._work = None
-        if not task.cancelled():
-            task.exception()  # those who wait have it; there may be none
+    async def _outcome(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Exception | None:
+        """Do it; what goes wrong is for those who wait, if any still do."""
+        try:
+            await work()
+        except Exception as error:
+            return error
+        finally:
+            self._work = None
+        return None
 
     async def _renew(self, challenge: Challenge | None, generation: int, tried: set[str]) -> bool:
         if generation != self.generation:
@@ -281,12 +287,11 @@ class Authorization:
         stored = await load(options.tokens, f"client {server.issuer}", Registration)
         return stored if stored is not None and is_usable(stored, redirect_uri) else None
 
-    async def _identify(self, server: ServerMetadata, redirect_uri: str, scopes: tuple[str, ...]) -> Registration:
+    async def _identify(self, server: ServerMetadata, redirect_uri: str) -> Registration:
         known = await self._known(server, redirect_uri)
         if known is not None:
             return known
-        scope = " ".join(scopes) or None
-        made = await register(self._fetch, server, redirect_uri, self._options.client_name, scope)
+        made = await register(self._fetch, server, redirect_uri, self._options.client_name)
         await save(self._options.tokens, f"client {server.issuer}", made)
         return made
 
@@ -312,7 +317,7 @@ class Authorization:
         before = await load(self._options.tokens, f"client {server.issuer}", Registration)
         redirect_uri = await redirect.open(before.redirect_uri if before is not None else None)
         try:
-            registration = await self._identify(server, redirect_uri, scopes)
+            registration = await self._identify(server, redirect_uri)
             verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
             asked = {
                 "response_type": "code",

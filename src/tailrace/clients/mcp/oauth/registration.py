@@ -40,10 +40,9 @@ class _Refused(Struct):
     error_description: str | None = None
 
 
-async def register(
-    fetch: Fetch, server: ServerMetadata, redirect_uri: str, client_name: str, scope: str | None
-) -> Registration:
-    """Register dynamically (RFC 7591).
+async def register(fetch: Fetch, server: ServerMetadata, redirect_uri: str, client_name: str) -> Registration:
+    """Register dynamically (RFC 7591). No scope is named: the registered one would be the most that is ever given, and
+    what a server asks for may grow.
 
     Raises:
         AuthorizationError: The server does not offer it, or refuses.
@@ -63,8 +62,6 @@ async def register(
         "token_endpoint_auth_method": method,
         "application_type": "native" if is_native(redirect_uri) else "web",
     }
-    if scope is not None:
-        body["scope"] = scope
     found = await fetch.post_json(server.registration_endpoint, body)
     if found.status not in (200, 201):
         raise AuthorizationError(f"{server.issuer} does not register this client: {refusal(found.status, found.body)}")
