@@ -118,4 +118,4 @@ def test_a_store_that_a_server_holds_is_said_to_be_held(path: Path) -> None:
 
     result = asyncio.run(hold())
     assert result.exit_code == 1
-    assert "Stop the other process" in result.output
+    assert "Its server is running" in result.output

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["outbox_group"]
 
+_IN_USE = (
+    "Its server is running, and has the messages to itself: stop it, then look again. What waits, and why, it says "
+    "itself: in svc.statistics()['outbox'] and in its log."
+)
 _SHOWN = 60  # characters of a value in the list
 
 
@@ -128,10 +132,14 @@ async def _run(text: str, work: Callable[[Store], Coroutine[Any, Any, None]]) ->
 
 @asynccontextmanager
 async def _opened(text: str) -> AsyncGenerator[Store]:
+    from tailrace.errors import StoreBusy
     from tailrace.server import make_store
 
     store = make_store(text)
-    await store.open(wait=1.0)
+    try:
+        await store.open(wait=1.0)
+    except StoreBusy as busy:
+        raise click.ClickException(f"{busy}\n{_IN_USE}") from None
     try:
         yield store
     finally:
