@@ -38,6 +38,14 @@ def make_service() -> Service:
     async def look(ctx: Context) -> str:
         return ctx.principal
 
+    @service.resource("vault://{name}", scopes="write")
+    async def content(name: str) -> str:
+        return name
+
+    @service.prompt(scopes=["write"], complete={"name": ["gold"]})
+    async def plan(name: str) -> str:
+        return name
+
     return service
 
 
@@ -95,6 +103,29 @@ async def test_a_modern_call_that_needs_more_is_refused_and_says_all_that_it_nee
 async def test_a_task_needs_what_its_tool_needs() -> None:
     async with guarded() as server:
         await needs_write(await modern(server, "reader", "slowly", clientCapabilities=TASKS))
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("resources/read", {"uri": "vault://gold"}),
+        ("prompts/get", {"name": "plan", "arguments": {"name": "gold"}}),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": "plan"}, "argument": {"name": "name", "value": ""}},
+        ),
+    ],
+)
+async def test_resources_and_prompts_may_need_more_too(method: str, params: dict[str, Any]) -> None:
+    async with guarded() as server:
+        message = modern_request(1, method, params)
+        for token in ("reader", "writer"):
+            headers = [*modern_headers(message).items(), bearer(token)]
+            exchange = send(server, FakeExchange("POST", "/mcp", message, headers))
+            if token == "reader":
+                await needs_write(exchange)
+            else:
+                assert "gold" in str((await exchange.json())["result"])
 
 
 async def test_a_call_of_a_session_is_refused_in_the_same_way() -> None:

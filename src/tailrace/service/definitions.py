@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tailrace.service.providers import Provided, Providers
     from tailrace.wire.content import Icon
 
-__all__ = ["Definition", "Tool", "ToolOptions", "encode_definition", "make_tool", "read_definition"]
+__all__ = ["Definition", "Tool", "ToolOptions", "encode_definition", "make_tool", "read_definition", "scopes_of"]
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")  # MCP 2025-11-25, server/tools, "Tool Names"
 
@@ -99,9 +99,9 @@ class Definition:
         journal: Its calls survive a crash, given a durable store.
         icons: Pictures that stand for it.
         meta: Its `_meta`.
-        scopes: What a token has to be good for to call it.
         definition: How MCP lists it, as JSON.
         provided: Its parameters that do not come from the caller, with their providers.
+        scopes: What a token has to be good for to use it.
     """
 
     name: str
@@ -117,9 +117,9 @@ class Definition:
     journal: bool = True
     icons: tuple[Icon, ...] = ()
     meta: Mapping[str, Any] | None = None
-    scopes: tuple[str, ...] = ()
     definition: bytes = b""
     provided: Provided = ()
+    scopes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,7 @@ def make_tool(
         task=task,
         rpc=rpc,
         journal=journal,
-        scopes=tuple(scopes.split() if isinstance(scopes, str) else scopes),
+        scopes=scopes_of(scopes),
         read_only=read_only,
         idempotent=idempotent,
         destructive=destructive,
@@ -275,6 +275,11 @@ def _definition(tool: Tool) -> bytes:
         outputSchema=tool.result.schema,
         annotations=tool.annotations(),
     )
+
+
+def scopes_of(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Scopes as they may be given: several, or a string with blanks between."""
+    return tuple(given.split() if isinstance(given, str) else given)
 
 
 def encode_definition(one: Definition, **parts: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from tailrace.errors import DefinitionError
 from tailrace.schema import choices_of, place_of, read_signature
-from tailrace.service.definitions import Definition, encode_definition, read_definition
+from tailrace.service.definitions import Definition, encode_definition, read_definition, scopes_of
 
 if TYPE_CHECKING:
     from tailrace.schema import Arguments
@@ -69,6 +69,7 @@ class PromptOptions(TypedDict, total=False):
         meta: Its `_meta`, JSON-able. Default: none.
         timeout: Seconds a call may take, above 0. Default: None, no limit of its own.
         complete: What an argument can be, as in `ResourceOptions`.
+        scopes: What a token has to be good for, as in `ResourceOptions`.
     """
 
     name: str | None
@@ -78,6 +79,7 @@ class PromptOptions(TypedDict, total=False):
     meta: Mapping[str, Any] | None
     timeout: float | None
     complete: Mapping[str, Sequence[str] | Completer]
+    scopes: str | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def make_prompt(
     meta: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     complete: Mapping[str, Sequence[str] | Completer] | None = None,
+    scopes: str | Sequence[str] = (),
     providers: Providers | None = None,
 ) -> Prompt:
     """Make a prompt of a function; the options are those of `PromptOptions`.
@@ -117,6 +120,7 @@ def make_prompt(
         icons=tuple(icons),
         meta=meta,
         timeout=timeout,
+        scopes=scopes_of(scopes),
         completions=read_completions(complete or {}, common["arguments"], common["place"]),
         **common,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tailrace.errors import DefinitionError
-from tailrace.service.definitions import Definition, encode_definition, read_definition
+from tailrace.service.definitions import Definition, encode_definition, read_definition, scopes_of
 from tailrace.service.prompts import Completer, Completions, read_completions
 from tailrace.wire.uri_templates import UriTemplate
 
@@ -40,6 +40,8 @@ class ResourceOptions(TypedDict, total=False):
         shared: What is read is the same for everybody (``cacheScope: public``). Default: False.
         any_path: The variables' values may be paths that lead anywhere (``..``, absolute ones). Default: False, such a
             URI is not found.
+        scopes: What a token has to be good for to read it over HTTP, where the server's `auth=` knows scopes. Default:
+            nothing beside what every request needs.
     """
 
     name: str | None
@@ -55,6 +57,7 @@ class ResourceOptions(TypedDict, total=False):
     max_age: float
     shared: bool
     any_path: bool
+    scopes: str | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ def make_resource(
     max_age: float = 0.0,
     shared: bool = False,
     any_path: bool = False,
+    scopes: str | Sequence[str] = (),
     providers: Providers | None = None,
 ) -> Resource:
     """Make a resource of a function; the options are those of `ResourceOptions`.
@@ -124,6 +128,7 @@ def make_resource(
         completions=read_completions(complete or {}, arguments, place),
         max_age=max_age,
         shared=shared,
+        scopes=scopes_of(scopes),
         **common,
     )
     _check(resource)

@@ -79,6 +79,17 @@ async def test_a_modern_client_sees_what_its_principal_may_and_keeps_it_to_itsel
         assert "unknown tool" in (await hidden.json())["error"]["message"]
 
 
+async def test_of_what_is_hidden_not_even_a_change_is_told() -> None:
+    svc = office()
+    async with serving(svc) as server:
+        params = {"notifications": {"resourceSubscriptions": ["admin://log"]}}
+        for principal, granted in (("root", ["admin://log"]), ("guest", [])):
+            stream = post_modern(server, modern_request(1, "subscriptions/listen", params), principal=principal)
+            said = await stream.message(lambda one: one.get("method") == "notifications/subscriptions/acknowledged")
+            assert said["params"]["notifications"].get("resourceSubscriptions", []) == granted
+            stream.disconnect()
+
+
 @virtual
 async def test_a_filter_that_fails_hides(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(office()) as server:

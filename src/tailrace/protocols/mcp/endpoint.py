@@ -235,7 +235,9 @@ class Endpoint:
         else:
             offered = self.service.offered(Viewer(principal, session if not dialect.modern else None))
             found = find_target(offered, request.method, params, modern=dialect.modern)
-            make, target, arguments = found  # type: ignore[assignment] - a McpCall, as asked
+            make, target, arguments, scopes = found  # type: ignore[assignment] - a McpCall, as asked
+            if scopes and origin is not None and not origin.covers(scopes):
+                raise InsufficientScope(scopes)
         if params.meta is not mcp.NO_META:
             _check_token(params.meta.progress_token)
         number = next(self.numbers)

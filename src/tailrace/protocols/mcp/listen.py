@@ -16,6 +16,8 @@ from tailrace.core.ports import Kind
 from tailrace.errors import LimitError, ProtocolError
 from tailrace.protocols.mcp.call import DuplicateId
 from tailrace.protocols.mcp.framing import SseFraming
+from tailrace.protocols.mcp.reading import find_resource
+from tailrace.service.viewing import Viewer
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS, encode_notification, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
@@ -175,9 +177,20 @@ class Listens:
             tools_list_changed=wanted.tools_list_changed,
             prompts_list_changed=wanted.prompts_list_changed,
             resources_list_changed=wanted.resources_list_changed,
-            resource_subscriptions=wanted.resource_subscriptions,
+            resource_subscriptions=tuple(uri for uri in wanted.resource_subscriptions if self._sees(uri, principal)),
             task_ids=tuple(id for id in dict.fromkeys(wanted.task_ids) if find(id, principal) is not None),
         )
+
+    def _sees(self, uri: str, principal: str) -> bool:
+        """Of what a filter hides, not even that it has changed is told."""
+        service = self.endpoint.service
+        if not service.filters:
+            return True
+        try:
+            find_resource(service.offered(Viewer(principal, None)), uri, modern=True)
+        except ProtocolError:
+            return False
+        return True
 
     async def _tell_states(self, listen: Listen, principal: str) -> None:
         """At the beginning: what has happened before somebody listened is not missed."""

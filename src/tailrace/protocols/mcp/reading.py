@@ -262,11 +262,19 @@ def _decode(target: Resource | Prompt, given: Mapping[str, str | Sequence[str]])
 
 
 class Found(NamedTuple):
-    """What a request asks for: the class of the call, its target, and what tells it from other calls of the target."""
+    """What a request asks for.
+
+    Attributes:
+        kind: The class of the call.
+        target: Its target.
+        arguments: What tells it from other calls of the target.
+        scopes: What a token has to be good for.
+    """
 
     kind: type[McpCall]
     target: Any
     arguments: Raw | UnsetType
+    scopes: tuple[str, ...] = ()
 
 
 def find_target(offered: Offered, method: str, params: Any, *, modern: bool) -> Found:
@@ -278,14 +286,16 @@ def find_target(offered: Offered, method: str, params: Any, *, modern: bool) -> 
     if method in LISTS:
         return Found(ListCall, ListTarget(method, offered, params.cursor), UNSET)
     if method == "resources/read":
-        return Found(ReadCall, find_resource(offered, params.uri, modern=modern), UNSET)
+        target = find_resource(offered, params.uri, modern=modern)
+        return Found(ReadCall, target, UNSET, target.resource.scopes)
     if method == "prompts/get":
         prompt = offered.prompts.get(params.name)
         if prompt is None:
             raise ProtocolError(INVALID_PARAMS, f"unknown prompt: {params.name[:128]!r}")
-        return Found(PromptCall, prompt, Raw(mcp.encode(params.arguments)))
+        return Found(PromptCall, prompt, Raw(mcp.encode(params.arguments)), prompt.scopes)
     asked = mcp.CompleteParams(params.ref, params.argument, params.context)
-    return Found(CompleteCall, _completed(offered, params, modern), Raw(mcp.encode(asked)))
+    target, scopes = _completed(offered, params, modern)
+    return Found(CompleteCall, target, Raw(mcp.encode(asked)), scopes)
 
 
 def stored_params(data: StoredCallData) -> Any:
@@ -316,7 +326,7 @@ def find_resource(offered: Offered, uri: str, *, modern: bool) -> ReadTarget:
     raise not_found(uri, modern)
 
 
-def _completed(offered: Offered, params: mcp.CompleteParams, modern: bool) -> CompleteTarget:
+def _completed(offered: Offered, params: mcp.CompleteParams, modern: bool) -> tuple[CompleteTarget, tuple[str, ...]]:
     ref, argument = params.ref, params.argument.name
     if ref.type == "ref/prompt":
         definition: Prompt | Resource | None = offered.prompts.get(ref.name)
@@ -328,4 +338,5 @@ def _completed(offered: Offered, params: mcp.CompleteParams, modern: bool) -> Co
             raise not_found(ref.uri, modern)
     if argument not in definition.arguments.names:
         raise ProtocolError(INVALID_PARAMS, f"{definition.name} has no argument {argument[:128]!r}")
-    return CompleteTarget(f"{definition.name}.{argument}", definition.completions.get(argument))
+    target = CompleteTarget(f"{definition.name}.{argument}", definition.completions.get(argument))
+    return target, definition.scopes
