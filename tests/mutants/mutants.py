@@ -6,6 +6,7 @@ from tests.mutants.asking import ASKING_MUTANTS
 from tests.mutants.once import ONCE_MUTANTS
 from tests.mutants.planting import Mutant
 from tests.mutants.rpc import RPC_MUTANTS
+from tests.mutants.rpc_schema import RPC_SCHEMA_MUTANTS
 from tests.mutants.rpc_server import RPC_SERVER_MUTANTS
 
 CORE = "tests/schedules/test_core.py::test_two_ends_meet"
@@ -529,5 +530,6 @@ MUTANTS = [
     *ONCE_MUTANTS,
     *ASKING_MUTANTS,
     *RPC_MUTANTS,
+    *RPC_SCHEMA_MUTANTS,
     *RPC_SERVER_MUTANTS,
 ]

@@ -433,6 +433,8 @@ svc = tailrace.Service("s")
 @svc.tool
 def place(item: str) -> str: return item
 svc.attach(None)
+for path in ("mcp", "messages/", ".well-known/a", "a.B/C", ""):
+    assert svc.methods.get(path) is None
 assert not [name for name in sys.modules if name.startswith("google.protobuf")]
 assert list(svc.methods) == ["S/Place"]
 assert "google.protobuf.message" in sys.modules
