@@ -16,7 +16,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.sse import sse_client
 
 from tailrace.mcp import Client as OwnClient
-from tests.rigs.server import ServerProcess, running_async, tailrace_command
+from tests.e2e.node_client import drive_node
+from tests.rigs.server import ServerProcess, running, running_async, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 ASKING = Path(__file__).parent / "fixtures" / "asking.py"
@@ -108,6 +109,18 @@ async def test_the_official_client_answers_over_stdio(mode: Any) -> None:
     )
     async with Client(place, mode=mode, read_timeout_seconds=LIMIT, **CALLBACKS) as client:
         await check(client)
+
+
+@pytest.mark.parametrize("era", ["legacy", "auto"])
+def test_the_official_typescript_client_answers_in_both_eras(era: str, node: Path, tmp_path: Path) -> None:
+    env = {"ASKING_EFFECTS": str(tmp_path / "effects")}
+    with running(tailrace_command(ASKING), tmp_path / "log", env=env) as server:
+        plan = {"ask": {"name": "order", "arguments": {"item": "tea"}}}
+        report = drive_node(node, "client", "streamable", server.url + "/mcp", era, plan)
+        assert report.get("ask") == "reserve tea, ann, hurrah, send tea", report
+        assert report["protocol"] == ("2026-07-28" if era == "auto" else "2025-11-25")
+        assert server.records() == [], server.stderr_tail()
+    assert effects(tmp_path) == ["reserve tea", "send tea"]
 
 
 async def test_a_kill_between_two_legs_is_not_noticed(tmp_path: Path) -> None:

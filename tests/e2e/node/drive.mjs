@@ -1,7 +1,7 @@
 // The official TypeScript clients put through one plan over any of their transports; prints one JSON report, judges nothing.
 //
 // node drive.mjs '{"client": "sdk"|"client", "transport": "streamable"|"sse"|"stdio", "target": URL or command, "env": {…},
-//                  "era": "legacy"|"auto", "plan": {"structured": …, "progress": …, "error": …, "cancel": …} or {"cut": …}}'
+//                  "era": "legacy"|"auto", "plan": {"structured": …, "progress": …, "error": …, "cancel": …} or {"cut": …} or {"ask": …}}'
 // "sdk" is @modelcontextprotocol/sdk (1.x, legacy only), "client" is @modelcontextprotocol/client (2.x, both eras).
 // The report, and the lines before it, are those of ../drivers/python/plan.py. On a failure: {"failed": text}, exit code 1.
 
@@ -83,6 +83,19 @@ async function cut(library, client, step) {
   return report;
 }
 
+function answer(client) {
+  // What a tool asks is answered at once: yes, "ann", or a word of the model's.
+  client.setRequestHandler('elicitation/create', async ({ params }) => {
+    const { type } = params.requestedSchema.properties.value;
+    return { action: 'accept', content: { value: type === 'boolean' ? true : 'ann' } };
+  });
+  client.setRequestHandler('sampling/createMessage', async () => ({
+    role: 'assistant',
+    content: { type: 'text', text: 'hurrah' },
+    model: 'parrot',
+  }));
+}
+
 const inTime = (promise) => {
   let timer;
   const late = new Promise((_, reject) => {
@@ -96,7 +109,9 @@ const told = (error) => (error?.message === 'no answer' ? 'no answer' : String(e
 async function drive() {
   const library = await load();
   const negotiation = options.client === 'client' ? { versionNegotiation: { mode: options.era } } : {};
+  if (options.plan.ask) negotiation.capabilities = { elicitation: { form: {} }, sampling: {} };
   const client = new library.Client({ name: 'tailrace-e2e', version: '0' }, negotiation);
+  if (options.plan.ask) answer(client);
   const problems = []; // what the client reports beside its promises: an unparsable event, an unknown token
   client.onerror = (error) => problems.push(String(error));
   const carrier = transport(library);
@@ -107,6 +122,7 @@ async function drive() {
     tools: await list(client),
   };
   if (options.plan.cut) report.cut = await cut(library, client, options.plan.cut);
+  else if (options.plan.ask) report.ask = text(await inTime(library.call(client, options.plan.ask)));
   else await steps(library, client, report);
   report.problems = [...problems];
   say({ at: 'leaving' });
