@@ -47,7 +47,7 @@ class Settings:
     max_body: int = 4 * _MIB
     max_headers: int = 64 * 1024  # a request's head: request line and header fields
     max_connections: int = 10_000
-    unread: int = 256 * _MIB  # HTTP/1.1: replies that their peers do not read, over all connections
+    unread: int = 256 * _MIB  # HTTP: replies that their peers do not read, over all connections
     look_ahead: int = 64 * 1024  # requests that a client sends before it has its reply (pipelining)
     max_streams: int = 128  # HTTP/2: requests at once on one connection
     stream_window: int = 256 * 1024  # HTTP/2: of one request's body, what is not read yet

@@ -1,6 +1,6 @@
 """HTTP/2 on one connection (RFC 9113): requests in, side by side, each a stream; replies out, as each is ready.
 
-Framing is our own (`h2_frames`, `hpack`), because it costs a seventh of what the libraries' does and keeps no
+Framing is our own (`h2_frames`, `hpack`), because it costs an eighth of what the libraries' does and keeps no
 state that we keep as well; a test compares it with theirs, and h2spec is run against it. What a client may hold
 is bounded: streams by number, what has come of their bodies by `h2_table`, what is not sent by `h2_out`, and
 what it may do for nothing by `h2_floods`.
@@ -80,6 +80,7 @@ class H2Connection(asyncio.Protocol):
         "_asked_at",
         "_drain_due",
         "_heard_at",
+        "_kept_unread",
         "_leaving",
         "_listener",
         "_out",
@@ -106,6 +107,7 @@ class H2Connection(asyncio.Protocol):
         self._drain_due = 0.0
         self._reading = True
         self._unsent = 0
+        self._kept_unread = 0
         self._stalls_at = 0.0
         self._transport: asyncio.Transport
         self._out: Outgoing
@@ -167,23 +169,35 @@ class H2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.CLOSED
         self._out.close()
+        self._forget_unread()
         self._listener.discard(self)
         self._streams.leave_all()
 
     def pause_writing(self) -> None:
         self._out.paused = True
+        self._kept_unread = self._transport.get_write_buffer_size()
+        self._listener.unread += self._kept_unread
+        if self._listener.unread > self._listener.settings.unread:
+            self._listener.refused += 1
+            return self.abort()
         if self._state in (State.LINGER, State.CLOSED):
-            return
+            return None
         self._unsent = unsent(self._transport)
         self._stalls_at = self._listener.after(self._listener.settings.stall)
         self.deadline = 0.0  # each sweep looks whether the peer takes anything
+        return None
 
     def resume_writing(self) -> None:
         self._out.paused = False
+        self._forget_unread()
         self._rest()
         self._bound_output()
         self._out.grant()
         self._go_on()
+
+    def _forget_unread(self) -> None:
+        self._listener.unread -= self._kept_unread
+        self._kept_unread = 0
 
     def _bound_output(self) -> None:
         """A client that does not take what we say is not listened to. (Replies' heads and acknowledgements have no

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tailrace.core.exchange import Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.exchange import HeadExchange
-from tailrace.transports.http.h2_frames import DATA, END_STREAM, frame
+from tailrace.transports.http.h2_frames import DATA, END_STREAM, ErrorCode, frame
 from tailrace.transports.http.h2_heads import encode_fields
 from tailrace.transports.http.hpack import content_length
 
@@ -145,23 +145,34 @@ class H2Exchange(HeadExchange):
             return self._streams.replied(self)
         out.put_headers(self.number, block, 0)
         if not out.fits(self, len(body)):
-            rest = self._send_rest(body, last)
-            self.task = self._streams.listener.server.tasks.start(rest, name="tailrace-reply")
-            return None
+            return self._reply_later(body, last)
         if body:
             out.put_data(self, body, 0 if last else END_STREAM)
         if last:
             out.put_headers(self.number, last, END_STREAM)
         return self._streams.replied(self)
 
+    def _reply_later(self, body: bytes, last: bytes) -> None:
+        """A whole reply that has to wait: there is room for some, over all connections."""
+        listener = self._streams.listener
+        listener.unread += len(body)
+        if listener.unread > listener.settings.unread:
+            listener.unread -= len(body)
+            listener.refused += 1
+            self._streams.reset(self.number, ErrorCode.ENHANCE_YOUR_CALM)
+            return self._streams.drop(self, None)
+        rest = self._send_rest(body, last)
+        self.task = listener.server.tasks.start(rest, name="tailrace-reply")
+        return None
+
     async def _send_rest(self, body: bytes, last: bytes) -> None:
-        """The body of a whole reply that has to wait."""
         try:
             await self._streams.out.transmit(self, body)
             self.finish(last)
         except TransportError:
             pass
         finally:
+            self._streams.listener.unread -= len(body)
             self._streams.break_off(self)
 
 
