@@ -384,6 +384,7 @@ class Server:
                     for session in living
                 )
                 + len(self.endpoint.listens)
+                + self.rpc.open_streams
             },
             "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
             "log_bytes": {"held": self.endpoint.retention.budget.held},

@@ -100,6 +100,7 @@ async def test_what_a_slow_reader_does_not_take_its_handler_waits_for(protocol: 
         for _ in range(200):
             await asyncio.sleep(0)
         assert made < 25  # what is being written, and as much ahead
+        assert server.statistics()["streams"]["open"] == 1
         request.sink.open.set()
         answer = await request.done()
         assert (len(answer.messages), answer.error, answer.ended) == (1000, None, True)

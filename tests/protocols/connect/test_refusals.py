@@ -198,6 +198,16 @@ async def test_one_call_more_than_there_may_be_is_refused() -> None:
         shop.gate.set()
 
 
+async def test_what_is_kept_of_heads_is_bounded_whatever_clients_send() -> None:
+    async with serving(Shop().service) as server:
+        for number in range(300):
+            await call(server, PLACE, {}, headers=[("accept-encoding", f"x{number}")])
+            await call(server, PLACE, {}, headers=[("accept-encoding", f"x{number}" * 1000)])
+        known = server.rpc._forms._known
+        assert 0 < len(known) <= 256
+        assert all(len(str(key)) < 1000 for key in known)
+
+
 # --- what handlers raise --------------------------------------------------------------------------
 
 

@@ -14,10 +14,10 @@ from tailrace.errors import CallCancelled, Code, DeadlineExceeded, LimitError, R
 from tailrace.protocols.connect.call import RpcCall, error_of
 from tailrace.protocols.connect.once import OnceCall
 from tailrace.protocols.connect.opening import (
+    Forms,
     Opening,
     Refused,
     cors_of,
-    form_of,
     kind_of,
     preflight,
     read_opening,
@@ -68,6 +68,7 @@ class RpcEndpoint:
         self.outbox: Outbox | None = None
         self.ledger: Ledger | None = None
         self.draining = False
+        self._forms = Forms(settings)
         self._numbers = itertools.count(1)
 
     # --- what the server asks ---
@@ -92,7 +93,7 @@ class RpcEndpoint:
             if method is None:
                 return self._unknown(exchange)
             try:
-                opening = read_opening(exchange, method, self.settings)
+                opening = read_opening(exchange, method, self._forms)
             except Refused as refused:
                 self._refuse(exchange, refused)
                 return True
@@ -116,7 +117,7 @@ class RpcEndpoint:
         """Answer with an error, in the form of the request."""
         kind = kind_of(exchange)
         assert kind is not None
-        form_of(exchange, kind, self.settings).reply(exchange, b"", error, status=status)
+        self._forms.get(exchange, kind).reply(exchange, b"", error, status=status)
 
     def end_watching(self) -> None:
         """A drain begins: end the streams that clients hold open to learn of the server, for they would hold it up."""
@@ -124,6 +125,11 @@ class RpcEndpoint:
         for call in list(self.tasks.calls):
             if isinstance(call, RpcCall) and call.method.service in REFLECTION_SERVICES:
                 call.cancel(CallCancelled("the server is shutting down"))
+
+    @property
+    def open_streams(self) -> int:
+        """How many answers are being streamed."""
+        return sum(isinstance(call, RpcCall) and call.reply.outlet is not None for call in self.tasks.calls)
 
     # --- inside ---
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tailrace.core.settings import Settings
     from tailrace.service import Method
 
-__all__ = ["Opening", "Refused", "cors_of", "kind_of", "preflight", "read_opening"]
+__all__ = ["Forms", "Opening", "Refused", "cors_of", "kind_of", "preflight", "read_opening"]
 
 
 class Opening(Struct, frozen=True):
@@ -54,10 +54,13 @@ class Refused(Exception):
         self.headers = headers
 
 
+_FORMS = 256  # that are kept
+_KEPT = 512  # characters of what one is kept under
+
 _ENCODING_HEADERS: Final = {
     "grpc": (b"grpc-encoding", b"grpc-accept-encoding"),
     "grpc-web": (b"grpc-encoding", b"grpc-accept-encoding"),
-    "stream": (b"connect-content-encoding", b"connect-accept-encoding"),
+    "connect": (b"connect-content-encoding", b"connect-accept-encoding"),
     "unary": (b"content-encoding", b"accept-encoding"),
 }
 
@@ -72,12 +75,12 @@ def kind_of(exchange: Exchange) -> ContentType | None:
     return read_content_type(exchange.header(b"content-type"))
 
 
-def read_opening(exchange: Exchange, method: Method, settings: Settings) -> Opening:
+def read_opening(exchange: Exchange, method: Method, forms: Forms) -> Opening:
     """What the head says.
 
     Raises:
         Refused: In a way that HTTP has a status for.
-        RpcError: Else; `form_of` gives the form for the answer.
+        RpcError: Else; `forms` has the form for the answer.
     """
     _check_http(exchange, method)
     kind = kind_of(exchange)
@@ -85,11 +88,11 @@ def read_opening(exchange: Exchange, method: Method, settings: Settings) -> Open
         raise Refused(
             415, f"{method.path} takes other content types (see Accept-Post)", [(b"accept-post", _accept_post(method))]
         )
-    form = form_of(exchange, kind, settings)
+    form = forms.get(exchange, kind)
     if kind.protocol == "grpc":
         _check_listener(exchange)
     elif kind.protocol == "connect":
-        _check_version(exchange, settings)
+        _check_version(exchange, forms.settings)
     if form.compression != IDENTITY and form.compression not in CODECS:
         raise RpcError(
             Code.UNIMPLEMENTED,
@@ -102,16 +105,39 @@ def read_opening(exchange: Exchange, method: Method, settings: Settings) -> Open
     return Opening(method, form, timeout)
 
 
-def form_of(exchange: Exchange, kind: ContentType, settings: Settings) -> Form:
-    """The form of the answer to a request of this kind, whatever else is wrong with it."""
-    names = _ENCODING_HEADERS["unary" if not kind.stream else "stream" if kind.protocol == "connect" else kind.protocol]
-    compression = (exchange.header(names[0]) or IDENTITY).lower()
-    answering = choose(exchange.header(names[1]))
-    extra = list(cors_of(exchange))
-    if compression not in CODECS and compression != IDENTITY:
-        extra.append((names[1], accepted().encode()))
-    make = {"connect": ConnectStream if kind.stream else ConnectUnary, "grpc": Grpc, "grpc-web": GrpcWeb}
-    return make[kind.protocol](kind, compression, answering, extra, settings)
+class Forms:
+    """The forms of one endpoint's answers, each made once: heads differ in more than what forms depend on.
+
+    Args:
+        settings: Limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._known: dict[tuple[str | None, ...], Form] = {}
+
+    def get(self, exchange: Exchange, kind: ContentType) -> Form:
+        """The form of the answer to a request of this kind, whatever else is wrong with it."""
+        names = _ENCODING_HEADERS[kind.protocol if kind.stream else "unary"]
+        key = (kind.text, exchange.header(names[0]), exchange.header(names[1]), exchange.header(b"origin"))
+        form = self._known.get(key)
+        if form is None:
+            form = self._make(exchange, kind, names, *key[1:3])
+            if sum(len(value or "") for value in key) <= _KEPT:
+                if len(self._known) >= _FORMS:  # clients choose the keys: bounded
+                    self._known.clear()
+                self._known[key] = form
+        return form
+
+    def _make(
+        self, exchange: Exchange, kind: ContentType, names: tuple[bytes, bytes], given: str | None, accept: str | None
+    ) -> Form:
+        compression = (given or IDENTITY).lower()
+        extra = list(cors_of(exchange))
+        if compression not in CODECS and compression != IDENTITY:
+            extra.append((names[1], accepted().encode()))
+        make = {"connect": ConnectStream if kind.stream else ConnectUnary, "grpc": Grpc, "grpc-web": GrpcWeb}
+        return make[kind.protocol](kind, compression, choose(accept), extra, self.settings)
 
 
 def _check_http(exchange: Exchange, method: Method) -> None:
