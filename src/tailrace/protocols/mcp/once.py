@@ -222,8 +222,6 @@ class Once:
         """Claim the key, and start the run once that is committed. There is no `await` between `find` and here."""
         run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.target, call.arguments, call.meta)
         run.first, run.origin = call, call.public_session
-        if call.dialect.modern:
-            run.leg = call.legged()
         run.context = Context(call.context.detach(), call=run)  # its values
         tasks = self.endpoint.tasks
         tasks.admit(run)
