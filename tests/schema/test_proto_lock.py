@@ -277,6 +277,18 @@ def test_the_file_compiles_and_is_what_the_running_service_has() -> None:
     assert mine == theirs
 
 
+def test_a_method_may_be_called_as_a_message_is() -> None:
+    svc = Service("orders", package="orders.v1")
+
+    @svc.tool
+    def order(item: str) -> Order: ...
+
+    text = export_proto(svc.methods, None, HERE).text
+    (file,) = [file for file in compiled(text).file if file.name == "given.proto"]
+    assert file.service[0].method[0].output_type == ".orders.v1.Order"
+    assert export_proto(svc.methods, text, HERE).text == text
+
+
 def make(folder: Path, source: str) -> Service:
     file = folder / "orders.py"
     file.write_text(f"from tailrace import Service\n{source}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 __all__ = ["render_proto"]
@@ -55,10 +55,11 @@ class _Writer:
 
     def _service(self, service: Any) -> Iterator[str]:
         yield f"service {service.name} {{"
+        hidden = {method.name for method in service.method}  # in here, such a name means the method to protoc
         for method in service.method:
             yield from _comment(self._comments.get(method.name, ""), "  ")
             sides = [
-                ("stream " if streams else "") + self._name(type_name)
+                ("stream " if streams else "") + self._name(type_name, hidden)
                 for streams, type_name in (
                     (method.client_streaming, method.input_type),
                     (method.server_streaming, method.output_type),
@@ -108,9 +109,11 @@ class _Writer:
     def _type(self, field: Any) -> str:
         return _SCALARS.get(field.type) or self._name(field.type_name)
 
-    def _name(self, full_name: str) -> str:
+    def _name(self, full_name: str, hidden: Set[str] = frozenset()) -> str:
         """Short for what is in the package, and never a name that is looked for in the wrong scope."""
         short = full_name.removeprefix(self._prefix)
+        if short in hidden:
+            return full_name
         if short != full_name and "." not in short:
             return short
         first = full_name[1:].partition(".")[0]
