@@ -5,10 +5,13 @@ Here a `Service` of this process may be the target as well; it is reached in mem
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from tailrace.clients.mcp import Client as _Client
 from tailrace.clients.mcp import (
+    Change,
+    Changes,
     Completion,
     Link,
     LogMessage,
@@ -25,12 +28,17 @@ from tailrace.clients.mcp import (
     ToolInfo,
     ToolResult,
 )
+from tailrace.clients.mcp import Client as _Client
+from tailrace.clients.mcp import ClientGroup as _ClientGroup
 
 if TYPE_CHECKING:
     from tailrace.service import Service
 
 __all__ = [
+    "Change",
+    "Changes",
     "Client",
+    "ClientGroup",
     "Completion",
     "Link",
     "LogMessage",
@@ -56,3 +64,10 @@ class Client(_Client):
         from tailrace.server import connect  # late: most clients never need a server
 
         return await connect(service)
+
+
+class ClientGroup(_ClientGroup):
+    __doc__ = _ClientGroup.__doc__
+
+    def __init__(self, servers: Mapping[str, Any] | str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(servers, client=Client, **options)

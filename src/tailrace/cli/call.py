@@ -28,13 +28,17 @@ _timeout_option = click.option(
     envvar="TAILRACE_TIMEOUT", show_envvar=True, help="Seconds to wait for the answer.",
 )  # fmt: skip
 
+_token_option = click.option("--token", metavar="TOKEN", envvar="TAILRACE_TOKEN", show_envvar=True,
+                             help="Bearer token to show; for a URL.")  # fmt: skip
+
 
 @click.command("ls", cls=WithProgram, options_metavar="[OPTIONS]")
 @click.argument("server", required=False, metavar="URL | FILE.py | -- COMMAND...")
 @_json_option
 @_timeout_option
+@_token_option
 @click.pass_context
-def ls_command(context: click.Context, server: str | None, as_json: bool, timeout: float) -> None:
+def ls_command(context: click.Context, server: str | None, as_json: bool, timeout: float, token: str | None) -> None:
     """List a server's tools with their arguments.
 
     \b
@@ -46,7 +50,7 @@ def ls_command(context: click.Context, server: str | None, as_json: bool, timeou
 
     with explained():
         where = _where(context, server)
-        tools = asyncio.run(_tools(where, timeout))
+        tools = asyncio.run(_tools(where, timeout, _token_for(where, token)))
         if as_json:
             click.echo(json.dumps({"tools": tools}, ensure_ascii=False, indent=2))
             return
@@ -60,9 +64,10 @@ def ls_command(context: click.Context, server: str | None, as_json: bool, timeou
 @click.option("--idempotency-key", "key", metavar="KEY", help="Under the same key a `once` tool runs once.")
 @_json_option
 @_timeout_option
+@_token_option
 @click.pass_context
 def call_command(
-    context: click.Context, words: tuple[str, ...], key: str | None, as_json: bool, timeout: float
+    context: click.Context, words: tuple[str, ...], key: str | None, as_json: bool, timeout: float, token: str | None
 ) -> None:
     """Call a tool and print its answer.
 
@@ -87,7 +92,7 @@ def call_command(
 
     with explained():
         where = _where(context, server)
-        result = asyncio.run(_call(where, rest[0], rest[1:], timeout, key))
+        result = asyncio.run(_call(where, rest[0], rest[1:], timeout, key, _token_for(where, token)))
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
@@ -118,6 +123,11 @@ def _where(context: click.Context, server: str | None) -> str | list[str] | Serv
     return load(server).service
 
 
+def _token_for(where: str | list[str] | Service, token: str | None) -> str | None:
+    """Nobody but a server at a URL is shown one; in the environment it may stand for all calls."""
+    return token if isinstance(where, str) else None
+
+
 def _read(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
@@ -128,17 +138,17 @@ def _read(name: str) -> str:
 # --- asking ---------------------------------------------------------------------------------------
 
 
-async def _tools(where: str | list[str] | Service, timeout: float) -> list[dict[str, Any]]:
+async def _tools(where: str | list[str] | Service, timeout: float, token: str | None) -> list[dict[str, Any]]:
     import asyncio
 
     from tailrace.mcp import Client
 
-    async with asyncio.timeout(timeout), Client(where) as client:
+    async with asyncio.timeout(timeout), Client(where, auth=token) as client:
         return [_tool_json(tool) for tool in await client.list_tools()]
 
 
 async def _call(
-    where: str | list[str] | Service, name: str, words: list[str], timeout: float, key: str | None
+    where: str | list[str] | Service, name: str, words: list[str], timeout: float, key: str | None, token: str | None
 ) -> dict[str, Any]:
     import asyncio
 
@@ -146,7 +156,7 @@ async def _call(
     from tailrace.mcp import Client
 
     with CallView() as view:
-        async with asyncio.timeout(timeout), Client(where, on_log=view.log, on_warning=view.warn) as client:
+        async with asyncio.timeout(timeout), Client(where, auth=token, on_log=view.log, on_warning=view.warn) as client:
             tools = {tool.name: tool for tool in await client.list_tools()}
             if name not in tools:
                 raise click.ClickException(_no_tool(name, list(tools)))

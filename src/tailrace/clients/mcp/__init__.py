@@ -1,6 +1,8 @@
 """A client of MCP servers: all five versions, over Streamable HTTP, HTTP+SSE, stdio, and in memory."""
 
+from tailrace.clients.mcp.changes import Change, Changes
 from tailrace.clients.mcp.client import Client, Target
+from tailrace.clients.mcp.group import ClientGroup
 from tailrace.clients.mcp.links import Link, MemoryLink, Outgoing, Receiver, StdioCommand
 from tailrace.clients.mcp.oauth import OAuth
 from tailrace.clients.mcp.offers import (
@@ -17,7 +19,10 @@ from tailrace.clients.mcp.offers import (
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult
 
 __all__ = [
+    "Change",
+    "Changes",
     "Client",
+    "ClientGroup",
     "Completion",
     "Link",
     "LogMessage",

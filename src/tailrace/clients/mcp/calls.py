@@ -139,6 +139,7 @@ class Calls:
     ) -> None:
         self.gaps = 0
         self.error: Exception | None = None  # why nothing can be sent any more
+        self.on_lost: Callable[[Exception], object] | None = None  # told of that
         self._calls: dict[RequestId, Call] = {}
         self._ids = itertools.count(1)
         self._asked = asked
@@ -182,6 +183,8 @@ class Calls:
             self.error = error
         for id in list(self._calls):
             self.fail(id, TransportError(str(error)))
+        if self.on_lost is not None:
+            self.on_lost(self.error)
 
     def report_gap(self, where: str) -> None:
         """A resumed stream lacks events."""

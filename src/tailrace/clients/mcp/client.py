@@ -15,6 +15,7 @@ import msgspec
 
 from tailrace import __version__
 from tailrace.clients.mcp.again import ask_until_answered
+from tailrace.clients.mcp.changes import Changes
 from tailrace.clients.mcp.conversation import Conversation
 from tailrace.clients.mcp.handshake import Era, Server, agree
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
@@ -144,6 +145,7 @@ class Client(Requests):
         self._server: Server | None = None
         self._listing = Listing(self._on_warning)
         self._closing: asyncio.Future[None] | None = None
+        self._subscribed: dict[str, Changes] = {}
 
     # --- life ---
 
@@ -297,6 +299,50 @@ class Client(Requests):
         """Wait for the result of a task, as `call_tool` would have given it; raises as that does."""
         limit = self._timeout if timeout is None else timeout
         return decode_tool_result(await self._follow(task_id, 0.0, limit), None)
+
+    def listen(
+        self, *, tools: bool = False, resources: bool = False, prompts: bool = False, uris: Sequence[str] = ()
+    ) -> Changes:
+        """Listen for changes: ``async with c.listen(tools=True) as changes:``, then ``async for change in changes:``.
+
+        It works in both eras. Where the stream breaks, it is opened again for `reconnect` seconds, and everything that
+        was listened for counts as changed, for nobody knows what was missed.
+
+        Args:
+            tools, resources, prompts: Which lists.
+            uris: Which resources.
+        """
+        given: dict[Any, bool] = {"tools": tools, "resources": resources, "prompts": prompts}
+        kinds = [kind for kind, wanted in given.items() if wanted]
+        if not kinds and not uris:
+            raise DefinitionError("say what to listen for: tools=, resources=, prompts= or uris=")
+        assert self._tasks is not None
+        return Changes(
+            self._open(),
+            self._tasks,
+            modern=self.era == "modern",
+            kinds=kinds,
+            uris=uris,
+            timeout=self._connect_timeout,
+            reconnect=self._reconnect,
+        )
+
+    async def subscribe_resource(self, uri: str) -> None:
+        """Have `on_notification` told (``notifications/resources/updated``) when a resource changes, in either era."""
+        if uri not in self._subscribed:
+            changes = self.listen(uris=[uri])
+            self._subscribed[uri] = changes
+            try:
+                await changes.__aenter__()
+            except BaseException:
+                del self._subscribed[uri]
+                raise
+
+    async def unsubscribe_resource(self, uri: str) -> None:
+        """Take that back."""
+        changes = self._subscribed.pop(uri, None)
+        if changes is not None:
+            await changes.aclose()
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return once the server has answered; the modern era has no ping, so it is asked to describe itself."""

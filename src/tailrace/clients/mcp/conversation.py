@@ -20,6 +20,7 @@ from tailrace.wire import jsonrpc, mcp
 if TYPE_CHECKING:
     from msgspec import Raw
 
+    from tailrace.clients.mcp.changes import Changes
     from tailrace.clients.mcp.oauth import Authorizer
     from tailrace.clients.mcp.results import LogMessage
     from tailrace.core.tasks import Tasks
@@ -82,10 +83,13 @@ class Conversation:
             asked=self._asked,
             taken_back=self._answers.cancel,
             on_log=on_log,
-            on_notification=on_notification,
+            on_notification=self._notified,
             on_warning=on_warning,
             max_message=max_message,
         )
+        self._on_notification = on_notification
+        self.listeners: set[Changes] = set()
+        self.calls.on_lost = self._lost
         self.legacy_capabilities = self._answers.capabilities
         self._capabilities = {**capabilities, **self.legacy_capabilities}
         self._tasks = tasks
@@ -251,6 +255,17 @@ class Conversation:
         if self.log_level is not None:
             envelope["io.modelcontextprotocol/logLevel"] = self.log_level
         return envelope
+
+    def _notified(self, method: str, params: Any) -> None:
+        for listener in tuple(self.listeners):
+            listener.tell(method, params)
+        if self._on_notification is not None:
+            self._on_notification(method, params)
+
+    def _lost(self, error: Exception) -> None:
+        """Nothing comes any more: whoever listens hears why."""
+        for listener in tuple(self.listeners):
+            listener.lose(error)
 
     # --- what nobody waits for ---
 
