@@ -154,7 +154,21 @@ async def test_frames_are_as_large_as_the_client_takes_them() -> None:
         client.window(0, MIB)
         served.rig.writer = Endless(part=32_768, most=65_536)
         stream = await client.ask("/stream")
-        assert (stream.received, stream.frames) == (65_536, 3)
+        assert (stream.received, stream.frames) == (65_536, 2)
+
+
+async def test_small_parts_of_one_turn_are_one_frame() -> None:
+    async def tiny(sink: Sink) -> None:
+        for number in range(5000):
+            await sink.write(b"%04d" % number)
+        await sink.end()
+
+    async with serving() as served, connected(served.address) as client:
+        served.rig.writer = tiny
+        streams = [client.request("/stream") for _ in range(3)]
+        for stream in streams:
+            assert (await client.reply(stream)).data == b"".join(b"%04d" % number for number in range(5000))
+            assert stream.frames <= 3
 
 
 async def test_who_takes_nothing_of_a_stream_for_too_long_loses_that_stream() -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from tailrace.errors import TransportError
-from tailrace.transports.http.h2_frames import DATA, FRAME_SIZE, HEAD, WINDOW, header_frames
+from tailrace.transports.http.h2_frames import DATA, END_STREAM, FRAME_SIZE, HEAD, WINDOW, header_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +54,9 @@ class Outgoing:
         "_flushing",
         "_frames",
         "_granted",
+        "_last",
+        "_last_at",
+        "_last_size",
         "_listener",
         "_queue",
         "_transport",
@@ -79,6 +82,9 @@ class Outgoing:
         self._floods = floods
         self._flushed = flushed
         self._frames: list[bytes] = []
+        self._last: H2Exchange | None = None  # whose data stands at the end of them, if that may go on
+        self._last_at = 0  # where the head of its frame is
+        self._last_size = 0
         self._flushing = False
         self._closed = False
         self._queue: deque[H2Exchange] = deque()
@@ -88,6 +94,7 @@ class Outgoing:
 
     def put(self, frames: bytes) -> None:
         """Send frames that no window holds up, with all else of this turn."""
+        self._last = None
         self._frames.append(frames)
         self.gathered += len(frames)
         if not self._flushing:
@@ -108,11 +115,31 @@ class Outgoing:
         self.window -= size
         self._floods.worked(size)
         if size <= most:
-            return self.put(_pack(size << 8 | DATA, flags, stream.number) + data)
+            return self._put_part(stream, data, size, flags)
         for at in range(0, size, most):
             part = data[at : at + most]
             self.put(_pack(len(part) << 8 | DATA, flags if at + most >= size else 0, stream.number) + part)
         return None
+
+    def _put_part(self, stream: H2Exchange, data: bytes, size: int, flags: int) -> None:
+        """One frame; or a part of the last one, if that is the same stream's and may be longer. (Clients bound the
+        number of tiny frames that they take: hyper's lets go of the connection.)"""
+        frames = self._frames
+        if self._last is stream and self._last_size + size <= self.frame_size:
+            self._last_size += size
+            frames[self._last_at] = _pack(self._last_size << 8 | DATA, flags, stream.number)
+            frames.append(data)
+            self.gathered += size
+            return
+        self.put(_pack(size << 8 | DATA, flags, stream.number))
+        self._last, self._last_at, self._last_size = stream, len(self._frames) - 1, size
+        self._frames.append(data)
+        self.gathered += size
+
+    def end_data(self, stream: H2Exchange) -> None:
+        """End a stream without trailers."""
+        self._put_part(stream, b"", 0, END_STREAM)
+        self._last = None
 
     def fits(self, stream: H2Exchange, size: int) -> bool:
         """May all of that be sent now?"""
@@ -127,6 +154,7 @@ class Outgoing:
         """The only place that writes to the transport: all that was gathered, then whoever waits for room."""
         self._flushing = False
         frames, self._frames, self.gathered = self._frames, [], 0
+        self._last = None
         if frames and not self._closed:
             self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         self.grant()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tailrace.core.exchange import Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.exchange import HeadExchange
-from tailrace.transports.http.h2_frames import DATA, END_STREAM, ErrorCode, frame
+from tailrace.transports.http.h2_frames import END_STREAM, ErrorCode
 from tailrace.transports.http.h2_heads import encode_fields
 from tailrace.transports.http.hpack import content_length
 
@@ -130,7 +130,7 @@ class H2Exchange(HeadExchange):
         if last:
             self._streams.out.put_headers(self.number, last, END_STREAM)
         else:
-            self._streams.out.put(frame(DATA, END_STREAM, self.number))
+            self._streams.out.end_data(self)
         self._streams.replied(self)
 
     def _is_bare(self, status: int) -> bool:
