@@ -52,6 +52,7 @@ async def waiting() -> int:
 """
 PLAIN, PUBLISHING, STOPPED = "plain", "publishing", "publishing, broker stopped"
 CASES = {PLAIN: "echo", PUBLISHING: "publish", STOPPED: "publish"}
+_AFTERMATH = 2.0  # seconds in which the kernel writes what the killed broker left, to the disk that commits need
 _PATIENCE = 120.0  # seconds for the relay to catch up
 _FIGURES = ("rps", "cpu_us", "p50_us", "p90_us", "p99_us")
 
@@ -71,6 +72,7 @@ class Bench:
         for case, tool in CASES.items():
             if case == STOPPED:
                 self.broker.kill()
+                time.sleep(_AFTERMATH)
             flags = [f"-era=sse -url={self.server.url}/sse -tool={tool} -clients=8 -warmup=500ms"]
             flags += [f"-seconds={self.seconds}s -rate={rate}"]
             sample = drive(

@@ -190,6 +190,28 @@ async def test_one_that_comes_while_the_source_is_being_read_is_not_left_for_the
 
 
 @virtual
+async def test_under_a_steady_stream_of_offers_the_source_is_not_read_again_and_again() -> None:
+    messages = [message(n) for n in range(1000)]
+    shelf, broker = Shelf(*messages[:100]), Broker()
+    read = shelf.read
+
+    async def slow_read(after: str, limit: int) -> Sequence[Waiting]:
+        page = await read(after, limit)
+        await asyncio.sleep(0.02)  # several are offered meanwhile
+        return page
+
+    shelf.read = slow_read  # type: ignore[method-assign]
+    relay, tasks = started(shelf, broker)
+    for one in messages[100:]:
+        relay.offer(shelf.put(one))
+        await asyncio.sleep(0.001)
+    assert await relay.drain(60)
+    assert broker.got == messages
+    assert shelf.reads < 15
+    await ended(relay, tasks)
+
+
+@virtual
 async def test_more_than_fits_is_offered_and_all_of_it_arrives() -> None:
     shelf, broker = Shelf(), Broker()
     relay, tasks = started(shelf, broker)

@@ -104,6 +104,7 @@ class Relay:
         self._page = _LARGE_PAGE
         self._behind = True  # the source may hold more than was read
         self._reading = False
+        self._offered: list[Waiting] = []  # while the source was being read
         self._told_at = -_LINGER  # loop time of the last batch, or of the last look for one
         self._lingering: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -128,13 +129,14 @@ class Relay:
     def offer(self, fresh: Sequence[Waiting]) -> None:
         """These are in the source now, behind all that was there: they need not be read, if nothing else does and
         there is room."""
-        if self._behind or self._reading or len(self._held) >= _HELD or self._bytes >= _HELD_BYTES:
+        if self._behind or len(self._held) + len(self._offered) >= _HELD or self._bytes >= _HELD_BYTES:
             self._behind = True  # they are read when there is room: nobody need be woken for that
-            return
-        for waiting in fresh:
-            self._hold(_Item(waiting))
-        self._read_to = fresh[-1].place
-        self._linger()
+            self._offered.clear()
+        elif self._reading:
+            self._offered += fresh
+        else:
+            self._take(fresh)
+            self._linger()
 
     def let_go(self) -> None:
         """Somebody else delivers from here on: what is not under way yet is his."""
@@ -200,25 +202,37 @@ class Relay:
         return True
 
     async def _fill(self) -> None:
-        """Read on, as far as there is room."""
+        """Read on, if there is room for more than a few."""
+        if len(self._held) > _HELD // 2:
+            return
         while self._behind and len(self._held) < _HELD and self._bytes < _HELD_BYTES:
+            asked = min(self._page, _HELD - len(self._held))
             self._behind, self._reading = False, True  # it may be said again while this is under way
             try:
-                page = await self._source.read(self._read_to, min(self._page, _HELD - len(self._held)))
+                page = await self._source.read(self._read_to, asked)
             except StoreError as error:
                 self._behind = True
+                self._offered.clear()
                 self._outage(error)
                 return
             finally:
                 self._reading = False
-            if not page:
-                continue
-            self._behind = True
-            for waiting in page:
-                self._hold(_Item(waiting))
-            self._read_to = page[-1].place
+            self._take(page)
             size = sum(len(waiting.message.value) for waiting in page)
             self._page = _PAGE if size < _LARGE else _LARGE_PAGE
+            if len(page) == asked:  # there may be more, and what was offered meanwhile is behind that
+                self._behind = True
+                self._offered.clear()
+            else:
+                offered, self._offered = self._offered, []
+                self._take([waiting for waiting in offered if waiting.place > self._read_to])
+
+    def _take(self, waiting: Sequence[Waiting]) -> None:
+        """Hold the next ones of the source."""
+        for one in waiting:
+            self._hold(_Item(one))
+        if waiting:
+            self._read_to = waiting[-1].place
 
     def _hold(self, item: _Item) -> None:
         message = item.waiting.message

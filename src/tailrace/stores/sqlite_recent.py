@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -152,16 +153,22 @@ class Recent:
         self, connection: sqlite3.Connection, kind: str, after: str, limit: int, now: float
     ) -> list[StoredEntry]:
         """The next entries of a kind by their keys, without the expired; reading them needs no merge."""
-        recent = {key: put for key, put in self._entries.get(kind, {}).items() if key > after}
-        rows = connection.execute(  # as many more as there are recent ones that may take their places
-            "SELECT key, data, expires FROM entries WHERE kind = ? AND key > ? AND expires > ? ORDER BY key LIMIT ?",
-            (kind, after, now, limit + len(recent)),
+        recent = self._entries.get(kind, {})
+        fresh = (key for key, put in recent.items() if key > after and _unexpired(put, now) is not None)
+        page = {key: _unexpired(recent[key], now) for key in nsmallest(limit, fresh)}
+        rows = connection.execute(
+            "SELECT key, data, expires FROM entries WHERE kind = ? AND key > ? AND expires > ? ORDER BY key",
+            (kind, after, now),
         )
-        page = {row[0]: StoredEntry(*row) for row in rows if row[0] not in recent}
-        for key, put in recent.items():
-            if (entry := _unexpired(put, now)) is not None:
-                page[key] = entry
-        return [page[key] for key in sorted(page)[:limit]]
+        found = 0
+        for row in rows:  # no more of them than are needed: a few of many, often
+            if row[0] not in recent:
+                page[row[0]] = StoredEntry(*row)
+                found += 1
+                if found == limit:
+                    break
+        rows.close()
+        return [entry for _, entry in sorted(page.items())[:limit] if entry is not None]
 
 
 def _unexpired(put: PutEntry | None, now: float) -> StoredEntry | None:
