@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.asking import ASKING_MUTANTS
+from tests.mutants.features import FEATURE_MUTANTS
 from tests.mutants.once import ONCE_MUTANTS
 from tests.mutants.planting import Mutant
 from tests.mutants.rpc import RPC_MUTANTS
@@ -529,6 +530,7 @@ MUTANTS = [
     ),
     *ONCE_MUTANTS,
     *ASKING_MUTANTS,
+    *FEATURE_MUTANTS,
     *RPC_MUTANTS,
     *RPC_SCHEMA_MUTANTS,
     *RPC_SERVER_MUTANTS,

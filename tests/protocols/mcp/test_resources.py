@@ -197,6 +197,85 @@ async def test_a_read_over_http_sse_is_promised_by_its_202_and_runs_again_after_
         assert runs == ["a", "a"]
 
 
+@virtual
+async def test_a_read_that_crashed_twice_is_answered_with_an_error() -> None:
+    store, svc, runs = MemoryStore(durable=True), Service("slow"), list[int]()
+
+    @svc.resource("slow://it")
+    async def slow(ctx: Context) -> str:
+        runs.append(1)
+        await ctx.wait_cancelled()
+        return ""
+
+    async with serving(svc, store) as server:
+        session = await SseSession(server).start()
+        await session.post(request(1, "resources/read", {"uri": "slow://it"})).status_code()
+        await turns(20)
+        last = session.stream.last_id
+    async with serving(svc, store):
+        await turns(20)
+    async with serving(svc, store) as server:
+        session.server = server
+        await turns(20)
+        assert len(runs) == 2
+        assert (await session.get(last).answer(1))["error"]["code"] == INTERNAL_ERROR
+
+
+@virtual
+async def test_a_prompt_and_a_completion_run_again_after_a_crash_and_what_is_gone_is_an_error() -> None:
+    store, svc, first = MemoryStore(durable=True), Service("slow"), list[int]()
+
+    async def wait(ctx: Context) -> None:
+        first.append(1)
+        if len(first) <= 3:
+            await ctx.wait_cancelled()
+
+    async def known(ctx: Context, value: str) -> list[str]:
+        await wait(ctx)
+        return [value + "!"]
+
+    @svc.prompt(complete={"what": known})
+    async def ask(ctx: Context, what: str) -> str:
+        await wait(ctx)
+        return what
+
+    @svc.prompt
+    async def other(ctx: Context) -> str:
+        await wait(ctx)
+        return ""
+
+    async with serving(svc, store) as server:
+        session = await SseSession(server).start()
+        asked = {"ref": {"type": "ref/prompt", "name": "ask"}, "argument": {"name": "what", "value": "w"}}
+        session.post(request(1, "prompts/get", {"name": "ask", "arguments": {"what": "why"}}))
+        session.post(request(2, "completion/complete", asked))
+        session.post(request(3, "prompts/get", {"name": "other"}))
+        await turns(40)
+        last = session.stream.last_id
+    svc.remove_prompt("other")
+    async with serving(svc, store) as server:
+        session.server = server
+        stream = session.get(last)
+        assert (await stream.answer(1))["result"]["messages"][0]["content"]["text"] == "why"
+        assert (await stream.answer(2))["result"]["completion"]["values"] == ["w!"]
+        assert "unknown prompt" in (await stream.answer(3))["error"]["message"]
+
+
+@virtual
+@pytest.mark.parametrize("path", ["../x", "a/%2e%2e/b", "/etc/passwd", "%2Fetc/passwd", "C:/x", "a%00b"])
+async def test_a_path_that_leads_out_is_not_found(path: str) -> None:
+    svc = Service("files")
+
+    @svc.resource("files://{+path}")
+    async def file(path: str) -> str:
+        return path
+
+    async with serving(svc) as server:
+        session = await LegacySession(server).start()
+        assert (await read(session, f"files://{path}")).get("code") == NOT_FOUND
+        assert (await read(session, "files://a/b"))["contents"][0]["text"] == "a/b"
+
+
 # --- subscriptions ------------------------------------------------------------------------------
 
 
@@ -230,6 +309,21 @@ async def test_those_who_subscribed_are_told_once_and_nobody_else() -> None:
 
 async def lambda_tool() -> str:
     return ""
+
+
+@virtual
+async def test_a_session_that_ends_leaves_no_subscription_behind() -> None:
+    async with serving(library()) as server:
+        session = await LegacySession(server).start()
+        for id in (1, 2):
+            await session.post(request(id, "resources/subscribe", {"uri": f"orders://{id}"})).json()
+        await session.post(request(3, "resources/unsubscribe", {"uri": "orders://1"})).json()
+        updated = {"uri": "orders://2"}
+        assert [one.id for one in server.endpoint.subscriptions.of(updated)] == [session.id]
+        await session.delete().status_code()
+        await turns(20)
+        assert list(server.endpoint.subscriptions.of(updated)) == []
+        assert len(server.endpoint.subscriptions) == 0
 
 
 @virtual

@@ -31,6 +31,9 @@ class Subscriptions:
         self._limit = limit
         self._by_uri: dict[str, dict[Session, None]] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_uri)
+
     def change(self, session: Session | None, method: str, uri: str) -> None:
         """Take note of `resources/subscribe` or `resources/unsubscribe`; both may come twice.
 
