@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.fuzz.rpc import Rpc
 from tests.fuzz.served import Arguments, Endpoint, Http, Lines
 from tests.fuzz.wire import EventIds, JsonRpc, ParamHeaders, Params, Sse
 
@@ -24,4 +25,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "lines": Lines,
     "arguments": Arguments,
     "endpoint": Endpoint,
+    "rpc": Rpc,
 }
