@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jh2.config import H2Configuration
 from jh2.connection import H2Connection
@@ -21,6 +23,7 @@ from jh2.events import (
     StreamReset,
     WindowUpdated,
 )
+from jh2.settings import SettingCodes, Settings
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 _FRAME = 16_384
@@ -84,9 +87,11 @@ Answer: TypeAlias = Callable[[Request], Awaitable[None]]
 class Peer:
     """The server; `answer` may be replaced at any time. Use `running_peer`."""
 
-    def __init__(self, answer: Answer, *, http2: bool) -> None:
+    def __init__(self, answer: Answer, *, http2: bool, tls: ssl.SSLContext | None = None, streams: int = 100) -> None:
         self.answer = answer
         self.http2 = http2
+        self.tls = tls
+        self.max_streams = streams  # HTTP/2: at the same time on one connection
         self.port = 0
         self.requests: list[Request] = []
         self.connections = 0  # ever
@@ -99,7 +104,7 @@ class Peer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def streams(self) -> int:
@@ -107,7 +112,7 @@ class Peer:
         return sum(not (request.over or request.left.is_set()) for request in self.requests)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -119,6 +124,11 @@ class Peer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.errors:
             raise self.errors[0]
+
+    def go_away(self, last: int, code: int = 0) -> None:
+        """HTTP/2: send a GOAWAY on all connections; what was begun can still be answered."""
+        for writer in self._writers:
+            writer.write(struct.pack(">I", 8)[1:] + b"\x07\0\0\0\0\0" + struct.pack(">II", last, code))
 
     def hang_up(self) -> None:
         """Break all connections."""
@@ -168,9 +178,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def running_peer(answer: Answer, *, http2: bool) -> AsyncIterator[Peer]:
-    """A hostile server on a free port of loopback."""
-    peer = Peer(answer, http2=http2)
+async def running_peer(answer: Answer, *, http2: bool, **options: Any) -> AsyncIterator[Peer]:
+    """A hostile server on a free port of loopback; `options` as of `Peer`."""
+    peer = Peer(answer, http2=http2, **options)
     await peer.start()
     try:
         yield peer
@@ -323,6 +333,9 @@ class _Link:
 async def _serve_h2(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     link = _Link(writer)
     requests: dict[int, _H2Request] = {}
+    link.h2.local_settings = Settings(
+        client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: peer.max_streams}
+    )
     link.h2.initiate_connection()
     with peer.counted(writer):
         try:

@@ -162,7 +162,8 @@ async def within(seconds: float) -> AsyncIterator[None]:
 async def served(spoken: Spoken, answer: Any, **options: Any) -> AsyncIterator[tuple[Client, Peer]]:
     """A client of a server that answers each request by `answer(request)`; afterwards nothing of it is left."""
     before = asyncio.all_tasks()
-    async with running_peer(answer, http2=spoken.http2) as peer:
+    rig = {name: options.pop(name) for name in ("tls", "streams") if name in options}
+    async with running_peer(answer, http2=spoken.http2, **rig) as peer:
         async with spoken.client(peer, **options) as client:
             yield client, peer
             assert client.statistics() == {"open": 0}

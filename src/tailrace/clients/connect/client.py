@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from tailrace.clients.connect.call import Call, Interceptor, Kind, Messages, Opens, Sends
-from tailrace.clients.connect.http import Http, Version
+from tailrace.clients.connect.http import Version, open_http
 from tailrace.clients.connect.options import Options, Retries
 from tailrace.clients.connect.rawstream import RawStream, Way
 from tailrace.clients.connect.requests import decoder_of, trace_headers
@@ -114,14 +114,16 @@ class Client:
         )
         self._headers = Metadata(headers)
         self._interceptors = tuple(interceptors)
-        http = Http(
+        base_url = _check_url(base_url)
+        http = open_http(
+            base_url,
             version="2" if protocol == "grpc" else http_version,
             connect_timeout=connect_timeout,
             ca_cert=ca_cert,
             client_cert=client_cert,
             client_key=client_key,
         )
-        self._way = Way(http, _check_url(base_url), protocol, codec)
+        self._way = Way(http, base_url, protocol, codec)
         self._send: Sends = self._retried
         for interceptor in reversed(self._interceptors):
             self._send = partial(_send_through, interceptor, self._send)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyqwest
 
+from tailrace.clients.connect.h2 import Broken, PeerReset
 from tailrace.errors import CallCancelled, Code, DeadlineExceeded, RpcDeadlineExceeded, RpcError
 
 __all__ = ["failure", "rpc_error"]
@@ -46,14 +47,15 @@ def failure(error: Exception, *, expired: bool = False) -> Exception:
             return rpc_error(Code.DEADLINE_EXCEEDED, str(error))
         case CallCancelled():
             return rpc_error(Code.CANCELED, error.reason)
-        case pyqwest.StreamError():
-            code = _OF_RESET.get(error.code, Code.INTERNAL)
+        case pyqwest.StreamError() | PeerReset():
+            reason = pyqwest.StreamErrorCode(error.code)
+            code = _OF_RESET.get(reason, Code.INTERNAL)
             if expired and code is Code.CANCELED:
                 code = Code.DEADLINE_EXCEEDED
-            return rpc_error(code, f"the server reset the stream: {error.code.name}")
+            return rpc_error(code, f"the server reset the stream: {reason.name}")
         case ConnectionError() | TimeoutError():
             return rpc_error(Code.UNAVAILABLE, f"cannot connect: {_short(error)}; nothing was sent")
-        case pyqwest.RemoteProtocolError() | pyqwest.ReadError() | pyqwest.WriteError():
+        case pyqwest.RemoteProtocolError() | pyqwest.ReadError() | pyqwest.WriteError() | Broken():
             return rpc_error(Code.UNAVAILABLE, f"the connection broke: {_short(error)}")
         case _:
             return error

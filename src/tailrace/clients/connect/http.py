@@ -10,23 +10,67 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import pyqwest
 
+from tailrace.clients.connect.h2pool import H2Pool
 from tailrace.clients.exit import settle_at_exit
+from tailrace.core.stream import Pipe
 from tailrace.errors import DefinitionError
 
-__all__ = ["Http", "HttpPipe", "Version"]
+__all__ = ["Answering", "Connections", "Http", "HttpPipe", "Version", "open_http"]
 
 Version: TypeAlias = Literal["auto", "1.1", "2"]
 _VERSIONS = {"1.1": pyqwest.HTTPVersion.HTTP1, "2": pyqwest.HTTPVersion.HTTP2}
 
 
-class Http:
-    """The connections of one client.
+class Answering(Pipe, Protocol):
+    """A request and its answer, over either library."""
+
+    @property
+    def status(self) -> int:
+        """Of the answer, once it has begun."""
+        ...
+
+    @property
+    def headers(self) -> list[tuple[bytes, str]]:
+        """Of the answer, once it has begun; names in lower case."""
+        ...
+
+    @property
+    def trailers(self) -> list[tuple[bytes, str]]:
+        """Of the answer, once it has been read to its end."""
+        ...
+
+
+class Connections(Protocol):
+    """The connections of one client."""
+
+    def request(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
+    ) -> Answering:
+        """One request; it goes out when the pipe is opened."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close them; those in use close when what uses them is dropped, or now."""
+        ...
+
+
+def open_http(
+    base_url: str,
+    *,
+    version: Version,
+    connect_timeout: float,
+    ca_cert: bytes | str | Path | None,
+    client_cert: bytes | str | Path | None,
+    client_key: bytes | str | Path | None,
+) -> Connections:
+    """The connections of one client: HTTP/2 by our own hand, else by pyqwest.
 
     Args:
+        base_url: Where the server is.
         version: ``auto``: HTTP/1.1 without TLS, and what ALPN says with it.
         connect_timeout: Seconds for one connection to be made.
         ca_cert: PEM, or a file with it, of what signed the server's certificate; by default the system's.
@@ -34,26 +78,34 @@ class Http:
         client_key: The same of its key.
 
     Raises:
-        DefinitionError: It cannot be made of this.
+        DefinitionError: They cannot be made of this.
     """
+    ca, cert, key = _pem(ca_cert), _pem(client_cert), _pem(client_key)
+    if version == "2":
+        return H2Pool(base_url, connect_timeout=connect_timeout, ca_cert=ca, client_cert=cert, client_key=key)
+    return Http(version=version, connect_timeout=connect_timeout, ca_cert=ca, client_cert=cert, client_key=key)
+
+
+class Http:
+    """Connections through pyqwest; arguments as of `open_http`."""
 
     def __init__(
         self,
         *,
         version: Version,
         connect_timeout: float,
-        ca_cert: bytes | str | Path | None,
-        client_cert: bytes | str | Path | None,
-        client_key: bytes | str | Path | None,
+        ca_cert: bytes | None,
+        client_cert: bytes | None,
+        client_key: bytes | None,
     ) -> None:
         try:
             self._transport = pyqwest.HTTPTransport(
                 http_version=_VERSIONS.get(version),
                 connect_timeout=connect_timeout,
-                tls_ca_cert=_pem(ca_cert),
+                tls_ca_cert=ca_cert,
                 tls_include_system_certs=ca_cert is None,
-                tls_cert=_pem(client_cert),
-                tls_key=_pem(client_key),
+                tls_cert=client_cert,
+                tls_key=client_key,
                 enable_gzip=False,  # what is decompressed, and how much of it, is for the RPC's limits to say
                 enable_brotli=False,
                 enable_zstd=False,

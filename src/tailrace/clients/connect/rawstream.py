@@ -16,7 +16,7 @@ from tailrace.schema.messages import InvalidMessage
 
 if TYPE_CHECKING:
     from tailrace.clients.connect.call import Call, Messages
-    from tailrace.clients.connect.http import Http, HttpPipe
+    from tailrace.clients.connect.http import Answering, Connections
     from tailrace.wire.rpc import Protocol
 
 __all__ = ["RawStream", "Way"]
@@ -37,7 +37,7 @@ class Way:
 
     __slots__ = ("base_url", "codec", "http", "open", "protocol")
 
-    def __init__(self, http: Http, base_url: str, protocol: Protocol, codec: Codec) -> None:
+    def __init__(self, http: Connections, base_url: str, protocol: Protocol, codec: Codec) -> None:
         self.http = http
         self.base_url = base_url
         self.protocol: Protocol = protocol
@@ -69,7 +69,7 @@ class RawStream:
         )
         self._upload = None if self._one else Upload()
         self._begun = False
-        self._pipe: HttpPipe | None = None
+        self._pipe: Answering | None = None
         self._stream: Stream | None = None
         self._reason: Exception | None = None  # why it was closed before it was sent
         way.open[self] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from tailrace.core.waiters import Waiters
@@ -19,12 +19,14 @@ class Upload(AsyncIterator[bytes]):
 
     Attributes:
         stream: The answer to the request; set before anything is sent.
+        listener: Called when there is more to `take`, or it has finished.
     """
 
-    __slots__ = ("_closed", "_given", "_gone", "_next", "stream")
+    __slots__ = ("_closed", "_given", "_gone", "_next", "listener", "stream")
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
+        self.listener: Callable[[], None] | None = None
         self._next: bytes | None = None
         self._closed = False
         self._gone = False  # pyqwest takes nothing more
@@ -46,12 +48,33 @@ class Upload(AsyncIterator[bytes]):
         if self._closed:
             raise RuntimeError("send() after close_send()")
         self._next = data
-        self._given.wake()
+        self._tell()
 
     def close(self) -> None:
         """There are no more. Idempotent."""
-        self._closed = True
-        self._given.wake()
+        if not self._closed:
+            self._closed = True
+            self._tell()
+
+    # --- our own HTTP/2's side ---
+
+    @property
+    def finished(self) -> bool:
+        """There is nothing to `take`, and there will not be."""
+        return self._closed and self._next is None
+
+    def take(self) -> bytes | None:
+        """The next message, if there is one; there is room for another then."""
+        data, self._next = self._next, None
+        if data is not None:
+            self._wake()
+        return data
+
+    def abandon(self) -> None:
+        """Nothing more of it is taken. Idempotent."""
+        self._gone = True
+        self._next = None
+        self._wake()
 
     # --- pyqwest's side ---
 
@@ -69,9 +92,12 @@ class Upload(AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         """pyqwest is done with it, at its end or before."""
-        self._gone = True
-        self._next = None
-        self._wake()
+        self.abandon()
+
+    def _tell(self) -> None:
+        self._given.wake()
+        if self.listener is not None:
+            self.listener()
 
     def _wake(self) -> None:
         if self.stream is not None:
