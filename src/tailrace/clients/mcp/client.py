@@ -18,6 +18,7 @@ from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.changes import Changes
 from tailrace.clients.mcp.conversation import Conversation
 from tailrace.clients.mcp.handshake import Era, Server, agree
+from tailrace.clients.mcp.kept import KEPT_METHODS, Kept
 from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.listing import Listing
@@ -74,6 +75,8 @@ class Client(Requests):
         max_message: Bytes of one message from the server; default 64 MiB.
         reconnect: Seconds for which a server that went away is tried again before the calls fail: to resume broken
             streams, and to send what could not be sent at all; 0: never. A call's own time limit goes on meanwhile.
+        cache: Keep lists and resources for as long as a modern server says (`ttlMs`), or until it says that they
+            changed, which it tells those who `listen`.
         elicitation: Called with a message and a JSON Schema when a tool asks the user; gives what was filled in, None
             to decline, or an `ElicitResult`. Async or plain, as the next three.
         elicitation_url: Called with a message and a URL that the user is to open; true once that is done, or None.
@@ -103,6 +106,7 @@ class Client(Requests):
         on_warning: Callable[[str], object] | None = None,
         max_message: int = 67_108_864,
         reconnect: float = 30.0,
+        cache: bool = False,
         elicitation: Elicitation | None = None,
         elicitation_url: ElicitationUrl | None = None,
         sampling: Sampling | None = None,
@@ -146,6 +150,7 @@ class Client(Requests):
         self._listing = Listing(self._on_warning)
         self._closing: asyncio.Future[None] | None = None
         self._subscribed: dict[str, Changes] = {}
+        self._kept = Kept() if cache else None
 
     # --- life ---
 
@@ -376,6 +381,8 @@ class Client(Requests):
         except ProtocolError as error:
             if error.code != HEADER_MISMATCH:
                 raise
+            if self._kept is not None:
+                self._kept.forget("tools/list")
             await self.list_tools(timeout=left)  # 2026-07-28, transports: the tool may have changed, so look again
             again = self._listing.headers(name, given)
             if again == headers:
@@ -398,8 +405,17 @@ class Client(Requests):
         progress: Progress | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> msgspec.Raw:
-        limit = self._limit(timeout)
-        return await self._open().request(method, params, timeout=limit, meta=meta, progress=progress, headers=headers)
+        conversation, limit = self._open(), self._limit(timeout)
+        kept = self._kept if method in KEPT_METHODS else None
+        known = kept.find(method, params) if kept is not None else None
+        if known is not None:
+            return known
+        answer = await conversation.request(
+            method, params, timeout=limit, meta=meta, progress=progress, headers=headers
+        )
+        if kept is not None:
+            kept.keep(method, params, answer)
+        return answer
 
     async def _follow(self, task_id: str, pause: float, limit: float) -> msgspec.Raw:
         return await follow(self._open(), task_id, pause, timeout=limit, reconnect=self._reconnect)
@@ -455,7 +471,7 @@ class Client(Requests):
             capabilities=self._capabilities,
             log_level=self._log_level if self._on_log is not None else None,
             on_log=self._on_log,
-            on_notification=self._on_notification,
+            on_notification=self._notified if self._kept is not None else self._on_notification,
             on_warning=self._on_warning,
             max_message=self._max_message,
             authorizer=self._authorizer,
@@ -465,6 +481,12 @@ class Client(Requests):
         self._server = await agree(self._conversation, self._era, timeout=self._connect_timeout)
         if isinstance(link, StreamableLink) and self.era == "legacy" and self._conversation.legacy_capabilities:
             await link.wait_listening(_LISTEN_LIMIT)
+
+    def _notified(self, method: str, params: Any) -> None:
+        if self._kept is not None:
+            self._kept.notified(method, params)
+        if self._on_notification is not None:
+            self._on_notification(method, params)
 
     async def _ask_for_log(self) -> None:
         """The legacy era sets the level once for the session."""
