@@ -92,6 +92,21 @@ async def test_the_same_request_again_is_known_and_another_is_not_taken_for_it()
         assert [exchange.header(b"x-number") for exchange in served.rig.exchanges] == list("001122")
 
 
+async def test_heads_are_kept_within_a_bound() -> None:
+    """A byte of a block names a field of kilobytes; what is kept of heads that are known is small all the same."""
+    async with serving() as served, connected(served.address) as client:
+        large = [("x-large", "y" * 3000), ("x-again", "y" * 900)]
+        for number in range(60):
+            many = [("x-large", "y" * 3000)] * (number % 3)
+            assert (await client.ask(f"/echo?{number % 40}", b"a", fields=[*large, *many])).data == b"a"
+        for number in range(40):
+            assert (await client.ask("/echo", b"a", fields=[(f"x-{number % 20}", "z")])).data == b"a"
+        (connection,) = served.listener._connections
+        known = connection._requests._heads._known  # type: ignore[attr-defined]
+        assert len(known) <= 16
+        assert all(sum(map(len, head.headers.values())) <= 4096 for head in known.values())
+
+
 async def test_a_body_in_many_frames_padded_and_with_trailers_is_handed_over_whole() -> None:
     async with serving() as served, connected(served.address) as client:
         stream = client.request("/echo", b"ab", end=False)

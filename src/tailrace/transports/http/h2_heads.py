@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HeadReader", "Malformed", "check_trailers", "encode_fields", "read_head"]
 
-_KNOWN = 64  # heads of one connection
+# What is kept of one connection's heads: a few KiB as a rule, 64 at the worst.
+_KNOWN = 16
+_KNOWN_BYTES = 512  # of the block
+_KNOWN_TEXT = 4096  # of the fields' values
 _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
 _CONNECTION = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -71,7 +74,9 @@ class HeadReader:
                 head = read_head(self.decode(block))
             except FieldsTooLarge as large:
                 raise BadRequest(431, str(large)) from None
-            if changes == self._decoder.changes and len(self._known) < _KNOWN:
+            if changes == self._decoder.changes and len(block) <= _KNOWN_BYTES and _is_small(head):
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
                 self._known[block] = head
         return head
 
@@ -88,6 +93,12 @@ class HeadReader:
         finally:
             if changes != self._decoder.changes:
                 self._known.clear()
+
+
+def _is_small(head: Head) -> bool:
+    """A byte of a block may name a field of kilobytes."""
+    values = [*head.headers.values(), *(value for _, value in head.repeated)]
+    return len(head.query) + sum(len(value) for value in values) <= _KNOWN_TEXT
 
 
 def read_head(fields: Sequence[Field]) -> Head:
