@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trustme
+import uvloop
 
 from tailrace.clients.connect import h2, h2pool
 from tailrace.clients.connect.h2 import Broken, H2Link, H2Pipe
@@ -23,6 +24,7 @@ from tests.clients.connect.support import (
     eventually,
     served,
     text,
+    told,
     within,
 )
 from tests.clients.connect.test_calls import answer_unary
@@ -386,3 +388,21 @@ async def test_a_server_without_http2_is_told_apart(authority: trustme.CA) -> No
     async with served(CONNECT, CONNECT.echo, tls=tls, ca_cert=authority.cert_pem.bytes()) as (client, _):
         with pytest.raises(RpcError, match="does not speak HTTP/2"):
             await client.unary(PATH, text("x"), response=StringValue)
+
+
+@pytest.mark.parametrize("spoken", [CONNECT, GRPC, Spoken("connect", False)], ids=repr)
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_all_of_it_works_on_uvloop(spoken: Spoken, secured: bool, authority: trustme.CA) -> None:
+    alpn = "h2" if spoken.http2 else "http/1.1"
+    rig = {"tls": server_context(authority, alpn=[alpn])} if secured else {}
+    options: dict[str, Any] = {"ca_cert": authority.cert_pem.bytes()} if secured else {}
+
+    async def run() -> None:
+        async with served(spoken, spoken.two, **rig, **options) as (client, _), watch(client) as stream:
+            assert [one.value async for one in stream] == ["one", "two"]
+        async with served(spoken, spoken.trickle, **rig, **options) as (client, peer):
+            async with watch(client) as stream:
+                await stream.receive()
+            await told(await peer.request(), spoken)
+
+    uvloop.run(run())

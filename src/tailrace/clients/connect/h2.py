@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jh2.config import H2Configuration
 from jh2.connection import H2Connection
@@ -207,8 +207,7 @@ class H2Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not derive from it
         self._h2.local_settings = Settings(
             client=True,
             initial_values={
