@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailrace.core.access import Access
 from tailrace.core.exchange import Exchange, Headers, StreamWriter
 from tailrace.errors import StreamReset
 
@@ -75,3 +76,11 @@ def test_a_header_that_is_given_twice_is_found_among_those_asked_for() -> None:
     exchange = Doubled("GET", "/", b"")
     assert exchange.doubled(frozenset({b"origin", b"host", b"accept"})) == b"host"
     assert exchange.doubled(frozenset({b"origin", b"accept"})) is None
+
+
+def test_a_request_that_shows_no_token_that_has_scopes_is_good_for_everything() -> None:
+    exchange = Bare("POST", "/mcp", b"")
+    assert exchange.covers(["write"])
+    exchange.access = Access("ann", frozenset({"read"}))
+    assert exchange.covers(["read"])
+    assert not exchange.covers(["read", "write"])
