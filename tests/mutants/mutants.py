@@ -467,6 +467,13 @@ MUTANTS = [
         "never",
     ),
     Mutant(
+        "a call has succeeded although its messages could not be committed with its answer",
+        "core/outgoing.py",
+        [("        if error is not None:\n            return self._unpublished(error)\n", "")],
+        [f"{UNIT}/test_publish.py::test_a_call_whose_messages_cannot_be_committed_fails[sse-False-commit]"],
+        "error",
+    ),
+    Mutant(
         "the relay forgets a message before the broker has it",
         "publish/relay.py",
         [
