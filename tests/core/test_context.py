@@ -14,6 +14,7 @@ import pytest
 
 from tailrace.core.asked import ElicitResult, Root, SampleResult
 from tailrace.core.context import Context, current
+from tailrace.core.rpc import RpcHeaders, RpcInfo
 from tailrace.errors import CallCancelled, CapabilityError, DeadlineExceeded
 from tests.core.support import Heard, Work, make_session, make_tasks, never, turns, virtual
 from tests.core.support import Notes as Home
@@ -498,3 +499,16 @@ async def test_only_a_call_over_rpc_has_headers() -> None:
 async def test_outside_of_mcp_there_is_no_client() -> None:
     assert Context.background().client is None
     assert Work(make_tasks()).context.client is None
+
+
+@virtual
+async def test_a_calls_own_principal_is_the_contexts() -> None:
+    work = Work(make_tasks())
+    assert work.context.principal == ""
+    work.principal = "me"
+    assert work.context.principal == "me"
+
+
+def test_what_a_handler_sees_of_an_rpc_is_named() -> None:
+    assert {"headers", "response_headers", "response_trailers", "path", "timeout"} <= set(dir(RpcInfo))
+    assert hasattr(RpcHeaders, "all")

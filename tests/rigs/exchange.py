@@ -178,6 +178,8 @@ class FakeExchange(Exchange):
     async def _run(self, writer: StreamWriter) -> None:
         try:
             await writer(self.sink)
+        except TransportError:
+            pass  # as transports have it: the peer's end of it
         finally:
             self.sink.changed.set()
             self.leave()

@@ -132,3 +132,57 @@ async def test_only_methods_answer_preflights(path: str) -> None:
         plain = FakeExchange("OPTIONS", "/shop.v1.Shop/Place")
         server.handle(plain)
         assert plain.status == 405
+
+
+# --- what tools have over MCP ---------------------------------------------------------------------
+
+
+async def test_a_tool_that_is_hidden_from_its_caller_is_not_there() -> None:
+    shop = Shop()
+
+    @shop.service.tool
+    async def secret(text: str) -> str:
+        return text
+
+    @shop.service.filter
+    def only_the_boss(definition: Any, viewer: Any) -> bool:
+        return definition.name != "secret" or viewer.principal == "boss"
+
+    async with serving(shop.service) as server:
+        for protocol in ("connect", "grpc", "grpc-web"):
+            answer = await call(server, "/shop.v1.Shop/Secret", {"text": "x"}, protocol=protocol)
+            assert answer.code is Code.UNIMPLEMENTED
+        assert (await call(server, "/shop.v1.Shop/Secret", {"text": "x"}, principal="boss")).error is None
+
+
+class Till:
+    """What is provided."""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_tool_gets_what_is_provided_and_it_is_ended_after_the_call(streams: bool) -> None:
+    shop = Shop()
+    seen: list[str] = []
+
+    @shop.service.provide
+    async def till() -> AsyncIterator[Till]:
+        seen.append("open")
+        yield Till()
+        seen.append("close")
+
+    @shop.service.tool
+    async def pay(sum: int, till: Till) -> int:
+        seen.append(type(till).__name__)
+        return sum
+
+    @shop.service.tool
+    async def pay_often(sum: int, till: Till) -> AsyncIterator[int]:
+        seen.append(type(till).__name__)
+        yield sum
+        yield sum
+
+    async with serving(shop.service) as server:
+        path = "/shop.v1.Shop/PayOften" if streams else "/shop.v1.Shop/Pay"
+        answer = await call(server, path, {"sum": 3}, stream=streams)
+        assert (answer.error, len(answer.messages)) == (None, 1 + streams)
+        assert seen == ["open", "Till", "close"]

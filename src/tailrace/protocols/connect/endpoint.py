@@ -24,6 +24,7 @@ from tailrace.protocols.connect.opening import (
 )
 from tailrace.protocols.connect.reflection import REFLECTION_SERVICES
 from tailrace.protocols.connect.served import ServedMethods
+from tailrace.service.viewing import Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
     from tailrace.core.trace import Tracer
-    from tailrace.service import Service
+    from tailrace.service import Service, Tool
 
 __all__ = ["RpcEndpoint"]
 
@@ -65,6 +66,7 @@ class RpcEndpoint:
         self.tasks = tasks
         self.methods = ServedMethods(service.methods, serving)
         self.interceptors = service.interceptors
+        self._service = service
         self.outbox: Outbox | None = None
         self.ledger: Ledger | None = None
         self.draining = False
@@ -136,6 +138,8 @@ class RpcEndpoint:
     def _accept(self, exchange: Exchange, opening: Opening) -> None:
         """Make a call of it; from here on the server owns it."""
         tool = opening.method.tool
+        if tool is not None and self._service.filters and not self._is_offered(tool, exchange):
+            return self.fail(exchange, self._missing(exchange), status=404)
         if tool is not None and not exchange.covers(tool.scopes):
             error = RpcError(Code.PERMISSION_DENIED, str(InsufficientScope(tool.scopes)))
             return opening.form.reply(exchange, b"", error)
@@ -160,6 +164,10 @@ class RpcEndpoint:
             call.set_timeout(seconds, DeadlineExceeded(f"{call.method.path} did not end within {seconds:g} s"))
         exchange.on_gone = call.left
         return call.start()
+
+    def _is_offered(self, tool: Tool, exchange: Exchange) -> bool:
+        """The service's filters let the caller see it: what is hidden over MCP is not there over RPC."""
+        return self._service.offered(Viewer(exchange.principal, None)).tools.get(tool.name) is tool
 
     def _seconds(self, opening: Opening) -> float | None:
         """How long it may take: the least of what the client, the method and the server say."""
@@ -188,9 +196,12 @@ class RpcEndpoint:
         kind = kind_of(exchange) if exchange.path.count("/") == 2 and exchange.method == "POST" else None
         if kind is None or (kind.text == "application/json" and not self._is_rpc_path(exchange.path)):
             return False
-        error = RpcError(Code.UNIMPLEMENTED, f"there is no method {exchange.path[1:129]!r}")
-        self.fail(exchange, error, status=404)
+        self.fail(exchange, self._missing(exchange), status=404)
         return True
+
+    @staticmethod
+    def _missing(exchange: Exchange) -> RpcError:
+        return RpcError(Code.UNIMPLEMENTED, f"there is no method {exchange.path[1:129]!r}")
 
     def _is_rpc_path(self, path: str) -> bool:
         """It is a method of a service that is here, or written as one: ``/package.Service/Method``."""

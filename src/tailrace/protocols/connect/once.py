@@ -150,6 +150,7 @@ class _Run(RpcCall):
         super().__init__(first.number, first.home, first.opening, first.reply.exchange)
         self.reply = _RunReply(first.reply.exchange)
         self.ledger = first.ledger
+        self.principal = first.principal
         self.context = Context(first.context.detach(), call=self)  # its values
         self.entry: Entry | None = None
         self.listeners = 0
