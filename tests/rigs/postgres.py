@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+
 from tests.e2e.installing import Missing, python_with
 
 __all__ = ["Missing", "running_postgres"]
@@ -55,8 +57,9 @@ def running_postgres() -> Iterator[str]:
                 stdout=output, stderr=output, user=user, cwd=folder,
             )  # fmt: skip
         try:
-            _await(server, port, log)
-            yield f"host=127.0.0.1 port={port} user=tester dbname=postgres connect_timeout=10"
+            address = f"host=127.0.0.1 port={port} user=tester dbname=postgres connect_timeout=10"
+            _await(server, address, log)
+            yield address
         finally:
             server.send_signal(signal.SIGINT)  # "fast": its clients are cut off
             try:
@@ -75,12 +78,15 @@ def _initialise(command: list[str], user: str | None) -> None:
         raise Missing("postgres", f"initdb: {done.stderr[-600:]}")
 
 
-def _await(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """It listens before it serves."""
     deadline = time.monotonic() + _START_LIMIT
     while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
+        try:
+            psycopg.connect(address).close()
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+        else:
+            return
     server.kill()
     raise Missing("postgres", f"it did not start: {log.read_bytes()[-600:].decode(errors='replace')}")
