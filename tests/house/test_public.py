@@ -121,7 +121,7 @@ def test_the_public_names_are_as_listed(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(module, name) for module, names in PUBLIC.items() for name in names if name[0] != "_"]
+    ("module", "name"), [(module, name) for module, names in PUBLIC.items() for name in sorted(names) if name[0] != "_"]
 )
 def test_a_public_name_is_documented(module: str, name: str) -> None:
     assert (getattr(importlib.import_module(module), name).__doc__ or "").strip()
