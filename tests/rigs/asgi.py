@@ -77,6 +77,7 @@ class Request:
         self.asked = 0  # how often the application asked for what comes next
         self.gone = False
         self._parts: list[bytes | None] = [body] if parts else [body, None]
+        self._whole = not parts  # the server had all of it when the application began, also of a client that left
         self._fed = asyncio.Event()
         self._announced = False  # trailers follow the body
         self._complete = False  # the request's body
@@ -150,7 +151,7 @@ class Request:
         while not (self._parts or self.gone or self._complete):
             self._fed.clear()
             await self._fed.wait()
-        if self._parts and not self.gone:
+        if self._parts and (self._whole or not self.gone):
             body = self._parts.pop(0)
             if self._parts[:1] == [None]:
                 self._parts.pop()
