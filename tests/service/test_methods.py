@@ -122,6 +122,11 @@ def test_rpc_refuses_what_cannot_work(svc: Service) -> None:
     with pytest.raises(DefinitionError, match="defined twice"):
         svc.rpc(fine)
 
+    async def streams(requests: AsyncIterator[SayRequest]) -> SayResponse: ...
+
+    with pytest.raises(DefinitionError, match="once= is for methods with one message each way"):
+        svc.rpc(once=True)(streams)
+
 
 # --- svc.implement ------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class Eliza:
 
 
 def test_an_object_implements_a_service_of_a_proto_file(svc: Service) -> None:
-    svc.implement(DEFINED, Eliza(), once=["IntroduceAll"], timeout=9)
+    svc.implement(DEFINED, Eliza(), once=["Say"], timeout=9)
     methods = {path.removeprefix(PREFIX): method for path, method in svc.methods.items()}
     assert {name: method.kind for name, method in methods.items()} == {
         "Say": "unary",
@@ -147,7 +152,7 @@ def test_an_object_implements_a_service_of_a_proto_file(svc: Service) -> None:
         "Converse": "bidi",
     }, "what is not there is no method: it is answered UNIMPLEMENTED"
     assert [method.read_only for method in methods.values()] == [True, None, None], "NO_SIDE_EFFECTS"
-    assert [method.once for method in methods.values()] == [False, True, False]
+    assert [method.once for method in methods.values()] == [True, False, False]
     assert [method.context_param for method in methods.values()] == ["ctx", "context", None]
     assert all(method.timeout == 9 for method in methods.values())
     assert methods["IntroduceAll"].bind(1) == {"request": 1}
@@ -183,6 +188,8 @@ def test_an_implementation_goes_with_its_file(svc: Service) -> None:
         svc.implement(eliza, Eliza())
     with pytest.raises(DefinitionError, match="'Sy'"):
         svc.implement(DEFINED, Eliza(), once=["Sy"])
+    with pytest.raises(DefinitionError, match="once= is for methods with one message each way, this one is bidi"):
+        svc.implement(DEFINED, Eliza(), once=["Converse"])
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -321,13 +328,18 @@ def test_a_tool_without_a_protobuf_form_is_no_method_and_says_so_once(caplog: py
     @svc.tool(name="placeIt")
     def twice() -> None: ...
 
+    @svc.tool(once=True)
+    async def parts() -> AsyncIterator[int]:
+        yield 1
+
     with caplog.at_level(logging.INFO, "tailrace.service"):
         assert list(svc.methods) == ["S/PlaceIt"]
         svc.tool(name="more")(place_it)
         assert list(svc.methods) == ["S/PlaceIt", "S/More"]
     records = [record.getMessage() for record in caplog.records]
-    assert len(records) == 3
-    for text, part in zip(records, ["parameter 'pair'", "content of MCP", "another method PlaceIt"], strict=True):
+    assert len(records) == 4
+    parts = ["parameter 'pair'", "content of MCP", "another method PlaceIt", "once= is for methods with one message"]
+    for text, part in zip(records, parts, strict=True):
         assert text.startswith("a tool is no RPC method: ")
         assert part in text
 

@@ -12,7 +12,7 @@ from tailrace.schema.hints import MISSING, Signature, read_signature
 from tailrace.schema.protobuf import google, is_generated
 from tailrace.service.methods import Method
 from tailrace.service.naming import snake_case
-from tailrace.service.signatures import check_form, checked_timeout, item_of, kind_of
+from tailrace.service.signatures import check_form, check_once, checked_timeout, item_of, kind_of
 
 __all__ = ["implement"]
 
@@ -60,6 +60,7 @@ def _implemented(service: Any, defined: Any, fn: Callable[..., Any], *, once: bo
         raise DefinitionError(f"{place}: {path} is to be {how}, as the .proto says")
     if client and not inspect.iscoroutinefunction(fn) and not server:
         raise DefinitionError(f"{place}: who reads a stream of requests is `async def`")
+    check_once(once, kind_of(client, server), place)
     _check_hint(request.hint, input, client, f"{place}: parameter {request.name!r} of {path}")
     _check_hint(signature.returns, output, server, f"{place}: the result of {path}")
 

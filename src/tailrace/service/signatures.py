@@ -141,6 +141,7 @@ def define(
         once=once,
         read_only=read_only,
     )
+    check_once(once, definition.kind, place)
     definition.check()
     return definition
 
@@ -158,6 +159,7 @@ def define_tool(tool: Tool) -> Definition:
     name = pascal_case(tool.name)
     if not _NAME.fullmatch(name):
         raise DefinitionError(f"{tool.place}: {name!r} is no name of a method")
+    check_once(tool.once, kind_of(False, tool.is_generator), tool.place)
     return Definition(
         name=name,
         kind=kind_of(False, tool.is_generator),
@@ -202,6 +204,12 @@ def check_form(fn: Callable[..., Any], signature: Signature) -> None:
     if streams and len(signature.parameters) > 1:
         others = "a stream of requests is the only parameter (beside the Context): put the rest into its messages"
         raise DefinitionError(f"{signature.place}: {others}")
+
+
+def check_once(once: bool | str, kind: Kind, place: str) -> None:
+    """Refuse a promise that is not kept: what a stream sent before its end is not remembered."""
+    if once and kind != "unary":
+        raise DefinitionError(f"{place}: once= is for methods with one message each way, this one is {kind}")
 
 
 def checked_timeout(timeout: float | None, place: str) -> float | None:
