@@ -12,19 +12,20 @@ import dataclasses
 import inspect
 import os
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
 from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
-from tailrace.service.catalog import Catalog, check_options, decorate
+from tailrace.service.catalog import Catalog, Kind, check_options, decorate
 from tailrace.service.definitions import Definition, Tool, ToolOptions
 from tailrace.service.exporting import lock_of
 from tailrace.service.interceptors import Interceptor, Next
 from tailrace.service.methods import Method, Methods, RpcOptions
 from tailrace.service.middleware import Invocation, Middleware
+from tailrace.service.mounting import KINDS, Mount, check_mountable
 from tailrace.service.prompts import Completion, Prompt, PromptOptions
 from tailrace.service.resources import Resource, ResourceOptions
 from tailrace.service.viewing import Filter, Offered, View, Viewer
@@ -144,6 +145,8 @@ class Service(Catalog):
         self.filters: list[Filter] = []
         self._own: dict[str, Catalog] = {}  # what sessions have of their own, by their ids
         self.hooks = Hooks()
+        self.mounts: list[Mount] = []
+        self.mounted_in: list[Mount] = []
         lock = None if proto is None else lock_of(proto, inspect.currentframe())
         self._methods = Methods(name, package, self._tools, lock)
         self._lifespan: Callable[[Service], AbstractAsyncContextManager[Any]] | None = None
@@ -212,11 +215,89 @@ class Service(Catalog):
         """All RPC services of it as a protobuf ``FileDescriptorSet``, with what they import: for tools, reflection."""
         return self._methods.built.descriptor_set()
 
-    def _tell(self, kind: str, session: Session | None = None) -> None:
+    def _tell(self, kind: Kind, session: Session | None = None) -> None:
         if kind == "tools" and session is None:
             self._methods.changed()
+        if session is None:
+            for mount in self.mounted_in:
+                mount.refresh(kind)
         for running in tuple(self._servers):
             running.changed(kind, session)
+
+    # --- other services within it ---
+
+    def mount(self, other: Service, prefix: str = "") -> None:
+        """Offer what another service offers as well: its tools and prompts as ``prefix_name``, its resources under
+        their own URIs, with their completions. What comes and goes there comes and goes here, and clients are told.
+
+        Its middleware stands around its calls within that of this service, and knows them by their own names; its
+        filters hide here what they hide there; its hooks are called for this service's sessions, and its lifespan runs
+        within this one's. Its tools are RPC methods of this service, unless it has interceptors: those do not come
+        with it, nor do its `rpc` functions, nor what it has for single sessions.
+
+        Args:
+            other: A service; it may be served by itself as well. Each stands once in all that is served together.
+            prefix: Of ``A-Za-z0-9_.-``; empty: names stay as they are.
+
+        Raises:
+            DefinitionError: A name or URI is taken; it is mounted here already; both listen to the same notification;
+                or it has a lifespan, and this service is being served.
+        """
+        check_mountable(other, self)
+        mount = Mount(other, self, prefix)
+        for kind in KINDS:
+            for one in getattr(other, kind).values():
+                mount.admit(kind, one)
+        where = list(self._outward())
+        for method in other.hooks.notified:
+            if any(method in one.hooks.notified for one in where):
+                raise DefinitionError(f"both {self.name!r} and {other.name!r} listen to {method}")
+        self.mounts.append(mount)
+        other.mounted_in.append(mount)
+        for one in where:
+            one.hooks.register.extend(other.hooks.register)
+            one.hooks.unregister.extend(other.hooks.unregister)
+            one.hooks.restore.extend(other.hooks.restore)
+            one.hooks.notified.update(other.hooks.notified)
+        for fn in tuple(other.filters):  # before there is something to be seen
+            self.filter(mount.filtered(fn))
+        for kind in KINDS:
+            mount.refresh(kind)
+
+    def take_over(self, kind: Kind, gone: Iterable[str], new: Mapping[str, Definition]) -> None:
+        """What a mounted service offers has changed; for `Mount`."""
+        known: dict[str, Any] = {"tools": self._tools, "resources": self._resources, "prompts": self._prompts}[kind]
+        for key in gone:
+            del known[key]
+        known.update(new)
+        self._note(kind)
+
+    @property
+    def is_served(self) -> bool:
+        """Some server serves it, by itself or within another service."""
+        return bool(self._reached())
+
+    def _reached(self) -> list[RunningServer]:
+        """All servers of it, and of those it is mounted in."""
+        return [server for one in self._outward() for server in one._servers]
+
+    def _outward(self) -> Iterator[Service]:
+        """It, and all those it is mounted in."""
+        yield self
+        for mount in self.mounted_in:
+            yield from mount.into._outward()
+
+    def _add(self, kind: Kind, known: dict[str, Any], key: str, new: Any) -> None:
+        if key not in known:
+            for mount in self.mounted_in:
+                mount.admit(kind, new)
+        super()._add(kind, known, key, new)
+
+    def _remove(self, kind: Kind, known: dict[str, Any], key: str) -> None:
+        for mount in self.mounts:
+            if mount.has(kind, key):
+                raise DefinitionError(f"{key!r} comes from the mounted service {mount.service.name!r}: remove it there")
+        super()._remove(kind, known, key)
 
     # --- for whom, and with what ---
 
@@ -241,6 +322,8 @@ class Service(Catalog):
         neither listed nor found. A plain, quick function; several have to agree. One that raises hides.
         """
         self.filters.append(fn)
+        for mount in self.mounted_in:
+            mount.into.filter(mount.filtered(fn))
         return fn
 
     def for_session(self, session: Session) -> Catalog:
@@ -271,17 +354,20 @@ class Service(Catalog):
 
     def on_register_session(self, fn: F) -> F:
         """Call `fn`, async or plain, with each new `Session`, exactly once in this process."""
-        self.hooks.register.append(fn)
+        for one in self._outward():
+            one.hooks.register.append(fn)
         return fn
 
     def on_unregister_session(self, fn: F) -> F:
         """Call `fn`, async or plain, with each `Session` that ends, once for each that was registered."""
-        self.hooks.unregister.append(fn)
+        for one in self._outward():
+            one.hooks.unregister.append(fn)
         return fn
 
     def on_restore_session(self, fn: F) -> F:
         """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
-        self.hooks.restore.append(fn)
+        for one in self._outward():
+            one.hooks.restore.append(fn)
         return fn
 
     def on_notification(self, method: str) -> Callable[[F], F]:
@@ -295,9 +381,12 @@ class Service(Catalog):
         """
 
         def define(fn: Callable[..., Any]) -> None:
-            if method in self.hooks.notified or method in ("notifications/cancelled", "notifications/initialized"):
+            where = list(self._outward())
+            known = any(method in one.hooks.notified for one in where)
+            if known or method in ("notifications/cancelled", "notifications/initialized"):
                 raise DefinitionError(f"{place_of(fn)}: {method} is listened to already")
-            self.hooks.notified[method] = fn
+            for one in where:
+                one.hooks.notified[method] = fn
 
         return decorate(None, define)
 
@@ -321,7 +410,23 @@ class Service(Catalog):
 
     def enter_lifespan(self) -> AbstractAsyncContextManager[Any]:
         """A fresh context manager around one run of the service; for the server."""
+        if self.mounts:
+            return self._lifespans()
         return self._lifespan(self) if self._lifespan is not None else contextlib.nullcontext()
+
+    @contextlib.asynccontextmanager
+    async def _lifespans(self) -> AsyncGenerator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._lifespan is not None:
+                await stack.enter_async_context(self._lifespan(self))
+            for mount in tuple(self.mounts):
+                await stack.enter_async_context(mount.service.enter_lifespan())
+            yield
+
+    @property
+    def has_lifespan(self) -> bool:
+        """It has one of its own."""
+        return self._lifespan is not None
 
     # --- serving ---
 
@@ -361,7 +466,7 @@ class Service(Catalog):
             method: E.g. ``notifications/tools/list_changed``.
             params: JSON-able, or None.
         """
-        for running in tuple(self._servers):
+        for running in self._reached():
             await running.broadcast(method, params)
 
     def resource_updated(self, uri: str) -> None:
@@ -372,7 +477,7 @@ class Service(Catalog):
         Args:
             uri: Of the resource; where it is one of a template's, the very URI.
         """
-        for running in tuple(self._servers):
+        for running in self._reached():
             running.updated(uri)
 
     def statistics(self) -> dict[str, dict[str, Any]]:
@@ -389,7 +494,7 @@ class Service(Catalog):
             "store": {"name": "none"},
             "outbox": {"waiting": 0},
         }
-        for running in tuple(self._servers):
+        for running in self._reached():
             for section, numbers in running.statistics().items():
                 _add_up(total.setdefault(section, {}), numbers)
         return total

@@ -27,10 +27,20 @@ from tailrace.schema import (
 from tailrace.wire.param_headers import ParamHeader, param_headers
 
 if TYPE_CHECKING:
+    from tailrace.service.middleware import Middleware
     from tailrace.service.providers import Provided, Providers
     from tailrace.wire.content import Icon
 
-__all__ = ["Definition", "Tool", "ToolOptions", "encode_definition", "make_tool", "read_definition", "scopes_of"]
+__all__ = [
+    "Definition",
+    "Tool",
+    "ToolOptions",
+    "check_tool_name",
+    "encode_definition",
+    "make_tool",
+    "read_definition",
+    "scopes_of",
+]
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")  # MCP 2025-11-25, server/tools, "Tool Names"
 
@@ -102,6 +112,7 @@ class Definition:
         definition: How MCP lists it, as JSON.
         provided: Its parameters that do not come from the caller, with their providers.
         scopes: What a token has to be good for to use it.
+        middleware: What stands around its calls beside the service's, for it was mounted.
     """
 
     name: str
@@ -120,6 +131,7 @@ class Definition:
     definition: bytes = b""
     provided: Provided = ()
     scopes: tuple[str, ...] = ()
+    middleware: tuple[Middleware, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,8 +258,7 @@ def _described(fn: Callable[..., Any], arguments: Arguments) -> str:
 
 def _check_tool(tool: Tool) -> None:
     place, once = tool.place, tool.once
-    if not _TOOL_NAME.fullmatch(tool.name):
-        raise DefinitionError(f"{place}: tool name {tool.name!r} is not 1 to 128 of A-Z a-z 0-9 _ . -; give name=")
+    check_tool_name(tool.name, place)
     if inspect.isgeneratorfunction(tool.fn):
         raise DefinitionError(f"{place}: a plain generator cannot be a tool; make it `async def`")
     if tool.timeout is not None and not (tool.timeout > 0 and math.isfinite(tool.timeout)):
@@ -260,6 +271,16 @@ def _check_tool(tool: Tool) -> None:
         raise DefinitionError(f"{place}: a tool cannot be both read_only and destructive")
     if isinstance(once, str) and not _is_text(tool.arguments.schema.get("properties", {}).get(once, {})):
         raise DefinitionError(f"{place}: once={once!r} must name an argument that is a str (or `str | None`)")
+
+
+def check_tool_name(name: str, place: str) -> None:
+    """Refuse what is no name of a tool.
+
+    Raises:
+        DefinitionError: It is none.
+    """
+    if not _TOOL_NAME.fullmatch(name):
+        raise DefinitionError(f"{place}: tool name {name!r} is not 1 to 128 of A-Z a-z 0-9 _ . -; give name=")
 
 
 def _is_text(schema: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from tailrace.service.definitions import Definition, encode_definition, read_def
 
 if TYPE_CHECKING:
     from tailrace.schema import Arguments
+    from tailrace.service.middleware import Middleware
     from tailrace.service.providers import Provided, Providers
     from tailrace.wire.content import Icon
 
@@ -53,6 +54,7 @@ class Completion:
     is_generator: bool = False
     timeout: float | None = None
     provided: Provided = ()
+    middleware: tuple[Middleware, ...] = ()
 
 
 Completions: TypeAlias = Mapping[str, Completion]

@@ -309,14 +309,15 @@ class McpCall(Call):
         """Run the target's function with what is provided, inside of the middleware."""
         if target.timeout is not None:
             self.set_timeout(target.timeout, DeadlineExceeded(f"{target.name} did not end within {target.timeout:g} s"))
-        if not self.asking.middleware:
+        layers = (*self.asking.middleware, *target.middleware)
+        if not layers:
             return await self._provide(target, arguments)
 
         def handle(invocation: Invocation) -> Awaitable[Any]:
             return self._provide(target, dict(invocation.arguments))
 
         invocation = Invocation(self.METHOD, self.target.name, arguments)
-        return await around(self.asking.middleware, self.context, invocation, handle)
+        return await around(layers, self.context, invocation, handle)
 
     async def _provide(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
         if not target.provided:

@@ -42,7 +42,7 @@ class ToolCall(McpCall):
             arguments = tool.arguments.decode(self.arguments if isinstance(self.arguments, Raw) else None)
         except InvalidArguments as error:
             raise ToolError(error.message) from None
-        if not tool.is_async or tool.provided or self.asking.middleware:
+        if not tool.is_async or tool.provided or self.asking.middleware or tool.middleware:
             return self._encode(await self.invoke(tool, arguments))
         if tool.context_param is not None:
             arguments[tool.context_param] = self.context
