@@ -72,6 +72,22 @@ async def test_supervisors_need_no_token(path: str) -> None:
         assert await send(server, FakeExchange("GET", path)).status_code() == 200
 
 
+async def test_a_page_that_may_call_a_method_can_read_that_it_needs_a_token() -> None:
+    server = make_server(make_service(), {"drain": 0.0, "allow_origins": ("https://app.example",)}, auth_token=[ANN])
+    await server.start()
+    try:
+        page = ("origin", "https://app.example")
+        refused = send(server, FakeExchange("POST", "/Vault/Whose", {}, [JSON, page]))
+        assert await refused.status_code() == 401
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        assert "www-authenticate" in refused.headers
+        elsewhere = send(server, FakeExchange("POST", "/Vault/Other", {}, [JSON, page]))
+        assert await elsewhere.status_code() == 401
+        assert "access-control-allow-origin" not in elsewhere.headers
+    finally:
+        await server.stop()
+
+
 async def test_a_strange_host_is_refused_before_it_is_asked_for_a_token() -> None:
     async with guarded() as server:
         exchange = send(server, FakeExchange("POST", "/mcp", None, [JSON, ("host", "evil.example")]))

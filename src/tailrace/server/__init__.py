@@ -304,7 +304,8 @@ class Server:
             return self._route(exchange)
         assert self.bearer is not None
         error = ProtocolError(INVALID_REQUEST, refusal.text)
-        return refuse(exchange, refusal.status, error, headers=self.bearer.challenge(exchange, refusal))
+        headers = [*self.bearer.challenge(exchange, refusal), *self.rpc.cors(exchange)]
+        return refuse(exchange, refusal.status, error, headers=headers)
 
     def _route(self, exchange: Exchange) -> None:
         handler = self._routes.get(exchange.path)

@@ -29,7 +29,7 @@ from tailrace.service.viewing import Viewer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tailrace.core.exchange import Exchange
+    from tailrace.core.exchange import Exchange, Headers
     from tailrace.core.ledger import Ledger
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
@@ -86,6 +86,10 @@ class RpcEndpoint:
             return False
         method = self.methods.get(exchange.path[1:])
         return method is not None and preflight(exchange, method)
+
+    def cors(self, exchange: Exchange) -> Headers:
+        """What lets a page read why it may not call a method (it has no token, say); nothing for other paths."""
+        return cors_of(exchange) if exchange.path[1:] in self.methods else ()
 
     def handle(self, exchange: Exchange) -> bool:
         """Serve a request, or refuse it in its own form; False if it is nothing of an RPC."""
