@@ -329,7 +329,7 @@ def test_a_tool_without_a_protobuf_form_is_no_method_and_says_so_once(caplog: py
     def twice() -> None: ...
 
     @svc.tool(once=True)
-    async def parts() -> AsyncIterator[int]:
+    async def bits() -> AsyncIterator[int]:
         yield 1
 
     with caplog.at_level(logging.INFO, "tailrace.service"):
