@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import trustme
 
 from tests.e2e.fixtures.echoes import svc
 from tests.rigs.browser import Pages, chromium, report_of, serving_pages
@@ -89,8 +90,13 @@ def test_connect_node_calls_all_kinds(
         is_quiet(server)
 
 
-def test_a_page_of_an_allowed_origin_calls(pages: Pages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["clear", "tls"])
+def test_a_page_of_an_allowed_origin_calls(secure: bool, pages: Pages, tmp_path: Path) -> None:
     command = tailrace_command(ECHOES, "--allow-origin", pages.origin)
+    if secure:  # browsers speak HTTP/2 over TLS alone
+        file = tmp_path / "server.pem"
+        trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(file))
+        command += ["--tls-cert", str(file), "--tls-key", str(file)]
     with running(command, tmp_path / "log") as server:
         report = report_of(pages, {"target": server.url, "goes_on": "NotFound"})
         assert report.pop("origin") == pages.origin
@@ -98,7 +104,7 @@ def test_a_page_of_an_allowed_origin_calls(pages: Pages, tmp_path: Path) -> None
         for seen in report.values():
             assert seen["first"] == NO_RUM
             check(seen)
-            assert "left: ClientGone" in seen["left"]["seen"]
+            assert f"left: {'StreamReset' if secure else 'ClientGone'}" in seen["left"]["seen"]
         is_quiet(server)
 
 

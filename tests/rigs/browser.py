@@ -91,6 +91,7 @@ def report_of(pages: Pages, query: Mapping[str, str], picture: Path | None = Non
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"]
         options += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
+        options += ["--ignore-certificate-errors"]  # servers of tests show their own
         options += [f"--user-data-dir={profile}", f"--host-resolver-rules=MAP {NAME} 127.0.0.1", what]
         with subprocess.Popen(
             [command, *options, f"{pages.origin}/page.html?{urlencode(query)}"],
