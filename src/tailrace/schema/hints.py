@@ -212,7 +212,10 @@ def _is_context(hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         rest = [arg for arg in get_args(hint) if arg is not types.NoneType]
         hint = rest[0] if len(rest) == 1 else None
-    return isinstance(hint, type) and issubclass(hint, Context)
+    if not isinstance(hint, type):
+        return False
+    of_a_door = hasattr(cast("Any", hint), "__tailrace_context__")  # it stands around ours
+    return of_a_door or issubclass(hint, Context)
 
 
 # --- looking inside types -----------------------------------------------------------------------
