@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tailrace.cli.failures import explained
+from tailrace.cli.files import replace_file
 from tailrace.cli.target import load, looks_like_target
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def proto_command(target: str, output: str | None, check: bool) -> None:
             what = "is not as `tailrace gen proto` writes it" if existing is not None else "is not there"
             raise click.ClickException(f"{path} {what}")
         else:
-            _replace(path, text)
+            replace_file(path, text)
             click.echo(f"{path} written", err=True)
 
 
@@ -70,7 +69,7 @@ def stubs_command(source: str, output: str | None) -> None:
         if output is None or output == "-":
             click.echo(text, nl=False)
         else:
-            _replace(Path(output), text)
+            replace_file(Path(output), text)
             click.echo(f"{output} written", err=True)
 
 
@@ -148,16 +147,3 @@ def _text(found: Target, existing: str | None, path: Path) -> str:
         sentences = "".join(f"\n  {sentence}" for sentence in export.broken)
         raise click.ClickException(f"{path} stays as it is, for clients that know it would break:{sentences}")
     return export.text
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all of a file or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
