@@ -20,6 +20,7 @@ from tailrace.mcp import Client
         ({"on_duplicate": "replace"}, "remove_tool"),
         ({"on_duplicate_tools": "warn"}, "remove_tool"),
         ({"transforms": [1]}, "around"),
+        ({"strict_input_validation": False}, "convert"),
         ({"wings": 2}, "no option wings="),
     ],
 )
@@ -111,6 +112,15 @@ def test_a_flag_of_run(flags: dict[str, Any], instead: str) -> None:
         FastMCP("x").run("http", **flags)
     with pytest.raises(DefinitionError, match=instead):
         FastMCP("x").http_app(**flags)
+
+
+def test_a_service_in_a_service() -> None:
+    def one() -> int:
+        return 1
+
+    inner, outer = FastMCP("inner", tools=[one]), FastMCP("outer")
+    outer.mount(inner, namespace="in")
+    assert list(outer.tools) == ["in_one"]
 
 
 def test_no_such_transport() -> None:

@@ -36,11 +36,16 @@ _ELSEWHERE = {
     "CurrentContext": "annotate a parameter with Context",
     "Depends": "give the type a provider with @mcp.provide",
     "FastMCPApp": "serve a resource ui://… and name it in the tool's meta=",
+    "Elicit": "await ctx.elicit(...) in the tool",
     "File": "return tailrace.EmbeddedResource",
     "Icon": "from tailrace import Icon",
+    "ListRoots": "await ctx.list_roots() in the tool",
+    "MCPError": "raise ProtocolError(code, message)",
     "McpError": "raise ProtocolError(code, message)",
     "PromptError": "raise ProtocolError(code, message)",
     "ResourceError": "raise ResourceNotFound or ProtocolError",
+    "Resolve": "give the type a provider with @mcp.provide, and ask in the tool",
+    "Sample": "await ctx.sample(...) in the tool",
     "get_context": "tailrace.current()",
 }
 

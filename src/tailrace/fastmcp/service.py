@@ -42,6 +42,7 @@ _REFUSED = {
     "providers": "define the functions here",
     "security": "paths that lead out of their folder are not found; any_path=True lets them through",
     "serializer": "return the text",
+    "strict_input_validation": "pydantic's types convert (Annotated[int, Field()]), others take what they say",
     "structured_output": "leave the return annotation out",
     "transforms": "write a function around the function",
     "transport_security": "settings.allow_hosts and allow_origins: --allow-host, --allow-origin",
@@ -53,6 +54,7 @@ _DEFAULTS: dict[str, Any] = {  # what changes nothing
     "mask_error_details": True,
     "on_duplicate": "error",
     "run_in_thread": True,
+    "strict_input_validation": True,
     "structured_output": True,
     "task": False,
 }
@@ -195,6 +197,10 @@ class FastMCP(Service):
     def add_tool(self, fn: Callable[..., Any], **options: Any) -> Any:
         """Offer a function as a tool; the options are those of `tool`."""
         return self.tool(fn, **options)
+
+    def mount(self, other: Service, prefix: str | None = None, *, namespace: str | None = None) -> None:
+        """As `Service.mount`; `namespace` is FastMCP's word for the prefix."""
+        super().mount(other, namespace or prefix or "")
 
     def _decorator(self, fn: Any, define: Callable[[Callable[..., Any]], Any]) -> Any:
         def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
