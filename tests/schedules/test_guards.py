@@ -38,7 +38,7 @@ FAULTS = {
     "the_peers_end_is_no_error": "TransportError",
     "an_event_is_sent_when_it_is_durable": "is sent uncommitted",
     "the_202_waits_for_the_commit": "a 202 before the call is committed",
-    "the_handler_waits_for_the_commit": "the tool raised an exception",
+    "the_handler_waits_for_the_commit": "the handler raised an exception",
     "a_stream_begins_when_its_call_is_durable": "a stream begins before|no answer",
     "an_answer_ends_its_call_in_the_journal": "answered 2 times|holds a call",
     "no_session_comes_back_while_all_end": "a session that is kept was not found|hooks ran as",
