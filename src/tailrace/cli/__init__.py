@@ -1,4 +1,4 @@
-"""The command line: `tailrace run | demo | ls | call | check | bench | outbox | gen | install`.
+"""The command line: `tailrace run | guard | demo | ls | call | check | bench | outbox | gen | install`.
 
 Only click is imported here. Each command imports what it needs when it is run, so that `--help`,
 `--version` and a shell's completion stay quick. Exit codes: 0 ok, 1 the thing asked for failed, 2 wrong use.
@@ -13,6 +13,7 @@ from tailrace.cli.bench import bench_command
 from tailrace.cli.call import call_command, ls_command
 from tailrace.cli.check import check_command
 from tailrace.cli.gen import gen_group
+from tailrace.cli.guard import guard_command
 from tailrace.cli.install import install_command
 from tailrace.cli.outbox import outbox_group
 from tailrace.cli.run import run_command
@@ -36,6 +37,7 @@ def demo_command(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(run_command)
+main.add_command(guard_command)
 main.add_command(ls_command)
 main.add_command(call_command)
 main.add_command(check_command)

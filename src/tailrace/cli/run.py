@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from tailrace.cli.failures import explained
 from tailrace.cli.target import Target, default_store, load
 
-__all__ = ["run_command"]
+__all__ = ["check_flags", "run_command"]
 
 _HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "auth_token", "auth_issuer",
               "auth_audience", "auth_scope", "insecure", "tls_cert", "tls_key", "keep_alive", "session_idle",
@@ -77,7 +77,7 @@ def run_command(context: click.Context, target: str, stdio: bool, **flags: Any) 
     Over HTTP it is at /mcp (Streamable HTTP) and /sse (HTTP+SSE). One line on stderr says when it is ready.
     SIGTERM or SIGINT drains it: running calls are answered or kept.
     """
-    _check(context, stdio, flags)
+    check_flags(context, stdio, flags)
     with explained(debug=flags["log_level"] == "debug"):
         pipes: dict[str, Any] = {}
         if stdio:
@@ -93,7 +93,7 @@ def run_command(context: click.Context, target: str, stdio: bool, **flags: Any) 
         server.run(found.service, transport=transport, target=found.resolved, **pipes, **flags)
 
 
-def _check(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:
+def check_flags(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:
     """Refuse flags that contradict each other. What the environment says is only a default."""
     given = [name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if stdio and (over := [name for name in given if name in _HTTP_ONLY]):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tailrace.service import Service
 
-__all__ = ["BrokenTarget", "Target", "default_store", "load", "looks_like_target"]
+__all__ = ["BrokenTarget", "Target", "default_store", "load", "load_object", "looks_like_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,36 @@ def load(target: str) -> Target:
         BrokenTarget: The user's code does not compile, or raised while it was imported.
     """
     where, name = _split(target)
-    if where.endswith(".py") or Path(where).exists():
-        module = _import_file(_existing_file(where))
-    else:
-        module = _import_module(where)
+    module = _import(where)
     service, name = _service(module, name, target)
     return Target(service, Path(module.__file__ or where).resolve(), name)
+
+
+def load_object(target: str) -> object:
+    """Import what `target` names, and give the object of that name, whatever it is.
+
+    Args:
+        target: ``file.py:name`` or ``pkg.mod:name``.
+
+    Raises:
+        click.UsageError: There is no such file, module or name.
+        BrokenTarget: The user's code does not compile, or raised while it was imported.
+    """
+    where, name = _split(target)
+    if name is None:
+        raise click.UsageError(f"say which object of {where} it is: {where}:name.")
+    value: object = _import(where)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise click.UsageError(f"there is no {name!r} in {where}.")
+        value = getattr(value, part)
+    return value
+
+
+def _import(where: str) -> ModuleType:
+    if where.endswith(".py") or Path(where).exists():
+        return _import_file(_existing_file(where))
+    return _import_module(where)
 
 
 def default_store(target: Target) -> Path:

@@ -7,6 +7,7 @@ a service comes with it: its middleware, filters, hooks and lifespan. `Service.m
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from types import MappingProxyType
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Mount", "check_mountable"]
 
 KINDS: tuple[Kind, ...] = ("tools", "resources", "prompts")
+logger = logging.getLogger("tailrace.service")
+
 _PREFIX = re.compile(r"[A-Za-z0-9_.\-]*")
 
 
@@ -86,7 +89,14 @@ class Mount:
             del copies[key]
         kept = {_key(one.original) for one in copies.values()}
         new = {key: one for key, one in wanted.items() if key not in kept}
-        added = {_key(copy): _Copy(one, copy) for one in new.values() for copy in [self._copied(one)]}
+        standing: Mapping[str, Definition] = getattr(self.into, kind)
+        added: dict[str, _Copy] = {}
+        for one in new.values():
+            copy = self._copied(one)
+            if _key(copy) in standing and _key(copy) not in gone:  # `admit` was not asked: it came from a proxy
+                logger.warning("%s is left out: %r has one of this name", copy.place, self.into.name)
+            else:
+                added[_key(copy)] = _Copy(one, copy)
         copies.update(added)
         if gone or added:
             self.into.take_over(kind, gone, {key: one.copy for key, one in added.items()})

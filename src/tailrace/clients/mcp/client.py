@@ -228,6 +228,12 @@ class Client(Requests):
         """How many times a resumed stream lacked events."""
         return self._conversation.calls.gaps if self._conversation is not None else 0
 
+    @property
+    def is_lost(self) -> bool:
+        """The connection is broken for good, or the client closed: every call fails."""
+        conversation = self._conversation
+        return self._closing is not None or (conversation is not None and conversation.calls.error is not None)
+
     # --- what it can be asked ---
 
     async def list_tools(self, *, timeout: float | None = None) -> list[ToolInfo]:

@@ -8,7 +8,7 @@ only read. What fails in them is an error of the protocol's: these methods have 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -150,6 +150,8 @@ def _messages(value: Any) -> list[Any]:
 
 
 def _message(one: Any) -> Any:
+    if isinstance(one, Raw):  # JSON already, of a proxy
+        return one
     if isinstance(one, dict):
         one = msgspec.convert(one, PromptMessage)
     if not isinstance(one, PromptMessage):
@@ -191,10 +193,13 @@ class CompleteCall(_Reading):
         assert isinstance(self.arguments, Raw)
         params = msgspec.json.decode(self.arguments, type=mcp.CompleteParams)
         found = await self._found(self.target.completion, params)
-        completion = {"values": found[:_MOST], "total": len(found), "hasMore": len(found) > _MOST}
+        if isinstance(found, dict):  # as MCP has it already, of a proxy
+            completion: Any = {name: value for name, value in found.items() if value is not None}
+        else:
+            completion = {"values": found[:_MOST], "total": len(found), "hasMore": len(found) > _MOST}
         return self._encode({"completion": completion})
 
-    async def _found(self, completion: Completion | None, params: mcp.CompleteParams) -> list[str]:
+    async def _found(self, completion: Completion | None, params: mcp.CompleteParams) -> list[str] | dict[str, Any]:
         typed = params.argument.value
         if completion is None:
             return []
@@ -203,7 +208,8 @@ class CompleteCall(_Reading):
         arguments: dict[str, Any] = {"value": typed}
         if completion.takes_arguments:
             arguments["arguments"] = dict(params.context.arguments)
-        return [str(one) for one in await self.invoke(completion, arguments) or ()]
+        found: Any = await self.invoke(completion, arguments)
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else [str(one) for one in found or ()]
 
 
 # --- lists, where there is middleware ---

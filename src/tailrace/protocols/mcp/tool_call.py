@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToolCall"]
 
+_BLOCKS = (*BLOCKS, Raw)  # a block that is JSON already, of a proxy
 _UNKNOWN = {"io.tailrace/outcome": "unknown"}
 
 
@@ -113,10 +114,10 @@ def _content(value: Any) -> list[Any]:
         return []
     if isinstance(value, str):
         return [Text(value)]
-    if isinstance(value, BLOCKS):
+    if isinstance(value, _BLOCKS):
         return [value]
     if isinstance(value, (list, tuple)):
         members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
-        if any(isinstance(member, BLOCKS) for member in members):
+        if any(isinstance(member, _BLOCKS) for member in members):
             return [block for member in members for block in _content(member)]
     return [Text(encode_value(value).decode())]
