@@ -66,7 +66,7 @@ def guard_command(
 
 
 # The flags of `run`, behind those of its own.
-_OWN = {parameter.name for parameter in guard_command.params}
+_OWN = {parameter.name for parameter in guard_command.params} | {"reload"}  # the server before which it stands may not be code of ours
 guard_command.params[2:2] = [parameter for parameter in run_command.params if parameter.name not in _OWN]
 guard_command.params[1] = next(parameter for parameter in run_command.params if parameter.name == "stdio")
 

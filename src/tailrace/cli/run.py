@@ -5,12 +5,15 @@ This file only reads the flags; what they mean is `tailrace.server.run`'s.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from tailrace.cli.failures import explained
+from tailrace.cli.reload import Files, Supervisor, end_with_parent, folders_of, free_port
 from tailrace.cli.target import Target, default_store, load
 
 __all__ = ["check_flags", "run_command"]
@@ -18,6 +21,7 @@ __all__ = ["check_flags", "run_command"]
 _HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "auth_token", "auth_issuer",
               "auth_audience", "auth_scope", "insecure", "tls_cert", "tls_key", "keep_alive", "session_idle",
               "max_sessions", "max_body", "shutdown_delay", "stateless")  # fmt: skip
+_WORDS = "tailrace.words"  # where the context keeps them
 _SECONDS = click.FloatRange(min=0)
 
 
@@ -36,7 +40,15 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
     raise click.BadParameter(f"{value!r} is no store; give sqlite, sqlite:PATH or memory.")
 
 
-@click.command("run")
+class _Remembering(click.Command):
+    """A command whose words are kept as they were given, to be given to a child."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("run", cls=_Remembering)
 @click.argument("target")
 @_option("--stdio", "Speak over standard input and output instead of HTTP.", is_flag=True)
 @_option("--host", "Address to listen on.", default="127.0.0.1")
@@ -67,23 +79,31 @@ def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | No
 @_option("--insecure", "Allow an address that others can reach, without authentication.", is_flag=True)
 @_option("--tls-cert", "Certificate chain (PEM).", type=click.Path(exists=True, dir_okay=False))
 @_option("--tls-key", "Private key (PEM).", type=click.Path(exists=True, dir_okay=False))
+@_option(
+    "--reload", "Start again whenever a .py file below the target's folder changes: for development.", is_flag=True
+)
 @_option("--log-level", "What the server logs.", default="info",
          type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False))  # fmt: skip
 @_option("--log-format", "How it is written to stderr.", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
-def run_command(context: click.Context, target: str, stdio: bool, **flags: Any) -> None:
+def run_command(context: click.Context, target: str, stdio: bool, reload: bool, **flags: Any) -> None:
     """Serve the Service in TARGET: file.py, file.py:svc or pkg.mod:svc.
 
     Over HTTP it is at /mcp (Streamable HTTP) and /sse (HTTP+SSE). One line on stderr says when it is ready.
     SIGTERM or SIGINT drains it: running calls are answered or kept.
     """
     check_flags(context, stdio, flags)
+    if reload:
+        if stdio:
+            raise click.UsageError("--reload is for HTTP: over --stdio the client starts the server.")
+        raise SystemExit(_reload(context.meta[_WORDS], target, flags))
     with explained(debug=flags["log_level"] == "debug"):
         pipes: dict[str, Any] = {}
         if stdio:
             from tailrace.transports.stdio import guard
 
             pipes["pipes"] = guard()  # before any of the user's code: whatever that prints goes to stderr
+        end_with_parent()
         found = load(target)
         flags["store"] = _chosen_store(flags["store"], found, stdio)
 
@@ -91,6 +111,22 @@ def run_command(context: click.Context, target: str, stdio: bool, **flags: Any) 
 
         transport = "stdio" if stdio else "http"
         server.run(found.service, transport=transport, target=found.resolved, **pipes, **flags)
+
+
+def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
+    """Be the parent of a server that is started again when its files change."""
+    command = [sys.executable, "-m", "tailrace", "run", *(word for word in words if word != "--reload")]
+    if flags["port"] == 0 and flags["uds"] is None:
+        command += ["--port", str(free_port(flags["host"]))]  # the same for every life
+    folders = folders_of(target)
+
+    def say(text: str) -> None:
+        click.echo(f"tailrace reload: {text}", err=True)
+
+    say(f"watching {', '.join(map(str, folders))}")
+    if flags["store"] == "memory":
+        say("sessions do not survive a restart with --store memory")
+    return Supervisor(command, Files(folders), limit=flags["drain"] + flags["shutdown_delay"] + 2.0, say=say).run()
 
 
 def check_flags(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:
