@@ -65,8 +65,8 @@ def guard_command(
         server.run(service, transport="stdio" if stdio else "http", target=shown, **pipes, **flags)
 
 
-# The flags of `run`, behind those of its own.
-_OWN = {parameter.name for parameter in guard_command.params} | {"reload"}  # the server before which it stands may not be code of ours
+# The flags of `run`, behind those of its own; there is no code of ours to reload.
+_OWN = {parameter.name for parameter in guard_command.params} | {"reload"}
 guard_command.params[2:2] = [parameter for parameter in run_command.params if parameter.name not in _OWN]
 guard_command.params[1] = next(parameter for parameter in run_command.params if parameter.name == "stdio")
 
