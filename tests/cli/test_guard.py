@@ -41,6 +41,7 @@ def test_it_serves_with_the_flags_of_run_and_a_store_for_each_server_behind(run:
         3.0,
         "http",
     )
+    assert "reload" not in flags  # there is no code of ours to start again
     stores = {flags["store"]}
     for words in (["http://127.0.0.1:9/other"], ["--", "server", "--port", "1"], ["file.py:server"]):
         stores.add(run(*words)[1]["store"])
