@@ -62,7 +62,7 @@ async def test_the_tutorials_server(weather: Any, era: Any) -> None:
         assert wrong.is_error
         assert told(wrong) == "unknown city: Atlantis"
         assert (await c.call_tool("cities")).data == ["cairo", "oslo"]
-        assert (await c.call_tool("summary")).data == '["cairo","oslo"] application/json; 3.5 degrees'
+        assert (await c.call_tool("summary")).data == '["cairo","oslo"]; 3.5 degrees text/plain'
         assert (await c.read_resource("weather://cairo/now")).contents[0].text == "31.0 degrees"
         assert (await c.read_resource("files://a/b.txt")).contents[0].text == "the file a/b.txt"
         prompt = await c.get_prompt("pack", {"city": "Oslo", "days": "3"})

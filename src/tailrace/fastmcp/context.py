@@ -57,6 +57,15 @@ class ReadContents:
     mime_type: str | None = None
 
 
+class ReadResult(list[ReadContents]):
+    """What `Context.read_resource` found: the parts themselves for the official SDK, under `contents` for FastMCP."""
+
+    @property
+    def contents(self) -> list[ReadContents]:
+        """The parts."""
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestContext:
     """What ``ctx.request_context`` has here: what the lifespan gave, the session, the request's id."""
@@ -239,7 +248,7 @@ class Context:
 
     # --- resources ---
 
-    async def read_resource(self, uri: Any) -> list[ReadContents]:
+    async def read_resource(self, uri: Any) -> ReadResult:
         """What stands at a URI of this service; filters count, middleware does not. (A decorator gives the function
         back as it was: calling that is simpler.)
 
@@ -259,7 +268,7 @@ class Context:
             value = await self._inner.call.tasks.in_thread(partial(resource.fn, **arguments))
         else:
             value = resource.fn(**arguments)
-        return _contents(value, resource.mime_type)
+        return ReadResult(_contents(value, resource.mime_type))
 
     def _find(self, uri: str) -> tuple[Resource, dict[str, Any]]:
         offered = self._service.offered(Viewer(self._inner.principal, self._inner.session)) or self._service

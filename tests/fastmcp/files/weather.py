@@ -61,9 +61,9 @@ def file(path: str) -> str:
 @mcp.tool
 async def summary(ctx: Context) -> str:
     """Read it all, as a client would."""
-    (names,) = await ctx.read_resource("weather://cities")
-    (oslo,) = await ctx.read_resource("weather://oslo/now")
-    return f"{names.content} {names.mime_type}; {oslo.content}"
+    names = (await ctx.read_resource("weather://cities")).contents[0]
+    oslo = (await ctx.read_resource("weather://oslo/now")).contents[0]
+    return f"{names.content}; {oslo.content} {oslo.mime_type}"
 
 
 @mcp.prompt
