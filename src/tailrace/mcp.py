@@ -107,7 +107,7 @@ def proxy(
     Client(target, **options)  # refuses what cannot work, before anything is served
 
     def make(**callbacks: Any) -> Client:
-        return Client(target, **options, **callbacks)
+        return Client(target, **{**options, **callbacks})
 
     return make_proxy(make, name=name or _name_of(target), max_upstreams=max_upstreams)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tailrace.core.context import Context, current
@@ -134,7 +135,7 @@ class Upstreams:
         if (await self.plain()).era == "modern":
             upstream = await self._get(asks, asks)
         elif ctx.session is not None:
-            upstream = await self._get(ctx.session.id, asks)
+            upstream = await self._get(ctx.session.id, asks, era="legacy")  # known by now: nothing is tried first
         else:
             upstream = await self._get((), ())
         upstream.running.append(ctx)
@@ -149,7 +150,7 @@ class Upstreams:
         if task is not None and self._tasks is not None:
             self._tasks.start(_close(task), name="tailrace-proxy-close")
 
-    async def _get(self, key: Key, asks: tuple[str, ...]) -> Upstream:
+    async def _get(self, key: Key, asks: tuple[str, ...], **options: Any) -> Upstream:
         tasks, task = self.tasks, self._known.get(key)
         if task is not None and task.done() and _is_lost(task):
             del self._known[key]
@@ -158,14 +159,14 @@ class Upstreams:
         if task is None:
             if len(self._known) >= self._limit:
                 raise LimitError("upstreams", f"{self._limit} sessions with the server behind are open already")
-            task = self._known[key] = tasks.start(self._connect(asks), name="tailrace-proxy-connect")
+            task = self._known[key] = tasks.start(self._connect(asks, options), name="tailrace-proxy-connect")
         found = await asyncio.shield(task)  # others wait for the same one
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def _connect(self, asks: tuple[str, ...]) -> Upstream | Exception:
-        upstream = Upstream(self._make, asks)
+    async def _connect(self, asks: tuple[str, ...], options: Mapping[str, Any]) -> Upstream | Exception:
+        upstream = Upstream(partial(self._make, **options), asks)
         try:
             await upstream.client.__aenter__()
         except Exception as error:
