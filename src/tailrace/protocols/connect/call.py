@@ -164,13 +164,18 @@ class RpcCall(Call):
         """The client went away, or reset the stream: the handler is told at once."""
         self.cancel(self.reply.exchange.gone_by or ClientGone())
 
-    def open(self) -> None:
-        """Send the head of a streamed answer, unless it is sent. Answers of one message are sent whole."""
+    def open(self) -> Outlet | None:
+        """Send the head of a streamed answer, unless it is sent. Answers of one message are sent whole.
+
+        Returns:
+            Its way out; None where there is none.
+        """
         reply, exchange = self.reply, self.reply.exchange
         if reply.outlet is None and self.method.is_generator and not (exchange.gone or self.over):
             reply.outlet = outlet = Outlet(self.home.settings.rpc_ahead)
             headers = None if self.info is None else self.info.response_headers
             exchange.stream(200, self.opening.form.start(headers), outlet.write)
+        return reply.outlet
 
     async def run(self) -> bytes | None:
         """Run the handler. Whatever it does, there is an answer; only a cancellation of the call comes out."""
@@ -205,11 +210,11 @@ class RpcCall(Call):
         try:
             async for item in items:
                 frame = self._frame(item)
-                self.open()
-                outlet = self.reply.outlet
+                outlet = self.reply.outlet or self.open()
                 if outlet is None:
                     raise ClientGone
-                await outlet.put(frame)
+                if not outlet.put(frame):
+                    await outlet.room()
         finally:
             for one in (items, self._items):  # what an interceptor makes of it, and the handler's own
                 if hasattr(one, "aclose"):

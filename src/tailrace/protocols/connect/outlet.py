@@ -18,10 +18,10 @@ __all__ = ["Outlet"]
 
 
 class Outlet:
-    """The way out of one streamed answer. `put` and `finish` are its call's, `write` its connection's.
+    """The way out of one streamed answer. `put`, `room` and `finish` are its call's, `write` its connection's.
 
     Args:
-        limit: Bytes that wait for the connection; above that, `put` waits until it has taken them.
+        limit: Bytes that wait for the connection; above that there is no room until it has taken them.
     """
 
     __slots__ = ("_changed", "_closed", "_end", "_frames", "_limit", "_size")
@@ -34,8 +34,8 @@ class Outlet:
         self._closed = False  # nobody writes any more
         self._changed = Waiters()
 
-    async def put(self, frame: bytes) -> None:
-        """Hand over one frame; returns when there is room for another.
+    def put(self, frame: bytes) -> bool:
+        """Hand over one frame; False: wait for `room` before the next.
 
         Raises:
             ClientGone: Nobody takes it.
@@ -44,7 +44,16 @@ class Outlet:
             raise ClientGone
         self._frames.append(frame)
         self._size += len(frame)
-        self._changed.wake()
+        if self._changed:
+            self._changed.wake()
+        return self._size <= self._limit
+
+    async def room(self) -> None:
+        """Wait until the connection has taken what was handed over.
+
+        Raises:
+            ClientGone: Nobody takes it.
+        """
         while self._size > self._limit:
             await self._changed.wait()
             if self._closed:
