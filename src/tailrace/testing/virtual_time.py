@@ -65,6 +65,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._executed)
         return future
 
+    async def shutdown_default_executor(self, *limit: Any, **named: Any) -> None:
+        """As every loop's; the clock stands still meanwhile, for from Python 3.12 on there is a time limit to it."""
+        self._executing += 1
+        try:
+            await super().shutdown_default_executor(*limit, **named)
+        finally:
+            self._executing -= 1
+
     def _executed(self, _: Future[Any] | asyncio.Future[Any]) -> None:
         self._executing -= 1
 
