@@ -200,9 +200,9 @@ async def introspecting(issuers: Issuers, tmp_path: Path) -> AsyncIterator[str]:
     """The service, guarded by introspection, and with no patience with expired tokens."""
     file = tmp_path / "guarded.py"
     file.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from tests.authorization.orders import svc\n"
         "from tailrace.auth import Introspection, ResourceServer\n"
-        "import sys\n"
         f"auth = ResourceServer(Introspection({issuers.url + '/token/introspection'!r}, 'resource-server',\n"
         f"    'resource-server-secret', issuer={issuers.url!r},\n"
         f"    audience={issuers.resource + '/opaque'!r}, remember=0))\n"
