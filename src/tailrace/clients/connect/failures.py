@@ -7,6 +7,7 @@ from typing import Any
 
 import pyqwest
 
+from tailrace.clients.causes import short_cause
 from tailrace.clients.connect.h2 import Broken, PeerReset
 from tailrace.errors import CallCancelled, Code, DeadlineExceeded, RpcDeadlineExceeded, RpcError
 
@@ -54,17 +55,8 @@ def failure(error: Exception, *, expired: bool = False) -> Exception:
                 code = Code.DEADLINE_EXCEEDED
             return rpc_error(code, f"the server reset the stream: {reason.name}")
         case ConnectionError() | TimeoutError():
-            return rpc_error(Code.UNAVAILABLE, f"cannot connect: {_short(error)}; nothing was sent")
+            return rpc_error(Code.UNAVAILABLE, f"cannot connect: {short_cause(error)}; nothing was sent")
         case pyqwest.RemoteProtocolError() | pyqwest.ReadError() | pyqwest.WriteError() | Broken():
-            return rpc_error(Code.UNAVAILABLE, f"the connection broke: {_short(error)}")
+            return rpc_error(Code.UNAVAILABLE, f"the connection broke: {short_cause(error)}")
         case _:
             return error
-
-
-def _short(error: Exception) -> str:
-    """The innermost cause in pyqwest's chains of colons, which is what people need."""
-    text = str(error)
-    for lead in ("tcp connect error: ", "dns error: ", "from connection: ", "client error (Connect): "):
-        _, found, rest = text.partition(lead)
-        text = rest if found else text
-    return text[:200] or type(error).__name__

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import pyqwest
 
+from tailrace.clients.causes import short_cause
 from tailrace.clients.exit import settle_at_exit
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
 from tailrace.wire import jsonrpc, sse
@@ -265,19 +266,10 @@ def _broken_connections(url: str) -> Generator[None]:
         yield
     except (ConnectionError, TimeoutError) as error:
         raise Unreachable(
-            f"cannot connect to {url}: {_short(error)}; is the server running there? Nothing was sent"
+            f"cannot connect to {url}: {short_cause(error)}; is the server running there? Nothing was sent"
         ) from error
     except (pyqwest.RemoteProtocolError, pyqwest.ReadError, pyqwest.WriteError) as error:
-        raise TransportError(f"the connection to {url} broke: {_short(error)}") from error
-
-
-def _short(error: Exception) -> str:
-    """The innermost cause in pyqwest's chains of colons, which is what people need."""
-    text = str(error)
-    for lead in ("tcp connect error: ", "dns error: ", "from connection: ", "client error (Connect): "):
-        _, found, rest = text.partition(lead)
-        text = rest if found else text
-    return text[:200] or type(error).__name__
+        raise TransportError(f"the connection to {url} broke: {short_cause(error)}") from error
 
 
 def _redirect(response: pyqwest.Response, url: str) -> str | None:
