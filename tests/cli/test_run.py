@@ -83,6 +83,8 @@ def test_the_defaults_are_those_that_are_promised(run: Run, server: Server, fold
         "insecure": False,
         "tls_cert": None,
         "tls_key": None,
+        "admin": None,
+        "admin_token": None,
         "log_level": "info",
         "log_format": "text",
     }
@@ -129,6 +131,7 @@ def test_a_flag_reaches_the_server(run: Run, server: Server, words: list[str], f
         ("TAILRACE_STORE", "memory", "store", "memory"),
         ("TAILRACE_INSECURE", "1", "insecure", True),
         ("TAILRACE_LOG_FORMAT", "json", "log_format", "json"),
+        ("TAILRACE_ADMIN", ":9090", "admin", ":9090"),
     ],
 )
 def test_the_environment_gives_defaults(

@@ -79,6 +79,10 @@ class _Remembering(click.Command):
 @_option("--insecure", "Allow an address that others can reach, without authentication.", is_flag=True)
 @_option("--tls-cert", "Certificate chain (PEM).", type=click.Path(exists=True, dir_okay=False))
 @_option("--tls-key", "Private key (PEM).", type=click.Path(exists=True, dir_okay=False))
+@_option("--admin", "Serve metrics and the console there, to you only: HOST:PORT, PORT, or the path of a Unix socket.",
+         metavar="ADDRESS")  # fmt: skip
+@_option("--admin-token", "Token that everything at --admin asks for, metrics, too.", metavar="TOKEN",
+         show_default=False)  # fmt: skip
 @_option(
     "--reload", "Start again whenever a .py file below the target's folder changes: for development.", is_flag=True
 )
@@ -142,6 +146,8 @@ def check_flags(context: click.Context, stdio: bool, flags: dict[str, Any]) -> N
         raise click.UsageError("give --auth-token or --auth-issuer, not both.")
     if (flags["tls_cert"] is None) != (flags["tls_key"] is None):
         raise click.UsageError("--tls-cert and --tls-key belong together.")
+    if flags["admin_token"] is not None and flags["admin"] is None:
+        raise click.UsageError("--admin-token needs --admin: it is the token of that address.")
 
 
 def _flag(name: str) -> str:

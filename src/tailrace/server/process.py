@@ -17,12 +17,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
+from tailrace.server.admin import Admin, read_address
 from tailrace.server.logs import set_up_logging
 from tailrace.server.places import store_of_program
 from tailrace.telemetry import set_up_export
@@ -59,6 +60,8 @@ def run_process(
     publish: str | Publisher | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    admin: str | None = None,
+    admin_token: str | None = None,
     log_level: str = "info",
     log_format: str = "text",
     pipes: Pipes | None = None,
@@ -86,6 +89,9 @@ def run_process(
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
+        admin: ``HOST:PORT``, ``PORT`` or the path of a Unix socket where metrics and the console are, in this process.
+        admin_token: The token that all of that asks for; without it, the console's is made up and stands in the ready
+            line, metrics ask for none, and `admin` has to be on loopback or a Unix socket.
         log_level: debug, info, warning or error; of a program that has set up its log already, that stays as it is.
         log_format: ``text`` or ``json``.
         pipes: stdio's descriptors, if they were guarded before.
@@ -110,7 +116,8 @@ def run_process(
     if transport == "stdio":
         from tailrace.transports.stdio import guard
 
-        _run_loop(_serve_stdio(running, pipes or guard()))
+        with _admin_door(running, admin, admin_token) as door:
+            _run_loop(_serve_stdio(running, pipes or guard(), door))
         end_export()
     elif transport == "http":
         if not (uds or insecure or running.bearer or is_loopback(host)):
@@ -122,15 +129,12 @@ def run_process(
             raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")
         if tls_cert and tls_key:
             _tls_context(tls_cert, tls_key)  # refused now, whatever serves it later
-        listening = _listen(host, port, uds)
         tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-        bound = os.stat(uds) if uds else None
         try:
-            _run_loop(_serve_http(running, listening, tls, _url(listening, host, uds, tls is not None), server))
+            with _listening(host, port, uds) as listening, _admin_door(running, admin, admin_token) as door:
+                url = _url(listening, host, uds, tls is not None)
+                _run_loop(_serve_http(running, listening, tls, url, server, door))
         finally:
-            listening.close()
-            if uds and bound:
-                _unlink(uds, bound)
             end_export()
     else:
         raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
@@ -140,21 +144,27 @@ def run_process(
 
 
 async def _serve_http(
-    running: Server, listening: socket.socket, tls: tuple[str, str] | None, url: str, server: str
+    running: Server,
+    listening: socket.socket,
+    tls: tuple[str, str] | None,
+    url: str,
+    server: str,
+    door: Admin | None,
 ) -> None:
     stop = _stop_at_signal()
     if not await _started(running, stop):
         return
     serving = _transport(running, listening, tls, server)
     await serving.start()
-    try:
-        _say_ready(running, url)
-        await stop.wait()
-    finally:
-        await running.drain()
-        await running.end_sessions()
-        await serving.close(0.4)
-        await running.stop()
+    async with _opened(door):
+        try:
+            _say_ready(running, url, door)
+            await stop.wait()
+        finally:
+            await running.drain()
+            await running.end_sessions()
+            await serving.close(0.4)
+            await running.stop()
 
 
 class _Transport(Protocol):
@@ -190,29 +200,72 @@ def _no_password() -> str:
     raise DefinitionError("the TLS key is encrypted, and a server cannot be asked for its passphrase; decrypt it first")
 
 
-async def _serve_stdio(running: Server, pipes: Pipes) -> None:
+async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> None:
     from tailrace.transports.stdio import Stdio
 
     stop = _stop_at_signal()
     settings = running.settings
     if not await _started(running, stop):
         return
-    async with Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
+    async with _opened(door), Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
         conversation = running.converse()
         talking = running.tasks.start(conversation.run(stdio.lines(), stdio.sink), name="tailrace-conversation")
-        _say_ready(running, "stdio")
+        _say_ready(running, "stdio", door)
         signalled = running.tasks.start(stop.wait(), name="tailrace-signal")
         await asyncio.wait([talking, signalled], return_when="FIRST_COMPLETED")
         await running.stop()
 
 
-def _say_ready(running: Server, url: str) -> None:
+def _say_ready(running: Server, url: str, door: Admin | None) -> None:
     durable = "" if running.store.durable else " (not durable)"
     line = f"tailrace ready url={url} store={running.store.name}{durable} drain={running.settings.drain:g}"
+    if door is not None:
+        line += f" admin={door.front}"
     print(line, file=sys.stderr, flush=True)
 
 
+# --- the admin door -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _admin_door(running: Server, admin: str | None, token: str | None) -> Generator[Admin | None]:
+    """The door, its address taken; None where none is wanted."""
+    if admin is None:
+        if token is not None:
+            raise DefinitionError("admin_token is for an admin address: give --admin, too")
+        yield None
+        return
+    address = read_address(admin, token=token)
+    with _listening(*address) as listening:
+        yield Admin(running, listening, _url(listening, address.host, address.uds, tls=False), token)
+
+
+@contextlib.asynccontextmanager
+async def _opened(door: Admin | None) -> AsyncGenerator[None]:
+    if door is None:
+        yield
+        return
+    await door.open()
+    try:
+        yield
+    finally:
+        await door.close()
+
+
 # --- sockets ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int, uds: str | None) -> Generator[socket.socket]:
+    """A listening socket, and its file if it has one, for the time of a block."""
+    listening = _listen(host, port, uds)
+    bound = os.stat(uds) if uds else None
+    try:
+        yield listening
+    finally:
+        listening.close()
+        if uds and bound:
+            _unlink(uds, bound)
 
 
 def _listen(host: str, port: int, uds: str | None) -> socket.socket:
