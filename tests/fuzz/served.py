@@ -256,7 +256,7 @@ class Endpoint(Target):
     async def post(self, data: bytes) -> Hashable:
         outcome: list[Hashable] = []
         base = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")]
-        session = self.server.endpoint.new_session("streamable", "")
+        session = self.server.endpoint.home.new("streamable", "")
         session.record.version = "2025-03-26"
         method = re.search(rb'"method":"([a-zA-Z/]*)"', data)
         name = re.search(rb'"name":"([a-zA-Z]*)"', data)

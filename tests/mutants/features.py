@@ -11,11 +11,11 @@ UNIT = "tests/protocols/mcp"
 FEATURE_MUTANTS = [
     Mutant(
         "what a filter hides is not listed, and can be called all the same",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/requests.py",
         [
             (
-                "        return self.service.offered(Viewer(principal, session)).tools.get(name)\n",
-                "        return self.tools.get(name)\n",
+                "        return self.endpoint.service.offered(Viewer(principal, session)).tools.get(name)\n",
+                "        return self._tools.get(name)\n",
             )
         ],
         [f"{UNIT}/test_viewing.py::test_what_a_filter_hides_is_neither_listed_nor_found"],
@@ -23,15 +23,15 @@ FEATURE_MUTANTS = [
     ),
     Mutant(
         "every session is told of a resource that one has subscribed to",
-        "protocols/mcp/endpoint.py",
-        [(" in self.subscriptions.of(params) if about_one else list(", " in list(")],
+        "protocols/mcp/notifications.py",
+        [(" in endpoint.subscriptions.of(params) if about_one else list(", " in list(")],
         [f"{UNIT}/test_resources.py::test_those_who_subscribed_are_told_once_and_nobody_else"],
         "assert",
     ),
     Mutant(
         "a session that ends leaves its subscriptions behind",
-        "protocols/mcp/endpoint.py",
-        [("        self.subscriptions.left(session)\n", "")],
+        "protocols/mcp/sessions.py",
+        [("        endpoint.subscriptions.left(session)\n", "")],
         [f"{UNIT}/test_resources.py::test_a_session_that_ends_leaves_no_subscription_behind"],
         "assert",
     ),

@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant(
         "a gap between replay and live: a resume begins at what was sent",
         "protocols/mcp/streamable.py",
-        [("            after = endpoint.resume_after(place, log)\n", "            after = log.delivered\n")],
+        [("            after = endpoint.streams.resume_after(place, log)\n", "            after = log.delivered\n")],
         [f"{STREAMABLE}_with_a_durable_store[answer-resume-running]"],
         "came behind|has no answer",
     ),
@@ -199,7 +199,7 @@ MUTANTS = [
     # --- of the life of sessions and calls ---
     Mutant(
         "a session that ended stays in the table: the unregister is forgotten",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/sessions.py",
         [("        self.sessions.remove(session)\n", "")],
         [f"{OVER_SSE}_in_memory[close-answer-running-False]"],
         "a session did not end",
@@ -262,7 +262,7 @@ MUTANTS = [
     ),
     Mutant(
         "a resume begins one event too late",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/streams.py",
         [("        return min(place.seq, log.last if", "        return 1 + min(place.seq, log.last if")],
         [f"{STREAMABLE}_with_a_durable_store[answer-resume-running]"],
         "came behind|has no answer|no answer",
@@ -276,7 +276,7 @@ MUTANTS = [
     ),
     Mutant(
         "a gap is not said in the header",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/streams.py",
         [('b"gap" if missing else b"complete"', 'b"complete"')],
         [f"{UNIT}/test_restore.py::test_what_the_ring_could_not_keep_is_named_in_the_header_and_in_the_stream"],
         "assert",
@@ -284,14 +284,14 @@ MUTANTS = [
     # --- of ids and whose they are ---
     Mutant(
         "a cancelled touches another session's call",
-        "protocols/mcp/endpoint.py",
-        [("found = [call for call in session.calls.values()", "found = [call for call in self.tasks.calls")],
+        "protocols/mcp/notifications.py",
+        [("found = [call for call in session.calls.values()", "found = [call for call in self.endpoint.tasks.calls")],
         [f"{UNIT}/test_request_ids.py::test_cancelled_of_another_session_touches_nothing"],
         "assert|Cancelled|Error",
     ),
     Mutant(
         "calls over Streamable HTTP are told apart by their request id",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/requests.py",
         [("            request.id if by_id else number,\n", "            request.id,\n")],
         [f"{UNIT}/test_request_ids.py::test_twelve_calls_with_the_same_id_each_get_their_own_answer"],
         "assert|Error",
@@ -320,11 +320,11 @@ MUTANTS = [
     ),
     Mutant(
         "a session is answered before it is stored",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/sessions.py",
         [
             (
-                "                await self.journals.commit([put_session(session)])",
-                "                self.journals.write([put_session(session)])",
+                "                await self.endpoint.journals.commit([put_session(session)])",
+                "                self.endpoint.journals.write([put_session(session)])",
             )
         ],
         [f"{LOSSY}[small]"],

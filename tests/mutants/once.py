@@ -163,7 +163,7 @@ ONCE_MUTANTS = [
     ),
     Mutant(
         "a tool needs no scopes",
-        "protocols/mcp/endpoint.py",
+        "protocols/mcp/requests.py",
         [("if target.scopes and origin is not None and not origin.covers(target.scopes):", "if False:")],
         ["tests/server/test_scopes.py::test_a_modern_call_that_needs_more_is_refused_and_says_all_that_it_needs"],
         "assert",

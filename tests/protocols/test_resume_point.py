@@ -9,8 +9,8 @@ import pytest
 
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
-from tailrace.protocols.mcp.endpoint import Endpoint
 from tailrace.protocols.mcp.framing import EventId
+from tailrace.protocols.mcp.streams import Streams
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,6 @@ from tailrace.protocols.mcp.framing import EventId
 def test_only_what_was_durable_counts_of_an_earlier_life(epoch: int, seq: int, after: int) -> None:
     log = Log(last=5)
     log.append(b"new", Kind.ANSWER)
-    endpoint = cast("Any", SimpleNamespace(seals=SimpleNamespace(epoch=3)))
-    assert Endpoint.resume_after(endpoint, EventId(b"handle", 0, epoch, seq), log) == after
+    nothing = cast("Any", None)
+    streams = Streams(nothing, nothing, cast("Any", SimpleNamespace(epoch=3)), nothing)
+    assert streams.resume_after(EventId(b"handle", 0, epoch, seq), log) == after

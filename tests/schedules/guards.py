@@ -27,7 +27,9 @@ from tailrace.protocols.mcp.endpoint import Endpoint
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.protocols.mcp.recovery import Recovery
 from tailrace.protocols.mcp.reply import ExchangeReply
+from tailrace.protocols.mcp.sessions import SessionHome
 from tailrace.protocols.mcp.sse import HttpSse
+from tailrace.protocols.mcp.streams import Streams
 
 Patch = pytest.MonkeyPatch
 GUARDS: dict[str, Callable[[Patch], None]] = {}
@@ -131,12 +133,12 @@ def a_call_that_has_not_begun_is_not_cancelled_as_a_task(patch: Patch) -> None:
 def a_call_is_not_its_connections(patch: Patch) -> None:
     """The end of the connection that a call came in on cancels it."""
 
-    def left(self: Endpoint, session: Session, cursor: Cursor) -> None:
+    def left(self: Streams, session: Session, cursor: Cursor) -> None:
         cursor.stop()
         for call in list(session.calls.values()):
             call.cancel(CallCancelled("its connection ended"))
 
-    patch.setattr(Endpoint, "left", left)
+    patch.setattr(Streams, "left", left)
 
 
 @guard
@@ -347,12 +349,12 @@ def numbers_go_on_where_they_were(patch: Patch) -> None:
 @guard
 def a_sessions_own_stream_goes_on_where_it_was(patch: Patch) -> None:
     """Its events are numbered from one again."""
-    make = Endpoint.make_session
+    make = SessionHome.make
 
-    def from_one(self: Endpoint, *arguments: Any, last: int = 0, **more: Any) -> Session:
+    def from_one(self: SessionHome, *arguments: Any, last: int = 0, **more: Any) -> Session:
         return make(self, *arguments, **more)
 
-    patch.setattr(Endpoint, "make_session", from_one)
+    patch.setattr(SessionHome, "make", from_one)
 
 
 @guard

@@ -523,7 +523,7 @@ async def test_a_farewell_may_take_what_the_drain_left_of_its_time() -> None:
 
     server = Server(service, make_settings({"drain": 20.0}), make_store("memory"))
     await server.start()
-    session = server.endpoint.new_session("streamable", "")
+    session = server.endpoint.home.new("streamable", "")
     await session.open()
     await server.stop()
     assert said == [session.id]

@@ -356,15 +356,15 @@ class Server:
 
     async def broadcast(self, method: str, params: Any) -> None:
         """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
-        await self.endpoint.broadcast(method, params)
+        await self.endpoint.notifications.broadcast(method, params)
 
     def updated(self, uri: str) -> None:
         """What stands at `uri` has changed, said in whatever thread."""
-        self.tasks.on_loop(self.endpoint.updated, uri)
+        self.tasks.on_loop(self.endpoint.notifications.updated, uri)
 
     def changed(self, kind: str, session: Session | None = None) -> None:
         """A list of what the service offers has changed, for everybody or for one session, in whatever thread."""
-        self.tasks.on_loop(self.endpoint.changed, kind, session)
+        self.tasks.on_loop(self.endpoint.notifications.changed, kind, session)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
         """Numbers for people."""

@@ -12,7 +12,7 @@ import pytest
 from tailrace import Context, Service, Session
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Tasks
-from tailrace.protocols.mcp import endpoint
+from tailrace.protocols.mcp import notifications
 from tailrace.protocols.mcp.hooks import Hooks
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
@@ -303,7 +303,7 @@ async def test_a_full_table_in_which_nobody_is_idle_is_not_looked_through_for_ea
 
 @virtual
 async def test_a_broadcast_gives_way_and_waits_for_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_TURN", 100)
+    monkeypatch.setattr(notifications, "_TURN", 100)
     async with serving(drain=5.0) as server:
         listening = [await SseSession(server).start() for _ in range(350)]
         for session in listening[::2]:

@@ -145,7 +145,7 @@ class Client:
 
         def sealed(server: Any) -> str:
             session = server.endpoint.sessions.by_id[self.session]
-            return server.endpoint.framing(session, 0).event_id(0).decode()
+            return server.endpoint.streams.framing(session, 0).event_id(0).decode()
 
         return self.server.ask(sealed)
 

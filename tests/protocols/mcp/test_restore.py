@@ -214,9 +214,9 @@ async def test_state_that_cannot_be_stored_is_said_and_the_last_good_one_is_kept
     async with serving(before.service, store, state=1000) as server:
         session = await LegacySession(server).start()
         await session.call(1, "remember", {"name": "n", "value": "good"}).answer(1)
-        server.endpoint.save(before.sessions[0])
+        server.endpoint.home.save(before.sessions[0])
         await session.call(2, "remember", {"name": "n", "value": "x" * 2000}).answer(2)
-        server.endpoint.save(before.sessions[0])
+        server.endpoint.home.save(before.sessions[0])
         before.sessions[0].state["n"] = object()
     assert [("session.state" in text) for text in errors(caplog)] == [True], "once, until it can be stored again"
     assert "over 1000 bytes" in errors(caplog)[0]

@@ -265,7 +265,7 @@ async def test_an_outage_that_only_writes_saw_is_logged_once(caplog: pytest.LogC
     async with serving(Workshop().service, store) as server:
         session = await LegacySession(server).start()
         store.fail_commits(DISK_FULL)
-        server.endpoint.save(server.endpoint.sessions.by_id[session.id])
+        server.endpoint.home.save(server.endpoint.sessions.by_id[session.id])
         await asyncio.sleep(3.0)
         assert len(errors(caplog)) == 1
         assert "the store does not commit" in errors(caplog)[0]

@@ -119,14 +119,14 @@ class Listens:
         endpoint = self.endpoint
         log = Log(ring=endpoint.settings.ring, kept=0, budget=endpoint.retention.budget)
         listen = self._enter(request, params, log, None, exchange.principal)
-        writer = endpoint.writer(log.attach(0), SseFraming())
+        writer = endpoint.streams.writer(log.attach(0), SseFraming())
 
         def gone() -> None:
             writer.cursor.stop()
             self._leave(listen)
 
         exchange.on_gone = gone
-        exchange.stream(200, endpoint.stream_headers(None), partial(self._write, listen, writer))
+        exchange.stream(200, endpoint.streams.headers(None), partial(self._write, listen, writer))
 
     def open_session(self, session: Session, request: Request, params: mcp.ListenParams) -> None:
         """Listen over stdio, where the conversation's own stream carries it.

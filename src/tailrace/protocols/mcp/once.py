@@ -245,12 +245,12 @@ class Once:
 
     def _rerun(self, orphan: Orphan, detail: _Detail) -> bool:
         """Run an interrupted call again if its tool allows it, once at most: that is committed before it starts."""
-        tool = self.endpoint.tools.get(detail.tool)
+        tool = self.endpoint.service.tools.get(detail.tool)
         if tool is None or tool.on_crash != "rerun" or detail.reran:
             return False
         principal, number = orphan.entry.principal, next(self.endpoint.numbers)
         run = OnceRun(self, number, detail.request_id, principal, tool, detail.arguments, mcp.NO_META)
-        run.context.set_values(self.endpoint.values(mcp.NO_META, None))
+        run.context.set_values(self.endpoint.requests.values(mcp.NO_META, None))
         run.reran = run.began = True
         run.entry = orphan.entry
         try:

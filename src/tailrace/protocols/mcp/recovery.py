@@ -178,7 +178,7 @@ class Recovery:
         record = decode_record(stored.data)
         state = decode_state(record.state)
         calls = [(call, _decode_call(call.data)) for call in stored.calls]
-        session = self.endpoint.make_session(
+        session = self.endpoint.home.make(
             stored.session, stored.handle, stored.principal, record, last=stored.last.get(0, 0), restored=True
         )
         session.state = state
@@ -250,7 +250,7 @@ class Recovery:
             self._answer(session, number, log, encode_failure(data.request_id, error))
 
     def _answer(self, session: Session, number: int, log: Log, payload: bytes) -> None:
-        journal = self.endpoint.journal_of(session)
+        journal = self.endpoint.home.journal_of(session)
         if journal is not None:
             journal.along(EndCall(session.id, number))
         log.append(payload, Kind.ANSWER, self.endpoint.now())
@@ -294,7 +294,7 @@ class Recovery:
     ) -> McpCall | None:
         """A journalled call in its session once more; None if there is no room for it."""
         stream = log.stream
-        journal = self.endpoint.journal_of(session)
+        journal = self.endpoint.home.journal_of(session)
         meta = mcp.Meta(progress_token=data.progress_token) if data.progress_token is not None else mcp.NO_META
         call = make(
             number if stream else data.request_id,

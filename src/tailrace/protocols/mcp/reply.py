@@ -80,7 +80,7 @@ class SessionReply:
 
     def answer(self, call: Call, payload: bytes | None) -> None:
         """Into the log, together with the record that the call has ended."""
-        state = self._retention.endpoint.changed_state(self._session) if self.journal is not None else None
+        state = self._retention.endpoint.home.changed_state(self._session) if self.journal is not None else None
         end_call(self.journal, call, self._log, payload, self._now(), state)
         if self._retire:
             self._log.end()
@@ -241,7 +241,7 @@ class ExchangeReply:
             if self.log is None and payload is not None and not self.batch and not self.exchange.gone:
                 status = self._calls[0].status if self._calls else 200
                 self._calls.clear()  # they hold it as well, as the exchange does: see `Call._finish`
-                state = self.endpoint.changed_state(self.session) if self.session is not None else None
+                state = self.endpoint.home.changed_state(self.session) if self.session is not None else None
                 if state is not None:
                     self._answers.append(payload)
                     self.endpoint.journals.write([state], self._state_stored)
@@ -253,8 +253,8 @@ class ExchangeReply:
         if (self.log is None or self._opening) and payload is not None:
             self._answers.append(payload)
         if self.log is not None:
-            state = self.endpoint.changed_state(self.session)
-            end_call(self.endpoint.journal_of(self.session), call, self.log, payload, self.endpoint.now(), state)
+            state = self.endpoint.home.changed_state(self.session)
+            end_call(self.endpoint.home.journal_of(self.session), call, self.log, payload, self.endpoint.now(), state)
             if not self.expected:
                 self.log.end()
                 if not self._opening:  # else it may still be given up
@@ -300,7 +300,7 @@ class ExchangeReply:
 
     def records(self, call: McpCall) -> Sequence[Record]:
         """What the journal is to hold of the call as it is now."""
-        return records_of(self.endpoint.journal_of(self.session), call, self.log)
+        return records_of(self.endpoint.home.journal_of(self.session), call, self.log)
 
     def carries(self, call: Call) -> bool:
         """Where the reply is a stream whose events are committed, and stays one."""
@@ -335,7 +335,7 @@ class ExchangeReply:
         self.log = log = self.endpoint.retention.call_log(self.session, journalled=promised)
         for payload in self._answers:
             log.append(payload, Kind.ANSWER, self.endpoint.now())
-        journal = self.endpoint.journal_of(self.session)
+        journal = self.endpoint.home.journal_of(self.session)
         if journal is None or not promised:
             return self._begin()
         records: list[Record] = [
@@ -376,11 +376,11 @@ class ExchangeReply:
             return
         framing, head = SseFraming(), b""
         if self.session is not None:
-            framing = self.endpoint.framing(self.session, log.stream)
+            framing = self.endpoint.streams.framing(self.session, log.stream)
             if self.primed:
                 head = sse.event(b"", id=framing.event_id(0), retry=self.endpoint.settings.retry)
-        self._writer = writer = self.endpoint.writer(log.attach(0), framing, head)
-        exchange.stream(200, self.endpoint.stream_headers(self.session), writer.run)
+        self._writer = writer = self.endpoint.streams.writer(log.attach(0), framing, head)
+        exchange.stream(200, self.endpoint.streams.headers(self.session), writer.run)
 
     def _reply_json(self) -> None:
         if self.exchange.gone:

@@ -47,12 +47,12 @@ class Retention:
         """A new stream for a POST's calls; a session keeps it for a resume, nobody keeps it without one."""
         if session is None:
             return Log(ring=self.settings.ring, kept=0, budget=self.budget)
-        journal = self.endpoint.journal_of(session) if journalled else None
+        journal = self.endpoint.home.journal_of(session) if journalled else None
         return self._keep_log(session, next(self.endpoint.numbers), journal, 0)
 
     def restored_log(self, session: Session, stream: int, last: int) -> Log:
         """A stream of an earlier process life; its events follow."""
-        return self._keep_log(session, stream, self.endpoint.journal_of(session), last)
+        return self._keep_log(session, stream, self.endpoint.home.journal_of(session), last)
 
     def _keep_log(self, session: Session, stream: int, journal: SessionJournal | None, last: int) -> Log:
         ring, kept = self.settings.ring, self.settings.kept
@@ -66,7 +66,7 @@ class Retention:
         if session is not None and session.streams.pop(log.stream, None) is not None:
             log.discard()
             session.budget.add(-STREAM_BYTES)
-            journal = self.endpoint.journal_of(session)
+            journal = self.endpoint.home.journal_of(session)
             if journal is not None:
                 self.endpoint.journals.write([DropStream(session.id, log.stream)])
 

@@ -59,7 +59,7 @@ class HttpSse:
         last_id = exchange.header(b"last-event-id")
         if last_id is None:
             try:
-                session = self.endpoint.new_session("sse", exchange.principal)
+                session = self.endpoint.home.new("sse", exchange.principal)
             except ProtocolError as error:
                 return refuse(exchange, 503, error)
             return self._open(exchange, session)
@@ -74,7 +74,7 @@ class HttpSse:
         return None
 
     def _is_open(self, session: Session, principal: str) -> bool:
-        return self.endpoint.find(session.id, principal) is session
+        return self.endpoint.home.find(session.id, principal) is session
 
     async def _resume(self, exchange: Exchange, place: EventId, last_id: str) -> None:
         try:
@@ -89,16 +89,16 @@ class HttpSse:
 
     def _open(self, exchange: Exchange, session: Session, place: EventId | None = None, last_id: str = "") -> None:
         endpoint = self.endpoint
-        framing = endpoint.framing(session, 0)
+        framing = endpoint.streams.framing(session, 0)
         url = f"{quote(exchange.prefix)}/messages/?session_id={session.id}"
         after, missing, id = 0, None, framing.event_id(0)
         if place is not None:
-            after, id = endpoint.resume_after(place, session.log), last_id.encode()
+            after, id = endpoint.streams.resume_after(place, session.log), last_id.encode()
             missing = session.log.missing(after)
         head = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
-        writer = endpoint.writer(session.log.attach(after), framing, head)
-        exchange.on_gone = partial(endpoint.left, session, writer.cursor)
-        exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
+        writer = endpoint.streams.writer(session.log.attach(after), framing, head)
+        exchange.on_gone = partial(endpoint.streams.left, session, writer.cursor)
+        exchange.stream(200, endpoint.streams.headers(session, missing), writer.run)
 
     # --- POST /messages/ ---
 
@@ -113,7 +113,7 @@ class HttpSse:
                 problem = "is in the query more than once" if ids else "is missing from the query"
                 return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, f"session_id {problem}"))
             exchange.verdicts["session_id"] = id = ids[0]
-        session = self.endpoint.find(id, exchange.principal)
+        session = self.endpoint.home.find(id, exchange.principal)
         if session is None or session.record.transport != "sse":
             answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id), "tailrace-restore")
             return None
@@ -145,7 +145,7 @@ class HttpSse:
 
     def _other(self, exchange: Exchange, session: Session, message: Message) -> None:
         if isinstance(message, Notification):
-            self.endpoint.notified(message, session)
+            self.endpoint.notifications.notified(message, session)
         elif isinstance(message, (Response, ErrorResponse)):
             self.endpoint.asking.answered(message, session)
         exchange.respond(202, (), b"Accepted")
@@ -153,7 +153,7 @@ class HttpSse:
     def _request(self, exchange: Exchange, session: Session, request: Request) -> None:
         endpoint = self.endpoint
         try:
-            endpoint.check_room(session)  # whatever comes of it, its answer has to be kept until it is read
+            endpoint.requests.check_room(session)  # whatever comes of it, its answer has to be kept until it is read
         except ProtocolError as error:
             return refuse(exchange, 503, error, request.id)
         try:
@@ -162,13 +162,15 @@ class HttpSse:
                 greet = self._greet(exchange, session, request, params)
                 answer_later(endpoint.tasks, exchange, greet, "tailrace-initialize")
                 return None
-            body = endpoint.inline(request, params, session, endpoint.legacy)
+            body = endpoint.requests.inline(request, params, session, endpoint.legacy)
             if body is not None:
                 return self._answer(exchange, session, body)
             if not session.record.version:
                 raise ProtocolError(INVALID_REQUEST, "initialize first")
-            reply = SessionReply(endpoint.retention, session, endpoint.journal_of(session))
-            call = endpoint.accept(request, params, session, reply, endpoint.legacy, by_id=True, origin=exchange)
+            reply = SessionReply(endpoint.retention, session, endpoint.home.journal_of(session))
+            call = endpoint.requests.accept(
+                request, params, session, reply, endpoint.legacy, by_id=True, origin=exchange
+            )
         except DuplicateId as error:
             return refuse(exchange, 400, error)
         except InsufficientScope as error:
@@ -181,7 +183,7 @@ class HttpSse:
 
     def _accepted(self, exchange: Exchange, session: Session, call: McpCall) -> None:
         """The session owns the call: 202 and start, at once or as soon as that is durable."""
-        journal = self.endpoint.journal_of(session)
+        journal = self.endpoint.home.journal_of(session)
         if journal is None or not call.target.journal:
             exchange.respond(202, (), b"Accepted")
             return call.start()
@@ -200,7 +202,7 @@ class HttpSse:
 
     async def _greet(self, exchange: Exchange, session: Session, request: Request, params: Any) -> None:
         try:
-            body = await self.endpoint.initialize(session, request, params)
+            body = await self.endpoint.home.initialize(session, request, params)
         except ProtocolError as error:
             if error.code == INTERNAL_ERROR:
                 return refuse(exchange, 503, error, request.id)
@@ -215,7 +217,7 @@ class HttpSse:
 
     def _after_commit(self, session: Session, then: Callable[[], None]) -> None:
         """Everything the session has written so far is safe before `then` is called (or cannot be made so)."""
-        if self.endpoint.journal_of(session) is None:
+        if self.endpoint.home.journal_of(session) is None:
             then()
         else:
             self.endpoint.journals.write([], lambda error: then())

@@ -52,7 +52,7 @@ class Conversation:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.session = endpoint.new_session("stdio", "")
+        self.session = endpoint.home.new("stdio", "")
         self.session.log.kept = 0  # nobody can resume a pipe
         self._reply = SessionReply(endpoint.retention, self.session, None)
         self._waited: asyncio.Task[None] | None = None
@@ -119,7 +119,7 @@ class Conversation:
             except ProtocolError as error:
                 self._send(encode_failure(message.id, error))
         elif isinstance(message, Notification):
-            self.endpoint.notified(message, self.session)
+            self.endpoint.notifications.notified(message, self.session)
         elif isinstance(message, Malformed):
             self._send(encode_error(message.id, message.code, message.message))
         else:
@@ -143,7 +143,7 @@ class Conversation:
             return self._answer_later(
                 request, partial(endpoint.task_table.answer, request, params, self.session.principal)
             )
-        body = endpoint.inline(request, params, self.session, dialect)
+        body = endpoint.requests.inline(request, params, self.session, dialect)
         if body is not None:
             return self._send(body)
         if not dialect.modern and not self.session.record.version:
@@ -155,7 +155,7 @@ class Conversation:
                 return self._answer_later(request, partial(table.tell, request, task_call))
             if task_call is not None:
                 return table.start(task_call)
-        call = endpoint.accept(request, params, self.session, self._reply, dialect, by_id=True)
+        call = endpoint.requests.accept(request, params, self.session, self._reply, dialect, by_id=True)
         return call.start()
 
     def _answer_later(self, request: Request, answering: Callable[[], Awaitable[bytes]]) -> None:
@@ -170,7 +170,7 @@ class Conversation:
 
     async def _initialize(self, request: Request, params: mcp.InitializeParams) -> None:
         try:
-            body = await self.endpoint.initialize(self.session, request, params)
+            body = await self.endpoint.home.initialize(self.session, request, params)
         except ProtocolError as error:
             body = encode_failure(request.id, error)
         self._send(body)

@@ -13,9 +13,9 @@ from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.call import McpCall, encode_failure
-from tailrace.protocols.mcp.endpoint import KEPT
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
+from tailrace.protocols.mcp.requests import KEPT
 from tailrace.protocols.mcp.task_state import ToolTask
 from tailrace.wire import mcp, sse, tasks
 from tailrace.wire.jsonrpc import (
@@ -131,7 +131,7 @@ class Streamable:
             mcp.check_modern_version(version)
             tool = None
             if request.method == "tools/call":
-                tool = endpoint.find_tool(params.name, None, exchange.principal)
+                tool = endpoint.requests.find_tool(params.name, None, exchange.principal)
                 if tool is not None and tool.param_headers:
                     self._check_param_headers(exchange, params, tool)
             elif request.method == "subscriptions/listen":
@@ -140,7 +140,7 @@ class Streamable:
                 answering = partial(endpoint.task_table.answer, request, params, exchange.principal)
                 work = self._answer_task(exchange, request, answering)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
-            body = endpoint.inline(request, params, None, endpoint.modern, exchange.principal)
+            body = endpoint.requests.inline(request, params, None, endpoint.modern, exchange.principal)
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
@@ -152,7 +152,7 @@ class Streamable:
             if isinstance(task_call, ToolTask):
                 work = self._answer_task(exchange, request, partial(endpoint.task_table.tell, request, task_call))
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
-            call = task_call or endpoint.accept(
+            call = task_call or endpoint.requests.accept(
                 request, params, None, reply, endpoint.modern, by_id=False, origin=exchange
             )
         except ProtocolError as error:
@@ -196,7 +196,7 @@ class Streamable:
             error = ProtocolError(INVALID_REQUEST, "this session is initialized already")
             return refuse(exchange, 400, error, request.id)
         try:
-            session = endpoint.new_session("streamable", exchange.principal)
+            session = endpoint.home.new("streamable", exchange.principal)
         except ProtocolError as error:
             return refuse(exchange, 503, error, request.id)
         answer_later(endpoint.tasks, exchange, self._greet(exchange, session, request, params), "tailrace-initialize")
@@ -206,7 +206,7 @@ class Streamable:
         self, exchange: Exchange, session: Session, request: Request, params: mcp.InitializeParams
     ) -> None:
         try:
-            body = await self.endpoint.initialize(session, request, params)
+            body = await self.endpoint.home.initialize(session, request, params)
         except ProtocolError as error:
             session.close("its initialize was refused")  # nobody has its id
             return refuse(exchange, 503 if error.code == INTERNAL_ERROR else 400, error, request.id)
@@ -216,7 +216,7 @@ class Streamable:
         if self.endpoint.settings.stateless:
             return self._legacy(exchange, None, message, params)
         id = exchange.verdicts["streamable"].session
-        session = self.endpoint.find(id, exchange.principal) if id is not None else None
+        session = self.endpoint.home.find(id, exchange.principal) if id is not None else None
         if session is not None and session.record.transport == "streamable":
             return self._legacy(exchange, session, message, params)
         return self._with_session(exchange, lambda session: self._legacy(exchange, session, message, params))
@@ -238,11 +238,11 @@ class Streamable:
     def _legacy_request(self, exchange: Exchange, session: Session | None, request: Request, params: Any) -> None:
         endpoint = self.endpoint
         try:
-            body = endpoint.inline(request, params, session, endpoint.legacy)
+            body = endpoint.requests.inline(request, params, session, endpoint.legacy)
             if body is not None:
                 return self._respond(exchange, session, request, body)
             reply = ExchangeReply(endpoint, exchange, session, 1, primed=_primed(session))
-            call = endpoint.accept(
+            call = endpoint.requests.accept(
                 request, params, session, reply, endpoint.legacy, by_id=False, keep_answer=True, origin=exchange
             )
         except ProtocolError as error:
@@ -252,7 +252,7 @@ class Streamable:
         return call.start()
 
     def _respond(self, exchange: Exchange, session: Session | None, request: Request, body: bytes) -> None:
-        if request.method in KEPT and self.endpoint.journal_of(session) is not None:
+        if request.method in KEPT and self.endpoint.home.journal_of(session) is not None:
             respond = partial(exchange.respond, 200, JSON, body)  # answered when it is stored
             self.endpoint.journals.write([], lambda error: respond())
         else:
@@ -275,11 +275,11 @@ class Streamable:
                     if message.method == "initialize":
                         raise ProtocolError(INVALID_REQUEST, "initialize must not be part of a batch")
                     params = mcp.decode_params(message.method, bytes(message.params))
-                    body = endpoint.inline(message, params, session, endpoint.legacy)
+                    body = endpoint.requests.inline(message, params, session, endpoint.legacy)
                     if body is not None:
                         answers.append(body)
                         continue
-                    call = endpoint.accept(
+                    call = endpoint.requests.accept(
                         message,
                         params,
                         session,
@@ -309,7 +309,7 @@ class Streamable:
     def _take(self, session: Session | None, message: Message) -> None:
         """A notification or a response: nothing is answered."""
         if isinstance(message, Notification):
-            self.endpoint.notified(message, session)
+            self.endpoint.notifications.notified(message, session)
         elif isinstance(message, (Response, ErrorResponse)):
             self.endpoint.asking.answered(message, session)
 
@@ -336,17 +336,17 @@ class Streamable:
             except (ValueError, KeyError) as error:
                 text = str(error) if isinstance(error, ValueError) else "the stream is not kept any more"
                 return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, text))
-            after = endpoint.resume_after(place, log)
+            after = endpoint.streams.resume_after(place, log)
             missing = log.missing(after)
-        framing = endpoint.framing(session, log.stream)
+        framing = endpoint.streams.framing(session, log.stream)
         retry = endpoint.settings.retry
         if last_id is None and _primed(session):  # else what is lost on the way of the first event stays lost
             head = sse.event(b"", id=framing.event_id(after), retry=retry)
         else:
             head = b"retry: %d\n: open\n\n" % retry
-        writer = endpoint.writer(log.attach(after), framing, head)
-        exchange.on_gone = partial(endpoint.left, session, writer.cursor)
-        return exchange.stream(200, endpoint.stream_headers(session, missing), writer.run)
+        writer = endpoint.streams.writer(log.attach(after), framing, head)
+        exchange.on_gone = partial(endpoint.streams.left, session, writer.cursor)
+        return exchange.stream(200, endpoint.streams.headers(session, missing), writer.run)
 
     def _delete(self, exchange: Exchange) -> None:
         if exchange.header(b"mcp-protocol-version") in mcp.MODERN_VERSIONS or self.endpoint.settings.stateless:
@@ -370,7 +370,7 @@ class Streamable:
         id = exchange.header(b"mcp-session-id")
         if id is None:
             return refuse(exchange, 400, ProtocolError(INVALID_REQUEST, "Mcp-Session-Id is missing: initialize first"))
-        session = self.endpoint.find(id, exchange.principal)
+        session = self.endpoint.home.find(id, exchange.principal)
         if session is None or session.record.transport != "streamable":
             answer_later(self.endpoint.tasks, exchange, self._restored(exchange, id, then), "tailrace-restore")
             return None

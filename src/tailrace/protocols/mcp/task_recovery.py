@@ -61,7 +61,7 @@ class TaskRecovery:
 
     def _rerun(self, task: ToolTask) -> bool:
         """Run it again if its tool allows that, once at most: that is committed before it starts."""
-        tool: Tool | None = self.endpoint.tools.get(task.tool)
+        tool: Tool | None = self.endpoint.service.tools.get(task.tool)
         if tool is None or tool.on_crash != "rerun" or task.reran:
             return False
         call = self._again(task, tool, TaskCall)
@@ -83,7 +83,7 @@ class TaskRecovery:
 
         If it knows nothing, the crash came before the run, which begins now; or so long ago that it is forgotten.
         """
-        tool: Tool | None = self.endpoint.tools.get(task.tool)
+        tool: Tool | None = self.endpoint.service.tools.get(task.tool)
         once, claim = self.endpoint.once, Claim(task.principal, key, task.fingerprint)
         if tool is None or (
             once.known(claim) is None and self.table.wall() > task.created + self.endpoint.settings.once_ttl
@@ -102,7 +102,9 @@ class TaskRecovery:
         params = mcp.CallParams(tool.name, task.arguments, meta)
         request = jsonrpc.Request(task.id, "tools/call", jsonrpc.EMPTY)
         try:
-            call = self.endpoint.accept(request, params, None, reply, self.endpoint.modern, by_id=False, kind=kind)
+            call = self.endpoint.requests.accept(
+                request, params, None, reply, self.endpoint.modern, by_id=False, kind=kind
+            )
         except ProtocolError as error:
             logger.warning("a task of the last process life is not run again: %s", error)
             return None

@@ -95,7 +95,7 @@ class TaskTable:
             ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached; the
                 idempotency key stands for another call.
         """
-        tool = self.endpoint.find_tool(params.name, None, principal)
+        tool = self.endpoint.requests.find_tool(params.name, None, principal)
         if tool is None or not tool.task:
             return None
         if not declares_tasks(params.meta):
@@ -118,7 +118,7 @@ class TaskTable:
         if claim is not None:
             task.key, task.fingerprint = claim.key, claim.fingerprint
         reply = TaskReply(self, task, inner)
-        call = self.endpoint.accept(
+        call = self.endpoint.requests.accept(
             request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=kind, origin=origin
         )
         reply.call = task.call = call
