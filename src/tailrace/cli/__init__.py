@@ -1,4 +1,4 @@
-"""The command line: `tailrace run | guard | demo | ls | call | check | bench | outbox | gen | install`.
+"""The command line: `tailrace run | guard | demo | ls | call | check | doctor | bench | outbox | gen | install`.
 
 Only click is imported here. Each command imports what it needs when it is run, so that `--help`,
 `--version` and a shell's completion stay quick. Exit codes: 0 ok, 1 the thing asked for failed, 2 wrong use.
@@ -12,6 +12,7 @@ from tailrace import __version__
 from tailrace.cli.bench import bench_command
 from tailrace.cli.call import call_command, ls_command
 from tailrace.cli.check import check_command
+from tailrace.cli.doctor import doctor_command
 from tailrace.cli.gen import gen_group
 from tailrace.cli.guard import guard_command
 from tailrace.cli.install import install_command
@@ -41,6 +42,7 @@ main.add_command(guard_command)
 main.add_command(ls_command)
 main.add_command(call_command)
 main.add_command(check_command)
+main.add_command(doctor_command)
 main.add_command(bench_command)
 main.add_command(outbox_group)
 main.add_command(gen_group)

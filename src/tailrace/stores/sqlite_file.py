@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["FileLock", "check_header", "network_filesystem", "prepare_file", "prepare_folder"]
+__all__ = ["FileLock", "check_header", "mounted", "network_filesystem", "prepare_file", "prepare_folder"]
 
 # Locks and fsync of these are not to be relied on, or another machine may write below us.
 # fmt: off
@@ -70,10 +70,16 @@ def prepare_file(path: Path) -> None:
 
 def network_filesystem(path: Path, mounts: Path) -> str | None:
     """The type of the file system under `path` if that is a network's, else None (also where `mounts` is not there)."""
+    kind = mounted(path, mounts)
+    return kind if kind in _NETWORK else None
+
+
+def mounted(path: Path, mounts: Path) -> str:
+    """The type of the file system under `path`; an empty text where `mounts` is not there."""
     try:
         lines = mounts.read_bytes().splitlines()
     except OSError:
-        return None
+        return ""
     place = os.path.realpath(path.parent)
     longest, kind = "", ""
     for line in lines:
@@ -82,7 +88,7 @@ def network_filesystem(path: Path, mounts: Path) -> str | None:
         inside = point == "/" or place == point or place.startswith(f"{point}/")
         if inside and len(point) >= len(longest):  # of two on one point the later is on top
             longest, kind = point, fields[2].decode()
-    return kind if kind in _NETWORK else None
+    return kind
 
 
 def check_header(path: Path) -> int:

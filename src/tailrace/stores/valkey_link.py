@@ -91,6 +91,15 @@ class Link:
         """What the server says of itself (``INFO`` and ``appendfsync``); less where the rights do not suffice."""
         return await self._guarded(self._facts())
 
+    async def ask(self, *command: Any) -> Any:
+        """One command as it is, and what is answered to it, bytes as they came; for those who look (`tailrace doctor`).
+
+        Raises:
+            Unreachable: There was no answer in time.
+            StoreError: It was refused.
+        """
+        return await self._guarded(self._ask(*command))
+
     async def drop(self) -> None:
         """Give the connection up, at once; the next call makes another."""
         connection, self._connection = self._connection, None
