@@ -19,6 +19,7 @@ __all__ = [
     "Code",
     "DeadlineExceeded",
     "DefinitionError",
+    "EntryTaken",
     "LimitError",
     "ProtocolError",
     "RequestRefused",
@@ -28,6 +29,7 @@ __all__ = [
     "StepError",
     "StoreBusy",
     "StoreError",
+    "StoreLost",
     "StoreTooNew",
     "StreamEnded",
     "StreamReset",
@@ -257,6 +259,14 @@ class StoreBusy(StoreError):
 
 class StoreTooNew(StoreError):
     """The store was written by a newer version, and is left untouched."""
+
+
+class StoreLost(StoreError):
+    """Another process has taken this store over: this one writes nothing to it any more, for good."""
+
+
+class EntryTaken(StoreError):
+    """The key of an entry is held already, so that the write which claimed it was not done, as a whole."""
 
 
 class TransportError(TailraceError):

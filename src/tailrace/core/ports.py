@@ -1,10 +1,14 @@
-"""What the core asks of the outside: the protocol a store fulfils, and the records that go into it.
+"""What the core asks of the outside: the protocol a store fulfils, the records that go into it, and how several
+processes share the work.
 
 A store keeps sessions, the events of their streams, and the calls that were accepted; and, by kind and
 key, entries that outlive sessions and expire (the ledger of `once`, tasks). It knows nothing of
 protocols: everything but keys and numbers is opaque bytes. Writing is one-way: `write` hands over
 records and returns at once; `when` tells when they are safe. Reading happens only when a session is
 restored, or an entry is looked up.
+
+Where several processes serve one service, each owns *partitions*: a partition is a store of its own, with one owner at
+a time. `Membership` tells who owns which and hands over those of the dead; through its `Inbox` the members speak.
 """
 
 from __future__ import annotations
@@ -18,13 +22,16 @@ import msgspec
 from tailrace.errors import StoreError
 
 __all__ = [
+    "SHARED_KINDS",
     "AppendEvent",
     "Committed",
     "DropEntry",
     "DropSession",
     "DropStream",
     "EndCall",
+    "Inbox",
     "Kind",
+    "Membership",
     "PutCall",
     "PutEntry",
     "PutSession",
@@ -115,6 +122,8 @@ class PutEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=8):
     key: str  # unique within its kind
     data: bytes
     expires: float  # wall clock, seconds
+    claim: bool = False  # create only: fails with EntryTaken, all of its write, where one is held that has not expired
+    free: bool = False  # nobody holds it from now on: it can be claimed by anybody, until it is put again
 
 
 class DropEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=9):
@@ -128,6 +137,9 @@ Record: TypeAlias = (
     PutSession | DropSession | AppendEvent | TrimStream | DropStream | PutCall | EndCall | PutEntry | DropEntry
 )
 Committed: TypeAlias = Callable[[StoreError | None], None]
+
+# Kinds of entries that all partitions of a service have in common: a key that one of them holds is held for all.
+SHARED_KINDS = frozenset({"once", "step"})
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -176,10 +188,13 @@ class Store(Protocol):
     """Keeps sessions, streams, calls and entries. One event loop at a time uses it, from one thread.
 
     `durable` says whether a write outlives the process. Where it is False the server does not
-    journal at all, and says "not durable"; entries are written all the same.
+    journal at all, and says "not durable"; entries are written all the same. `partition` names it among the stores
+    of one service (1 to 8 of ``0-9a-z``); it is empty where there is but one. What has a kind of `SHARED_KINDS` is the
+    same in all of them.
     """
 
     durable: bool
+    partition: str = ""
 
     @property
     def name(self) -> str:
@@ -188,7 +203,10 @@ class Store(Protocol):
 
     @property
     def failure(self) -> StoreError | None:
-        """The error of the newest commit if that failed, else None: what `/readyz` and the refusals read."""
+        """The error of the newest commit if that failed, else None: what `/readyz` and the refusals read.
+
+        It stays a `StoreLost` once another process has taken the store over. A claim that was refused is no failure.
+        """
         ...
 
     async def open(self, *, wait: float = 30.0) -> None:
@@ -211,6 +229,9 @@ class Store(Protocol):
     def write(self, records: Sequence[Record]) -> int:
         """Hand over records, which are committed together, in the order of the calls; never waits.
 
+        Claims among them (see `PutEntry`) are held against what was there before this write. Where one is refused,
+        nothing of the write is done, and its ticket fails with `EntryTaken`; others are not concerned.
+
         Returns:
             A ticket, larger than every one before it.
 
@@ -232,7 +253,7 @@ class Store(Protocol):
         """Return when all that was written before is committed.
 
         Raises:
-            StoreError: A commit among them failed.
+            StoreError: A commit among them failed. (Not for claims that were refused.)
         """
         ...
 
@@ -276,4 +297,131 @@ class Store(Protocol):
 
     def statistics(self) -> dict[str, int | float | str]:
         """Numbers for people: at least `queued_bytes`, `commits`, `records`, `failed`."""
+        ...
+
+
+class Inbox(Protocol):
+    """What other members send to this one: pieces of opaque bytes, in order for each sender, each of them once.
+
+    `on_lost` is called on the loop when pieces may have got lost on the way, to this member or from it (the server
+    between them was cut off, or forgot them): whoever relies on one that was sent or is awaited has to end with an
+    error.
+    """
+
+    on_lost: Callable[[], None] | None
+
+    async def open(self) -> None:
+        """Begin to receive; `Membership.join` does it.
+
+        Raises:
+            StoreError: It cannot be reached.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Send what is queued, and end. Idempotent, bounded; who waits in `receive` gets StoreError."""
+        ...
+
+    def send(self, to: str, piece: bytes) -> None:
+        """Hand over a piece for a member; never waits. One for a member that is gone is lost without a word.
+
+        Raises:
+            StoreError: Too much is waiting to be sent, or the inbox is not open.
+        """
+        ...
+
+    async def receive(self) -> list[tuple[str, bytes]]:
+        """The next pieces, at least one, each with the member that sent it. One task at a time.
+
+        Raises:
+            StoreError: The inbox is closed.
+        """
+        ...
+
+
+class Membership(Protocol):
+    """Who of several processes owns which partition of a service. One event loop uses it, from one thread.
+
+    `member` names this process, unlike any before it; `lease` is how many seconds an ownership lasts unless it is
+    renewed (which the stores do by themselves); `inbox` is how the other members reach this one. `on_lost` is called on
+    the loop with a store of `take` or `adopt` once it is known that another member has taken it over.
+    """
+
+    member: str
+    lease: float
+    inbox: Inbox
+    on_lost: Callable[[Store], None] | None
+
+    @property
+    def name(self) -> str:
+        """For the ready line and `statistics()`: where the partitions are, without a password."""
+        ...
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why the others cannot be seen at the moment, else None."""
+        ...
+
+    async def join(self) -> None:
+        """Become a member, and open the inbox.
+
+        Raises:
+            StoreTooNew: A newer version wrote it; nothing was changed.
+            StoreError: It cannot be reached, is too old, or refuses the password.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Be none any more: close the inbox. Close the stores before it. Idempotent, bounded; never raises."""
+        ...
+
+    async def owners(self, *, refresh: bool = False) -> dict[str, str]:
+        """Which partition is owned by which member, among those that are owned; not older than a third of the lease.
+
+        Args:
+            refresh: Ask, whatever is known.
+
+        Raises:
+            StoreError: It cannot be reached.
+        """
+        ...
+
+    async def orphans(self) -> list[str]:
+        """The partitions that nobody owns now. Those of them that hold nothing are deleted instead.
+
+        Raises:
+            StoreError: It cannot be reached.
+        """
+        ...
+
+    async def take(self) -> Store:
+        """A partition for this member, opened: an orphan, else a new one.
+
+        Raises:
+            StoreError: It cannot be reached.
+        """
+        ...
+
+    async def adopt(self, partition: str) -> Store | None:
+        """Open a partition that nobody owns; None if somebody does by now, or it is gone.
+
+        Raises:
+            StoreError: It cannot be reached.
+        """
+        ...
+
+    async def retire(self, store: Store) -> bool:
+        """Close a store of `take` or `adopt`, and delete its partition if it holds nothing.
+
+        Returns:
+            Whether it is deleted; else it is an orphan now.
+        """
+        ...
+
+    async def secrets(self) -> list[bytes]:
+        """The sealing secrets that all partitions share: as `Store.secrets` of each of them."""
+        ...
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """Numbers for people: at least `member`, `partitions` (that this member owns)."""
         ...

@@ -31,6 +31,7 @@ from tailrace.core.ports import (
     TrimStream,
 )
 from tailrace.errors import StoreBusy, StoreError
+from tailrace.stores.claims import sift
 from tailrace.stores.memory_entries import Entries
 from tailrace.stores.tickets import Tickets
 from tailrace.stores.weight import write_weight
@@ -66,7 +67,7 @@ class MemoryStore(Store):
         self._max_queued = max_queued
         self._loop: asyncio.AbstractEventLoop | None = None  # set while open
         self._tickets = Tickets()
-        self._pending: list[tuple[Sequence[Record], int]] = []
+        self._pending: list[tuple[int, Sequence[Record], int]] = []  # ticket, records, weight
         self._queued = 0
         self._kept: dict[str, _Kept] = {}
         self._entries = Entries(max_entries)
@@ -121,8 +122,9 @@ class MemoryStore(Store):
         if not self._pending:
             self._loop.call_soon(self._commit)
         self._queued += weight
-        self._pending.append((tuple(records), weight))
-        return self._tickets.issue()
+        ticket = self._tickets.issue()
+        self._pending.append((ticket, tuple(records), weight))
+        return ticket
 
     def when(self, ticket: int, committed: Committed) -> None:
         """As `Store.when`."""
@@ -220,12 +222,14 @@ class MemoryStore(Store):
             self._failed += len(writes)
             self._tickets.settle(upto, [(first, upto, self._failing)])
             return
-        for records, _ in writes:
+        now = self._clock()
+        sound, failed = sift(writes, lambda claim: self._entries.is_held(claim.kind, claim.key, now), now, self.name)
+        for _, records, _ in sound:
             for record in records:
                 self._apply(record)
             self._records += len(records)
         self._commits += 1
-        self._tickets.settle(upto)
+        self._tickets.settle(upto, failed)
 
     async def _reading(self) -> None:
         if self._loop is None:

@@ -30,6 +30,7 @@ class Entries:
         self.bytes = 0  # held by the entries that are there, the expired that are not yet purged among them
         self._reserved = 0  # for what is written and not yet committed
         self._kinds: dict[str, dict[str, StoredEntry]] = {}
+        self._free: set[tuple[str, str]] = set()  # those that nobody holds
         self._ordered: dict[str, list[str]] = {}  # the keys in order, until one comes or goes
         self._expiries: list[tuple[float, str, str]] = []  # a heap; what was replaced or dropped stays in it a while
 
@@ -55,9 +56,15 @@ class Entries:
         """What was reserved is about to be put, or is given up."""
         self._reserved = 0
 
+    def is_held(self, kind: str, key: str, now: float) -> bool:
+        """Whether there is one that has not expired and was not left free."""
+        return self.get(kind, key, now) is not None and (kind, key) not in self._free
+
     def put(self, entry: PutEntry) -> None:
         """Create or replace one."""
         self.drop(entry.kind, entry.key)
+        if entry.free:
+            self._free.add((entry.kind, entry.key))
         self._kinds.setdefault(entry.kind, {})[entry.key] = StoredEntry(entry.key, entry.data, entry.expires)
         self._ordered.pop(entry.kind, None)
         self.bytes += _weight(entry)
@@ -73,6 +80,7 @@ class Entries:
         dropped = self._kinds.get(kind, {}).pop(key, None)
         if dropped is not None:
             self.bytes -= _weight(dropped)
+            self._free.discard((kind, key))
             self._ordered.pop(kind, None)
 
     def get(self, kind: str, key: str, now: float) -> StoredEntry | None:

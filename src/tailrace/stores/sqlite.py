@@ -23,7 +23,7 @@ from tailrace.errors import StoreBusy, StoreError
 from tailrace.stores import sqlite_tables as tables
 from tailrace.stores.sqlite_recent import Recent
 from tailrace.stores.sqlite_writer import Job, Listener, Write, Writer
-from tailrace.stores.tickets import Failed, Tickets
+from tailrace.stores.tickets import Failed, Tickets, failures
 from tailrace.stores.weight import OVERHEAD, write_weight
 
 if TYPE_CHECKING:
@@ -229,8 +229,7 @@ class SqliteStore(Store):
     def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
         self._queued -= sum(weight for _, _, weight in writes)
         self._failure = error
-        failures = sum(last - first + 1 for first, last, _ in failed)
-        self._failed += failures
+        self._failed += failures(failed)
         if error is None:
             self._commits += 1
             self._records += sum(len(records) for _, records, _ in writes)

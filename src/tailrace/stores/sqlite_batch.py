@@ -48,7 +48,7 @@ _DROP_STREAM = (
     "DELETE FROM streams WHERE session = ? AND stream = ?",
 )
 _DROP_SESSION = tuple(f"DELETE FROM {table} WHERE session = ?" for table in ("sessions", "streams", "events", "calls"))
-_PUT_ENTRY = "INSERT OR REPLACE INTO entries (kind, key, data, expires) VALUES "
+_PUT_ENTRY = "INSERT OR REPLACE INTO entries (kind, key, data, expires, free) VALUES "
 _DROP_ENTRY = "DELETE FROM entries WHERE kind = ? AND key = ?"
 
 # Rows for one statement. SQLite's binding lets go of the GIL at each statement, and a busy loop is slow to
@@ -85,7 +85,8 @@ class Batch:
         if isinstance(record, AppendEvent):  # most of them are
             self._append(record)
         elif isinstance(record, PutEntry):  # entries have no order towards what belongs to a session
-            self._entries[record.kind, record.key] = (record.kind, record.key, record.data, record.expires)
+            row = (record.kind, record.key, record.data, record.expires, record.free)
+            self._entries[record.kind, record.key] = row
         elif isinstance(record, DropEntry):
             self._entries[record.kind, record.key] = None
         else:
@@ -135,7 +136,7 @@ class Batch:
         self._run((_TRIM,), [(*key, upto) for key, upto in self._trims.items()])
         self._run(_DROP_STREAM, list(self._dropped_streams))
         self._run(_DROP_SESSION, [(session,) for session in self._dropped])
-        self._insert(_PUT_ENTRY, [row for row in self._entries.values() if row is not None], 4)
+        self._insert(_PUT_ENTRY, [row for row in self._entries.values() if row is not None], 5)
         self._run((_DROP_ENTRY,), [key for key, row in self._entries.items() if row is None])
         self._clear()
 

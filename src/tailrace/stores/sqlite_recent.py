@@ -127,6 +127,15 @@ class Recent:
                 entries = self._entries.setdefault(record.kind, {})
                 entries[record.key] = record if isinstance(record, PutEntry) else None
 
+    def is_held(self, connection: sqlite3.Connection, claim: PutEntry, now: float) -> bool:
+        """Whether the entry that is claimed is there, has not expired and was not left free."""
+        recent = self._entries.get(claim.kind, {})
+        if claim.key in recent:
+            put = recent[claim.key]
+            return put is not None and not put.free and put.expires > now
+        held = "SELECT 1 FROM entries WHERE kind = ? AND key = ? AND expires > ? AND NOT free"
+        return connection.execute(held, (claim.kind, claim.key, now)).fetchone() is not None
+
     def merge(self, connection: sqlite3.Connection) -> None:
         """Bring what is recent into the tables; the caller commits the transaction, and then says `merged`."""
         if self._records:

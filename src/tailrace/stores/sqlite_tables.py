@@ -59,6 +59,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX entries_by_expiry ON entries (expires)",
     ),
     ("CREATE TABLE recent (number INTEGER PRIMARY KEY, records BLOB NOT NULL)",),  # see `sqlite_recent`
+    ("ALTER TABLE entries ADD COLUMN free INTEGER NOT NULL DEFAULT 0",),  # true: anybody may claim it
 )
 
 # Every event has its stream, so that of the large table only what goes is read.

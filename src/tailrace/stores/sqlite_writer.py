@@ -16,11 +16,13 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tailrace.errors import StoreBusy, StoreError, StoreTooNew
 from tailrace.stores import sqlite_tables as tables
+from tailrace.stores.claims import sift
 from tailrace.stores.sqlite_file import FileLock, check_header, prepare_file, prepare_folder
 from tailrace.stores.sqlite_recent import Recent, encode, is_worlds_fault
 
@@ -267,12 +269,15 @@ class Writer:
             _leave_transaction(connection)  # else what follows would not be committed
             if self._recent.is_full:
                 self._merge(connection)
+            sound, failed = self._sift(connection, writes)
             try:
-                self._recent.commit(connection, *_joined(writes))
+                self._recent.commit(connection, *_joined(sound))
             except Exception as error:
                 if is_worlds_fault(error):
                     raise
-                sound, failed = self._sort_out(writes)
+                storable, failed = self._sort_out(writes)
+                sound, refused = self._sift(connection, storable)
+                failed = sorted(failed + refused, key=itemgetter(0))
                 self._recent.commit(connection, *_joined(sound))
         except Exception as error:
             failure = self._explain(error)
@@ -280,6 +285,10 @@ class Writer:
         self._failing = failure is not None
         self._probe_at = time.monotonic() + self._probe_interval
         self._tell(lambda: self._listener.settled(writes, failed, failure))
+
+    def _sift(self, connection: sqlite3.Connection, writes: list[Write]) -> tuple[list[Write], list[Failed]]:
+        now = self._clock()
+        return sift(writes, lambda claim: self._recent.is_held(connection, claim, now), now, f"{self._path}")
 
     def _sort_out(self, writes: list[Write]) -> tuple[list[Write], list[Failed]]:
         """A write with a record that cannot be stored fails alone."""

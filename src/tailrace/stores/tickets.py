@@ -10,7 +10,7 @@ from bisect import bisect_left
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias
 
-from tailrace.errors import StoreError
+from tailrace.errors import EntryTaken, StoreError
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
     from tailrace.core.ports import Committed
 
-__all__ = ["Failed", "Tickets"]
+__all__ = ["Failed", "Tickets", "failures"]
 
 Failed: TypeAlias = tuple[int, int, StoreError]  # from ticket, to ticket (inclusive), why
+
+
+def failures(failed: Sequence[Failed]) -> int:
+    """How many writes failed; a claim that was refused is no failure."""
+    return sum(last - first + 1 for first, last, error in failed if not isinstance(error, EntryTaken))
 
 
 class Tickets:
@@ -36,6 +41,7 @@ class Tickets:
         "_failures_kept",
         "_flushed",
         "_forgotten",
+        "_forgotten_faults",
         "_loop",
         "_order",
         "_waiting",
@@ -49,6 +55,7 @@ class Tickets:
         self._failures_kept = failures_kept
         self._failed: list[Failed] = []  # ascending, never overlapping
         self._forgotten = 0  # up to here failures may have been dropped from the list
+        self._forgotten_faults = 0  # the last of them that was no refused claim
         self._flushed = 0  # up to here failures have been told by a flush
         self._waiting: list[tuple[int, int, Committed]] = []  # a heap
         self._order = 0
@@ -98,6 +105,8 @@ class Tickets:
         surplus = len(self._failed) - self._failures_kept
         if surplus > 0:
             self._forgotten = self._failed[surplus - 1][1]
+            faults = [last for _, last, error in self._failed[:surplus] if not isinstance(error, EntryTaken)]
+            self._forgotten_faults = max(faults, default=self._forgotten_faults)
             del self._failed[:surplus]
 
     async def flush(self) -> None:
@@ -106,9 +115,9 @@ class Tickets:
         await self.wait_settled(upto)
         self._flushed = max(self._flushed, upto)
         for first, last, error in reversed(self._failed):
-            if last > told and first <= upto:
+            if last > told and first <= upto and not isinstance(error, EntryTaken):
                 raise error
-        if self._forgotten > told:
+        if self._forgotten_faults > told:
             raise StoreError("a commit failed")
 
     async def wait_settled(self, upto: int) -> None:
