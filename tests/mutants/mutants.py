@@ -185,7 +185,7 @@ MUTANTS = [
     Mutant(
         "a stored session comes back while all sessions end",
         "server/__init__.py",
-        [("        endpoint.ending = True\n", "")],
+        [("            partition.endpoint.ending = True\n", "            pass\n")],
         ["tests/schedules/test_http_sse.py::test_something_meets_the_end_of_a_drain[resume]"],
         "a session that is kept was not found|hooks ran as",
     ),
@@ -411,8 +411,8 @@ MUTANTS = [
     ),
     Mutant(
         "a stream that listens is not told that the server ends it",
-        "server/__init__.py",
-        [('        endpoint.listens.close("the server is shutting down")\n', "")],
+        "server/partition.py",
+        [("        self.endpoint.listens.close(reason)\n", "")],
         [f"{UNIT}/test_listen.py::test_at_shutdown_it_ends_with_its_result"],
         "Timeout|assert",
     ),

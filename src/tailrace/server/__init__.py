@@ -21,18 +21,11 @@ from tailrace.core.tasks import Sweeper, Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
 from tailrace.protocols.connect.endpoint import RpcEndpoint
-from tailrace.protocols.mcp.endpoint import Endpoint
-from tailrace.protocols.mcp.framing import Seals
-from tailrace.protocols.mcp.hooks import Hooks
 from tailrace.protocols.mcp.http import answer_later, not_allowed, refuse
-from tailrace.protocols.mcp.journal import Journals
-from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.stdio import Conversation
-from tailrace.protocols.mcp.streamable import Streamable
-from tailrace.protocols.mcp.task_recovery import TaskRecovery
-from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import make_publisher
 from tailrace.server.lifespan import Lifespan
+from tailrace.server.partition import Partition
 from tailrace.server.sealing import secrets_of_environment
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
@@ -47,7 +40,9 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Store
     from tailrace.core.session import Session
+    from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.publish import Publisher
+    from tailrace.publish.outbox import StoreOutbox
     from tailrace.service import Service
     from tailrace.transports.authorization import ResourceServer
 
@@ -70,6 +65,10 @@ class Server:
         store: Where sessions, streams and calls are kept.
         bearer: Tells who asks over HTTP; None: everybody may, and is nobody.
         publisher: Where what is published goes; None: `publish` raises.
+
+    Attributes:
+        partitions: What it owns.
+        home: That of them which takes all that is in none yet: new sessions, modern calls, RPC.
     """
 
     def __init__(
@@ -86,9 +85,9 @@ class Server:
         self.guard = Guard(settings.allow_hosts, settings.allow_origins)
         self.bearer = bearer
         self.publisher = publisher
-        self.outbox: StoreOutbox | None = None
         self.ready = False
-        self.endpoint: Endpoint
+        self.partitions: list[Partition] = []
+        self.home: Partition
         self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
@@ -109,6 +108,16 @@ class Server:
         if self._tasks is None:
             raise DefinitionError("the server has not started")
         return self._tasks
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """MCP's, of its home."""
+        return self.home.endpoint
+
+    @property
+    def outbox(self) -> StoreOutbox | None:
+        """Its home's; None where nothing is published."""
+        return self.home.outbox
 
     # --- its life ---
 
@@ -156,46 +165,25 @@ class Server:
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
         await self.store.open(wait=settings.store_wait)
-        self._exits.push_async_callback(self.store.close)
-        epoch = await self.store.next_epoch()
-        seals = Seals(secrets_of_environment() or await self.store.secrets(), epoch)
-        hooks = self.service.hooks
-        self.endpoint = endpoint = Endpoint(
-            self.service,
-            settings,
-            tasks,
-            sweeper,
-            Journals(self.store),
-            Hooks(hooks.register, hooks.unregister, hooks.restore, settings.hook_time),
-            seals,
+        self.home = home = await Partition.of(
+            self.store, self.service, settings, tasks, sweeper, self.publisher, secrets_of_environment()
         )
-        self._exits.callback(endpoint.close)
+        self.partitions.append(home)
+        self._exits.push_async_callback(home.close)
         self.rpc = RpcEndpoint(self.service, settings, tasks, self._serves)
         if self.bearer is not None:
             settle_at_exit()  # a verifier may be an HTTP client
             self._exits.push_async_callback(self.bearer.aclose)
-        if self.publisher is not None:
-            self.outbox = outbox = StoreOutbox(self.store, epoch, self.publisher, tasks, limit=settings.max_outbox)
-            self._exits.push_async_callback(outbox.close)
-            await outbox.open()
-            endpoint.outbox = outbox
+        await home.open()
         lifespan = Lifespan(self.service.enter_lifespan(), tasks, settings.hook_time)
         self._exits.push_async_callback(lifespan.leave)
         await lifespan.enter()
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
-        await endpoint.once.recover()
-        await endpoint.recovery.recover()
-        await TaskRecovery(endpoint.task_table).recover()
-        self.rpc.outbox, self.rpc.ledger = self.outbox, endpoint.once.ledger
-        streamable, http_sse = Streamable(endpoint), HttpSse(endpoint)
+        await home.recover()
+        self.rpc.outbox, self.rpc.ledger = home.outbox, home.endpoint.once.ledger
         self._routes = {
-            "/mcp": streamable.handle,
-            "/mcp/": streamable.handle,
-            "/sse": http_sse.stream,
-            "/sse/": http_sse.stream,
-            "/messages": http_sse.message,
-            "/messages/": http_sse.message,
+            **home.routes,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
         }
@@ -207,6 +195,7 @@ class Server:
             await self._tasks.close(0.4)
             self._tasks = None
         await self._exits.aclose()
+        self.partitions.clear()
 
     async def drain(self) -> None:
         """Stop to be ready, go on accepting for `shutdown_delay`, then wait for running work within `drain`.
@@ -219,7 +208,9 @@ class Server:
     async def _drain(self) -> None:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
-        self.endpoint.draining = self.rpc.draining = True
+        self.rpc.draining = True
+        for partition in self.partitions:
+            partition.endpoint.draining = True
         self.rpc.end_watching()
         self._drain_began = self.tasks.loop.time()
         await self.tasks.drain(self.settings.drain)
@@ -230,31 +221,37 @@ class Server:
         Args:
             limit: Seconds for all of it; what is left of the drain's time comes on top, for the sessions' hooks.
         """
-        if self._tasks is None or not hasattr(self, "endpoint"):
+        if self._tasks is None:
             return
-        endpoint = self.endpoint
-        endpoint.ending = True
+        for partition in self.partitions:
+            partition.endpoint.ending = True
         with contextlib.suppress(TimeoutError):  # a store that hangs
             async with asyncio.timeout(limit / 2):
-                await endpoint.task_table.settled()
-        endpoint.listens.close("the server is shutting down")
+                for partition in self.partitions:
+                    await partition.endpoint.task_table.settled()
+        reason = "the server is shutting down"
+        closing = [end for partition in self.partitions for end in partition.end(reason, limit / 2)]
         for call in list(self.tasks.calls):
             if call.session is None:
-                call.cancel(CallCancelled("the server is shutting down"))
-        closing = endpoint.sessions.close_all("the server is shutting down", keep=self.store.durable, grace=limit / 2)
+                call.cancel(CallCancelled(reason))
         limit += max(0.0, self._drain_began + self.settings.drain - self.tasks.loop.time())
         try:
             async with asyncio.timeout(limit):
                 for completion in closing:
                     await completion
         except TimeoutError:
-            logger.error("sessions did not end within %.1fs count=%d", limit, len(endpoint.sessions))
+            logger.error(
+                "sessions did not end within %.1fs count=%d",
+                limit,
+                sum(len(partition.endpoint.sessions) for partition in self.partitions),
+            )
 
     async def _empty_outbox(self) -> None:
         """Deliver what waits, for what is left of the drain's time; no more of it comes."""
-        if self.outbox is not None:
-            spent = self.tasks.loop.time() - self._drain_began
-            await self.outbox.drain(max(0.5, self.settings.drain - spent))
+        for outbox in [partition.outbox for partition in self.partitions]:
+            if outbox is not None:
+                spent = self.tasks.loop.time() - self._drain_began
+                await outbox.drain(max(0.5, self.settings.drain - spent))
 
     async def stop(self) -> None:
         """Drain, end all sessions, flush and close the store. Idempotent; all callers wait for the one end."""
@@ -356,46 +353,71 @@ class Server:
 
     async def broadcast(self, method: str, params: Any) -> None:
         """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
-        await self.endpoint.notifications.broadcast(method, params)
+        for partition in list(self.partitions):
+            await partition.endpoint.notifications.broadcast(method, params)
 
     def updated(self, uri: str) -> None:
         """What stands at `uri` has changed, said in whatever thread."""
-        self.tasks.on_loop(self.endpoint.notifications.updated, uri)
+        self.tasks.on_loop(self._updated, uri)
 
     def changed(self, kind: str, session: Session | None = None) -> None:
         """A list of what the service offers has changed, for everybody or for one session, in whatever thread."""
-        self.tasks.on_loop(self.endpoint.notifications.changed, kind, session)
+        self.tasks.on_loop(self._changed, kind, session)
+
+    def _updated(self, uri: str) -> None:
+        for partition in self.partitions:
+            partition.endpoint.notifications.updated(uri)
+
+    def _changed(self, kind: str, session: Session | None) -> None:
+        for partition in self.partitions:
+            partition.endpoint.notifications.changed(kind, session)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
         """Numbers for people."""
-        sessions, tasks = self.endpoint.sessions, self.tasks
-        living = list(sessions.by_id.values())
+        tasks, endpoints = self.tasks, [partition.endpoint for partition in self.partitions]
+        living = [session for endpoint in endpoints for session in endpoint.sessions.by_id.values()]
         return {
-            "sessions": {"open": len(living), "opened": sessions.opened, "closed": sessions.closed},
+            "sessions": {
+                "open": len(living),
+                "opened": sum(endpoint.sessions.opened for endpoint in endpoints),
+                "closed": sum(endpoint.sessions.closed for endpoint in endpoints),
+            },
             "calls": {
                 "running": len(tasks.calls),
                 "accepted": tasks.started,
                 "ended": tasks.ended,
-                "tasks": len(self.endpoint.task_table.tasks),
-                "keys": len(self.endpoint.once.ledger),
+                "tasks": sum(len(endpoint.task_table.tasks) for endpoint in endpoints),
+                "keys": sum(len(endpoint.once.ledger) for endpoint in endpoints),
             },
             "streams": {
                 "open": sum(
                     (session.log.reader is not None) + sum(log.reader is not None for log in session.streams.values())
                     for session in living
                 )
-                + len(self.endpoint.listens)
+                + sum(len(endpoint.listens) for endpoint in endpoints)
                 + self.rpc.open_streams
             },
             "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
-            "log_bytes": {"held": self.endpoint.retention.budget.held},
-            "store": {"name": self.store.name, **self.store.statistics()},
-            "outbox": {"waiting": 0} if self.outbox is None else self.outbox.statistics(),
+            "log_bytes": {"held": sum(endpoint.retention.budget.held for endpoint in endpoints)},
+            "store": {"name": self.store.name, **_summed([part.store.statistics() for part in self.partitions])},
+            "outbox": {"waiting": 0, **_summed([part.outbox.statistics() for part in self.partitions if part.outbox])},
         }
 
     def converse(self) -> Conversation:
         """A conversation over a pair of pipes, or in memory."""
         return Conversation(self.endpoint)
+
+
+def _summed(statistics: Sequence[Mapping[str, int | float | str]]) -> dict[str, int | float | str]:
+    """Numbers are added up; of words, the first that says something counts."""
+    total: dict[str, int | float | str] = {}
+    for name, value in ((name, value) for one in statistics for name, value in one.items()):
+        known = total.get(name)
+        if isinstance(known, str) or isinstance(value, str) or known is None:
+            total[name] = known or value
+        else:
+            total[name] = known + value
+    return total
 
 
 class _Once:
