@@ -15,6 +15,7 @@ Where ``CI`` is set those skips are failures: nobody may believe that such a tes
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
@@ -47,6 +48,14 @@ def loop_is_not_blocked(request: pytest.FixtureRequest) -> Iterator[None]:
             for function in HARMLESS:
                 guard.functions[function].deactivate()
         yield
+
+
+@pytest.fixture(autouse=True)
+def grpcio_ends_with_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The last of grpcio's objects to go ends its threads, and waits for them: not on the loop of some later test."""
+    yield
+    if hasattr(request.module, "grpc"):
+        gc.collect()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from tailrace.errors import TransportError
 from tailrace.fetch import Fetch
 from tailrace.mcp import Client
 from tests.rigs.npm import NODE, npm_problem
+from tests.rigs.ports import free_port
 from tests.rigs.server import running, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -51,22 +51,12 @@ class Issuers:
         return found.decode(dict[str, Any])["access_token"]
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
 @pytest.fixture
 def issuers(needs: Callable[[str, str], NoReturn], tmp_path: Path) -> Iterator[Issuers]:
     problem = npm_problem(FOLDER)
     if problem:
         needs("npm", problem)
-    port, other, resource = free_ports(3)
+    port, other, resource = free_port(), free_port(), free_port()
     made = Issuers(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{other}", f"http://127.0.0.1:{resource}/mcp")
     command = [str(NODE), str(FOLDER / "issuer.mjs"), str(port), str(other), made.resource]
     log = tmp_path / "issuer.log"
@@ -74,10 +64,10 @@ def issuers(needs: Callable[[str, str], NoReturn], tmp_path: Path) -> Iterator[I
         # In a group of its own: the `node` of the environment may be a script that starts the real one.
         process = subprocess.Popen(command, stderr=file, stdout=file, start_new_session=True)
     try:
-        for _ in range(400):
-            if "ready\n" in log.read_text():
-                break
+        until = time.monotonic() + 60
+        while "ready\n" not in log.read_text():
             assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, f"not ready: {log.read_text()}"
             time.sleep(0.05)
         yield made
     finally:

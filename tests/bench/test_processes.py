@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import free_port, server, tree, usage
+from bench.processes import server, tree, usage
+from tests.rigs.ports import free_port
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only where there is /proc")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import installing
+from tests.rigs.ports import free_port
 from tests.rigs.server import running
 
 _READY = re.compile(r"proxy ready url=(?P<url>\S+)")
@@ -74,9 +74,7 @@ def _nginx(target: str, folder: Path) -> Iterator[str]:
     nginx = os.environ.get("TAILRACE_NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
         pytest.skip("nginx is not installed (pip cannot bring it)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "nginx.conf"
     config.write_text(textwrap.dedent(_NGINX).format(folder=folder, port=port, target=target))
     command = [nginx, "-p", str(folder), "-c", str(config)]

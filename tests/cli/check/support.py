@@ -10,7 +10,8 @@ from tailrace.cli.check.http import leave_all
 from tailrace.cli.check.lab import Witness
 from tailrace.cli.check.model import Options, Result, Trial, Verdict, Way
 from tailrace.cli.check.runner import Plan, Report, run
-from tailrace.cli.check.target import Target, free_port
+from tailrace.cli.check.target import Target
+from tests.rigs.ports import free_port
 
 HERE = Path(__file__).parent
 LIMITS = Options(timeout=60.0, exit_within=5.0, answer_within=4.0)

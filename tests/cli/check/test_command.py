@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from tailrace.cli import main
 from tailrace.cli.check.trials import TRIALS
 from tests.cli.check.support import planted
+from tests.rigs.ports import free_port
 
 may_block = pytest.mark.may_block  # the command runs its own loop, in this process
 
@@ -202,9 +203,7 @@ def test_a_server_that_runs_is_checked_as_far_as_that_goes(tmp_path: Path) -> No
     """Its process is not ours: nothing is signalled, and nobody can see what ran without the witness file."""
     import subprocess
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [word.replace("{port}", port) for word in planted()]
     process = subprocess.Popen(command)
     try:

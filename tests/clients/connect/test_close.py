@@ -17,11 +17,11 @@ from tests.clients.connect.support import (
     SPOKEN,
     Spoken,
     StringValue,
-    descriptors,
     each_early,
     each_way,
     eventually,
     served,
+    sockets,
     text,
     told,
     within,
@@ -498,7 +498,7 @@ async def test_descriptors_tasks_and_streams_return_to_where_they_were(spoken: S
             await stream.receive()
         await eventually(lambda: peer.streams == 0, "the first stream is over")
         await eventually(lambda: peer.open == int(spoken.http2), "its connection is closed, if it was its own")
-        before, tasks = descriptors(), len(asyncio.all_tasks())
+        before, tasks = sockets(), len(asyncio.all_tasks())
         for number in range(30):
             async with watch(client) as stream:
                 await stream.receive()
@@ -507,5 +507,5 @@ async def test_descriptors_tasks_and_streams_return_to_where_they_were(spoken: S
                 elif number % 3 == 2:
                     await stream.aclose(timeout=0.02)
         await eventually(lambda: peer.streams == 0, "no stream is left")
-        await eventually(lambda: descriptors() <= before, "descriptors are as many as before")
+        await eventually(lambda: sockets() <= before, "sockets are as many as before")
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks, "tasks are as many as before")

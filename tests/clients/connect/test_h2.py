@@ -20,9 +20,9 @@ from tests.clients.connect.support import (
     PATH,
     Spoken,
     StringValue,
-    descriptors,
     eventually,
     served,
+    sockets,
     text,
     told,
     within,
@@ -276,14 +276,14 @@ async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_closing_the_client_closes_its_connections() -> None:
-    before = descriptors()
+    before = sockets()
     async with running_peer(GRPC.two, http2=True) as peer:
         client = GRPC.client(peer)
         async with watch(client) as stream:
             assert len([one async for one in stream]) == 2
         await client.aclose()
         await eventually(lambda: peer.open == 0, "the connection is closed")
-    await eventually(lambda: descriptors() <= before, "no descriptor is left")
+    await eventually(lambda: sockets() <= before, "no socket is left")
 
 
 # --- making connections ---------------------------------------------------------------------------------
