@@ -97,10 +97,15 @@ class Home:
 
 
 class Bare:
-    """As much of an endpoint and of its retention as a reply asks: nobody has a state, and no answer is large."""
+    """As much of an endpoint, of its retention and of its home as a reply asks: nobody has a state, and no answer is
+    large."""
 
     @property
     def endpoint(self) -> Bare:
+        return self
+
+    @property
+    def home(self) -> Bare:
         return self
 
     def changed_state(self, session: Session) -> None:
