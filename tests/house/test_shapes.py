@@ -45,8 +45,8 @@ def last_name(node: ast.AST) -> str:
 # --- one writer a transport (G3) --------------------------------------------------------------------
 
 
-def calls_asgi_send(node: ast.AST) -> bool:
-    """A call of the ASGI `send`, unless the message spelled out there is none to an HTTP peer."""
+def calls_send(node: ast.AST) -> bool:
+    """A call of `send` (of ASGI, or of an inbox), unless the message spelled out there is none to an HTTP peer."""
     if not (isinstance(node, ast.Call) and last_name(node.func) in ("send", "_send")):
         return False
     return not any(
@@ -62,10 +62,12 @@ def calls_write(node: ast.AST) -> bool:
 
 # A file that is added to `transports` has to say how it writes, or that it does not.
 WRITERS: dict[str, Matches] = {
-    "transports/asgi.py": calls_asgi_send,
+    "transports/asgi.py": calls_send,
     "transports/stdio.py": calls_write,
     "transports/http/h1.py": calls_write,
     "transports/http/h2_out.py": calls_write,
+    "transports/relay.py": calls_send,
+    "transports/relay_asked.py": calls_write,
 }
 SILENT = {
     "transports/authorization/introspection.py",
@@ -92,6 +94,9 @@ SILENT = {
     "transports/http/sockets.py",
     "transports/http/tls.py",
     "transports/incoming.py",
+    "transports/relay_pieces.py",
+    "transports/relay_served.py",
+    "transports/relay_window.py",
 }
 
 PLANTED_WRITERS = [

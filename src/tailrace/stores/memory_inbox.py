@@ -36,7 +36,7 @@ class MemoryInbox(Inbox):
 
     def __init__(self, post: MemoryPost, member: str, *, max_queued: int = 67_108_864) -> None:
         self.member = member
-        self.lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self._post = post
         self._max_queued = max_queued
         self._pieces: list[tuple[str, bytes]] = []
@@ -80,8 +80,8 @@ class MemoryInbox(Inbox):
     def lose(self) -> None:
         """What was not yet received is gone, as after a cut."""
         self._pieces, self._queued = [], 0
-        if self.lost is not None:
-            self.lost()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def _take(self, sender: str, piece: bytes) -> None:
         if self._queued + len(piece) > self._max_queued:

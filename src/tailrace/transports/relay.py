@@ -116,7 +116,7 @@ class Relay:
         self.inbox = inbox
         self.tasks = tasks
         self.window = window
-        self.refuse = refuse
+        self._refuse = refuse
         self._sweeper = sweeper
         self._handle = handle
         self._again = again
@@ -136,7 +136,7 @@ class Relay:
 
     def start(self) -> None:
         """Begin to read the inbox; on the loop."""
-        self.inbox.lost = self.lost_pieces
+        self.inbox.on_lost = self.lost_pieces
         self._sweeper.add(self)
         self._task = self.tasks.start(self._read(), name="tailrace-relay")
 
@@ -158,7 +158,7 @@ class Relay:
         self._answers.close()
         self._signs.close()
         self._sweeper.discard(self)
-        self.inbox.lost = None
+        self.inbox.on_lost = None
         if self._task is not None:
             self._task.cancel()
 
@@ -169,9 +169,9 @@ class Relay:
         if exchange.gone:
             return None
         if self._closed:
-            return self._refuse(exchange, "the server is shutting down; try again in a moment")
+            return self._turn_away(exchange, "the server is shutting down; try again in a moment")
         if self._asked >= self._limit:
-            return self._refuse(exchange, f"{self._limit} requests are at other workers; try again later")
+            return self._turn_away(exchange, f"{self._limit} requests are at other workers; try again later")
         self._numbers += 1
         asked = Asked(self, exchange, to, self._numbers)
         peer = self._peer(to)
@@ -182,7 +182,7 @@ class Relay:
             asked.begin()
         except StoreError as error:
             self.forget_asked(asked)
-            return self._refuse(exchange, f"the worker that has this session cannot be reached: {error}")
+            return self._turn_away(exchange, f"the worker that has this session cannot be reached: {error}")
         return self._answers.add(asked)
 
     def on(self, kind: str, handler: Told) -> None:
@@ -267,10 +267,14 @@ class Relay:
         if not exchange.settled:
             self._signs.add(exchange)
 
+    def refuse(self, exchange: Exchange, status: int, message: str) -> None:
+        """Reply with an error."""
+        self._refuse(exchange, status, message)
+
     def ask_again(self, exchange: Exchange, to: str) -> None:
         """The member `to` has not handled a request."""
         if self._again is None or self._closed:
-            self._refuse(exchange, "the worker that had this session is gone; try again in a moment")
+            self._turn_away(exchange, "the worker that had this session is gone; try again in a moment")
         else:
             self._again(exchange, to)
 
@@ -345,7 +349,7 @@ class Relay:
         self._served += 1
         self._taken += 1
         if self._closed or self._served > self._limit:
-            self._refuse(exchange, "this worker has too much to do; try again later")
+            self._turn_away(exchange, "this worker has too much to do; try again later")
         elif exchange.is_whole:
             self.hand_over(exchange)
         else:
@@ -391,7 +395,7 @@ class Relay:
         """The only place that sends."""
         self.inbox.send(to, piece if isinstance(piece, bytes) else encode(piece))
 
-    def _refuse(self, exchange: Exchange, message: str) -> None:
+    def _turn_away(self, exchange: Exchange, message: str) -> None:
         self._refused += 1
         self.refuse(exchange, 503, message)
 

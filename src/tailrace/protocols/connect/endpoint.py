@@ -41,7 +41,14 @@ __all__ = ["RpcEndpoint"]
 logger = logging.getLogger("tailrace.rpc")
 
 _STREAMED = frozenset({"client_stream", "bidi"})
-_REFUSALS = {408: Code.DEADLINE_EXCEEDED, 413: Code.RESOURCE_EXHAUSTED, 500: Code.INTERNAL, 503: Code.UNAVAILABLE}
+_REFUSALS = {
+    408: Code.DEADLINE_EXCEEDED,
+    413: Code.RESOURCE_EXHAUSTED,
+    500: Code.INTERNAL,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _FULL_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)  # of a protobuf service in a package
 
