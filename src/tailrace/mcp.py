@@ -88,8 +88,9 @@ def proxy(
     are and as they change, with progress, log, questions to the client, cancellation and errors passed on.
 
     It connects when it is served, and again where the server behind goes away. A legacy server behind gets a session
-    for each legacy session in front; a modern one, which has none, shares few clients. Every tool takes an idempotency
-    key: a retry with the same key does not reach the server behind.
+    for each legacy session in front; a modern one, which has none, shares few clients (one that speaks both gets a
+    legacy session for each whose client can be asked something: `era` settles it for all). Every tool takes an
+    idempotency key: a retry with the same key does not reach the server behind.
 
     Args:
         target: A URL, a command as a list, a `StdioCommand`, or a `Service`.
@@ -109,7 +110,8 @@ def proxy(
     def make(**callbacks: Any) -> Client:
         return Client(target, **{**options, **callbacks})
 
-    return make_proxy(make, name=name or _name_of(target), max_upstreams=max_upstreams)
+    one_era = options.get("era", "auto") != "auto"
+    return make_proxy(make, name=name or _name_of(target), max_upstreams=max_upstreams, one_era=one_era)
 
 
 def _name_of(target: str | Sequence[str] | StdioCommand | Service) -> str:

@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from tailrace import Service
 from tailrace.cli import main
 from tailrace.cli.child import main as serve_object
 
@@ -85,3 +86,12 @@ def test_an_object_serves_by_its_own_run(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         with pytest.raises(click.UsageError, match=said):
             serve_object(wrong)
+
+
+def test_the_server_behind_has_time_to_start(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tailrace.mcp.proxy", lambda *_, **options: given.append(options) or Service("behind"))
+    for words in ([], ["--connect-timeout", "7"]):
+        result, _ = run(*words, "--", "my-server")
+        assert result.exit_code == 0, result.output
+    assert [options["connect_timeout"] for options in given] == [30.0, 7.0]

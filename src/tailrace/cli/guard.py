@@ -27,6 +27,9 @@ __all__ = ["guard_command"]
               envvar="TAILRACE_UPSTREAM_TOKEN", show_envvar=True)  # fmt: skip
 @click.option("--max-upstreams", help="Sessions with the server behind at most.", type=click.IntRange(min=1),
               default=1000, show_default=True, envvar="TAILRACE_MAX_UPSTREAMS", show_envvar=True)  # fmt: skip
+@click.option("--connect-timeout", help="Seconds that the server behind has to start and to answer.",
+              type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
+              envvar="TAILRACE_CONNECT_TIMEOUT", show_envvar=True)  # fmt: skip
 @click.pass_context
 def guard_command(
     context: click.Context,
@@ -34,6 +37,7 @@ def guard_command(
     stdio: bool,
     upstream_token: str | None,
     max_upstreams: int,
+    connect_timeout: float,
     **flags: Any,
 ) -> None:
     """Serve an MCP server of any kind with Tailrace before it: resumed streams, durable sessions, retries that run
@@ -58,7 +62,8 @@ def guard_command(
         from tailrace import server
         from tailrace.mcp import proxy
 
-        options = {} if upstream_token is None else {"auth": upstream_token}
+        options: dict[str, Any] = {} if upstream_token is None else {"auth": upstream_token}
+        options["connect_timeout"] = connect_timeout
         name = target if target is not None and not isinstance(behind, str) else None
         service = proxy(behind, name=name, max_upstreams=max_upstreams, **options)
         flags["store"] = _store(flags["store"], stdio, service.name, shown)

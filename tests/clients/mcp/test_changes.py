@@ -56,6 +56,24 @@ async def test_changes_of_a_modern_server_come_by_a_request_that_stays_open() ->
             await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("order", ["acknowledged first", "ended first"])
+async def test_a_modern_server_that_tells_none_of_these_is_not_asked_again_and_again(order: str) -> None:
+    def answer(peer: Peer, message: dict[str, Any]) -> None:
+        if message["method"] == "subscriptions/listen":
+            if order == "acknowledged first":
+                told(peer, "notifications/subscriptions/acknowledged", {"notifications": {"toolsListChanged": False}})
+            peer.say({"id": message["id"], "result": {}})
+            if order == "ended first":
+                told(peer, "notifications/subscriptions/acknowledged", {"notifications": {}})
+
+    peer = Peer(answer=answer)
+    async with Client(peer.link) as c:
+        with pytest.raises(ProtocolError, match="tells none"):
+            async with c.listen(tools=True) as changes:
+                await next_of(changes)
+        assert len(peer.asked("subscriptions/listen")) == 1
+
+
 async def test_a_legacy_server_is_subscribed_to_and_left() -> None:
     peer = Peer(era="legacy", answer=acknowledging)
     async with Client(peer.link, era="legacy") as c:

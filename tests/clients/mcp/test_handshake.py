@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tailrace.clients.mcp import Client
 from tailrace.errors import DefinitionError, ProtocolError, TransportError
 
 from .fake_http import DISCOVERED, INITIALIZED, Exchange, legacy, modern, serving
+from .test_calls import Peer
 
 
 async def nothing(x: Exchange) -> None:
@@ -50,6 +52,27 @@ async def test_a_server_that_does_not_know_the_modern_era_is_greeted_by_initiali
         await c.ping()
     assert "mcp-protocol-version" not in server.asked("initialize")[0].headers
     assert server.asked("notifications/initialized")[0].headers["mcp-protocol-version"] == "2025-11-25"
+
+
+class LatePeer(Peer):
+    """Starts so slowly that it reads both questions at once; the first settles the era, and the second is refused."""
+
+    def take(self, data: bytes) -> None:
+        message = json.loads(data)
+        self.taken.append(message)
+        if message["method"] == "initialize":
+            self.say({"id": self.taken[0]["id"], "result": DISCOVERED})
+            self.say({"id": message["id"], "error": {"code": -32600, "message": "the era is settled"}})
+        elif len(self.taken) > 1:
+            self.say({"id": message["id"], "result": DISCOVERED})
+
+
+async def test_a_server_of_both_eras_that_was_slow_to_start_is_spoken_to_in_the_one_it_settled_on() -> None:
+    peer = LatePeer()
+    async with Client(peer.link, connect_timeout=1.0) as c:  # half of it passes without an answer
+        assert c.era == "modern"
+    asked = [message["method"] for message in peer.taken if "id" in message]
+    assert asked == ["server/discover", "initialize", "server/discover"]
 
 
 async def test_a_server_that_never_answers_the_probe_is_greeted_by_initialize() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tailrace import Context, DefinitionError, ElicitResult, Image, ProtocolError, Service, ToolError, ToolResponse
 from tailrace.mcp import Client, proxy
+from tailrace.service import Invocation
 
 Era = Literal["modern", "legacy"]
 ERAS: list[tuple[Era, Era]] = [("legacy", "legacy"), ("legacy", "modern"), ("modern", "modern"), ("modern", "legacy")]
@@ -21,9 +22,29 @@ SCHEMA = {
     "allOf": [{"properties": {"n": {"minimum": 0}}}],
 }
 
+MODERN_ALONE = """
+import json, sys
 
-def behind() -> Service:
-    svc = Service("behind", instructions="Be kind.")
+def answer(method):
+    if method == "server/discover":
+        return {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+    if method == "tools/list":
+        return {"tools": [{"name": "any", "inputSchema": {"type": "object"}}]}
+    return {"content": [{"type": "text", "text": "yes"}]} if method == "tools/call" else None
+
+for line in sys.stdin:
+    message = json.loads(line)
+    with open(sys.argv[1], "a") as asked:
+        asked.write(message["method"] + "\\n")
+    if "id" in message:
+        result = answer(message["method"])
+        said = {"result": result} if result else {"error": {"code": -32601, "message": "what?"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **said}), flush=True)
+"""
+
+
+def behind(*middleware: Any) -> Service:
+    svc = Service("behind", instructions="Be kind.", middleware=middleware)
     svc.lent = 0  # type: ignore[attr-defined]
 
     @svc.tool(input_schema=SCHEMA, meta={"shelf": 1}, title="Double", read_only=True)
@@ -149,6 +170,46 @@ async def test_questions_go_to_the_client_whose_call_it_is_and_answers_come_back
             "accept {'n': 1} model 1",
             "accept {'n': 2} model 2",
         ]
+
+
+async def test_a_server_of_both_eras_is_spoken_to_in_the_era_of_who_can_be_asked() -> None:
+    svc = behind()
+
+    @svc.tool
+    async def era(ctx: Context) -> str:
+        return "modern" if ctx.session is None else "legacy"
+
+    front = proxy(svc)
+    asked: dict[str, Any] = {"elicitation": lambda message, schema: ElicitResult("decline")}
+    for options, expected in (
+        ({"era": "legacy", **asked}, "legacy"),
+        ({"era": "legacy"}, "modern"),
+        ({"era": "modern", **asked}, "modern"),
+    ):
+        async with Client(front, **options) as client:
+            assert (await client.call_tool("era")).text == expected
+
+
+async def test_a_server_of_the_modern_era_alone_is_asked_for_the_older_one_once(tmp_path: Path) -> None:
+    program = tmp_path / "modern.py"
+    program.write_text(MODERN_ALONE)
+    front = proxy([sys.executable, str(program), str(tmp_path / "asked")])
+    for _ in range(2):
+        async with Client(front, era="legacy", elicitation=lambda message, schema: ElicitResult("decline")) as client:
+            assert (await client.call_tool("any")).text == "yes"
+    assert (tmp_path / "asked").read_text().splitlines().count("initialize") == 1
+
+
+async def test_a_list_that_cannot_be_had_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(ctx: Context, invocation: Invocation, next: Any) -> Any:
+        if invocation.method == "prompts/list":
+            raise ProtocolError(-32603, "no prompts today")
+        return await next(invocation)
+
+    async with Client(proxy(behind(broken))) as client:
+        assert next(one.name for one in await client.list_tools()) == "double"
+        assert await client.list_prompts() == []
+    assert "does not list its prompts: no prompts today" in caplog.text
 
 
 async def test_a_client_that_cannot_be_asked_is_not_declared_to_be() -> None:

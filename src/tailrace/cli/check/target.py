@@ -147,6 +147,7 @@ class Target:
         if self.url is None:
             self.ways = {Way.STDIO: ""}
             return
+        await self._begin()
         complaints: dict[str, str] = {}
         for url in self._candidates():
             for way in (Way.STREAMABLE, Way.MODERN, Way.SSE):
@@ -163,6 +164,16 @@ class Target:
             said = "".join(f"\n  {where}: {why}" for where, why in complaints.items())
             raise Failed(f"no MCP server answers at {self.url}:{said}")
         self.ways = {way: self.ways[way] for way in Way if way in self.ways}
+
+    async def _begin(self) -> None:
+        """Wait until a server that was started here says anything: some listen long before they serve."""
+        if self.process is None:
+            return
+        assert self.url is not None
+        with suppress(Failed):
+            async with RawConnection(self.url) as connection:
+                await connection.send("GET", "/healthz")  # whatever the answer is
+                await connection.read_head(_START_WITHIN)
 
     def _candidates(self) -> list[str]:
         assert self.url is not None

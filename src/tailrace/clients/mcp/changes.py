@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from tailrace.clients.mcp.links.http import HttpRefused, Patience, Place
 from tailrace.errors import ProtocolError, TransportError
+from tailrace.wire.jsonrpc import METHOD_NOT_FOUND
 
 if TYPE_CHECKING:
     from tailrace.clients.mcp.conversation import Conversation
@@ -82,6 +83,7 @@ class Changes:
         self._pending: dict[Change, None] = {}
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Event()
+        self._nothing = False  # the server said that it tells none of these
         self._ended = False
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +92,7 @@ class Changes:
         """Begin; every change from here on is told.
 
         Raises:
-            ProtocolError: The server refuses.
+            ProtocolError: The server refuses, or tells none of these.
             TransportError: The connection broke.
             TimeoutError: It did not begin in time.
         """
@@ -148,6 +150,8 @@ class Changes:
     def tell(self, method: str, params: Any) -> None:
         """A notification came; it may be one of these."""
         if method == _ACKNOWLEDGED:
+            granted: Any = cast("dict[str, Any]", params).get("notifications") if isinstance(params, dict) else None
+            self._nothing = isinstance(granted, dict) and not any(cast("dict[str, Any]", granted).values())
             self._acknowledged.set()
         elif method in _KINDS:
             self._add(Change(_KINDS[method]))
@@ -182,6 +186,8 @@ class Changes:
         while not self._ended:
             try:
                 await self._conversation.request("subscriptions/listen", params, timeout=math.inf)
+                if self._nothing or not self._acknowledged.is_set():  # some send the acknowledgement behind the end
+                    return self.lose(ProtocolError(METHOD_NOT_FOUND, "the server tells none of these changes"))
                 patience.renew()
             except HttpRefused as error:
                 if not error.may_pass:

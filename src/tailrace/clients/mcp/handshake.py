@@ -71,11 +71,16 @@ async def agree(conversation: Conversation, era: Literal["auto", "modern", "lega
         TransportError: The connection broke.
         TimeoutError: The limit passed.
     """
-    server = None
+    server, unanswered = None, False
     if era == "modern" or (era == "auto" and not conversation.link.legacy_only):
-        server = await _discover(conversation, timeout if era == "modern" else timeout / 2, era)
+        try:
+            server = await _discover(conversation, timeout if era == "modern" else timeout / 2, era)
+        except TimeoutError:
+            if era == "modern":
+                raise
+            conversation.version, unanswered = None, True
     if server is None:
-        server = await _initialize(conversation, timeout)
+        server = await (_greet_late if unanswered else _initialize)(conversation, timeout)
     conversation.version = server.version
     if server.era == "legacy":
         await conversation.notify("notifications/initialized", timeout=timeout)
@@ -96,7 +101,7 @@ async def _discover(conversation: Conversation, timeout: float, era: str) -> Ser
             conversation.version = known  # asked for by name: once more (2026-07-28, versioning)
             raw = await conversation.request("server/discover", timeout=timeout)
         found = decode("server/discover", raw, _Discovered)
-    except (ProtocolError, HttpRefused, TimeoutError) as error:
+    except (ProtocolError, HttpRefused) as error:
         if era == "modern" or not _may_be_legacy(error):
             raise
         conversation.version = None
@@ -141,6 +146,18 @@ async def _initialize(conversation: Conversation, timeout: float) -> Server:
     if answer.protocol_version not in mcp.LEGACY_VERSIONS:
         raise _no_common_version([answer.protocol_version])
     return Server("legacy", answer.protocol_version, answer.server_info, answer.capabilities, answer.instructions)
+
+
+async def _greet_late(conversation: Conversation, timeout: float) -> Server:
+    """Greet a server that has not answered `server/discover`: it may not know it, or not have read it yet. One that
+    was slow to start reads both then, has settled on the modern era by the first, and refuses the second."""
+    try:
+        return await _initialize(conversation, timeout)
+    except ProtocolError:
+        server = await _discover(conversation, timeout, "auto")
+        if server is None:
+            raise
+        return server
 
 
 def _no_common_version(offered: list[str]) -> ProtocolError:

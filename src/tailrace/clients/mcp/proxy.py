@@ -48,21 +48,22 @@ _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before a server that cannot be l
 _KINDS: tuple[Kind, ...] = ("tools", "resources", "prompts")
 
 
-def make_proxy(make: Callable[..., Client], *, name: str, max_upstreams: int) -> Service:
+def make_proxy(make: Callable[..., Client], *, name: str, max_upstreams: int, one_era: bool = False) -> Service:
     """A service that passes everything on.
 
     Args:
         make: Makes a client of the server behind; takes the callbacks of `Client`.
         name: The service's.
         max_upstreams: Clients of the server behind at once.
+        one_era: `make` makes clients of one era only, whatever it is asked for.
     """
-    return _Proxy(make, name, max_upstreams).service
+    return _Proxy(make, name, max_upstreams, one_era).service
 
 
 class _Proxy:
-    def __init__(self, make: Callable[..., Client], name: str, limit: int) -> None:
+    def __init__(self, make: Callable[..., Client], name: str, limit: int, one_era: bool) -> None:
         self.service = service = Service(name)
-        self._upstreams = Upstreams(partial(make, on_notification=self._notified), limit)
+        self._upstreams = Upstreams(partial(make, on_notification=self._notified), limit, one_era=one_era)
         self._completes = False
         service.lifespan(self._live)
         service.on_unregister_session(self._ended)
@@ -98,7 +99,7 @@ class _Proxy:
                     failures = 0
                     async for change in changes:
                         if change.kind != "resource":
-                            await self._refresh(client, change.kind)
+                            await self._refresh_one(client, change.kind)
             except ProtocolError as error:
                 logger.info("the server behind tells no changes: %s", error)
                 return
@@ -116,7 +117,14 @@ class _Proxy:
     async def _refresh_all(self, client: Client) -> None:
         self._completes = "completions" in client.capabilities
         for kind in _KINDS:
+            await self._refresh_one(client, kind)
+
+    async def _refresh_one(self, client: Client, kind: Kind) -> None:
+        """A list that the server behind cannot give stays as it is known; the others are none the worse."""
+        try:
             await self._refresh(client, kind)
+        except ProtocolError as error:
+            logger.warning("the server behind does not list its %s: %s", kind, error)
 
     async def _refresh(self, client: Client, kind: Kind) -> None:
         found: dict[str, Definition] = {}

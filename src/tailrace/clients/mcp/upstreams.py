@@ -2,7 +2,8 @@
 
 A modern server keeps nothing of its callers, so callers that can be asked the same things share a client. A legacy
 server keeps a session, so each legacy session in front has one of its own behind; what has no session shares one, which
-answers no questions: nobody would know whose they are.
+answers no questions: nobody would know whose they are. A server of both eras is spoken to in the modern one, except for
+legacy sessions that can be asked something: its handlers may know only the legacy way to ask.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tailrace.core.context import Context, current
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
-from tailrace.errors import CapabilityError, LimitError, TransportError
+from tailrace.errors import CapabilityError, LimitError, ProtocolError, TransportError
 
 if TYPE_CHECKING:
     from tailrace.clients.mcp.client import Client
@@ -87,11 +88,13 @@ class Upstreams:
     Args:
         make: Makes a client; takes the callbacks.
         limit: Clients at most; a call that needs one more is refused.
+        one_era: The era is settled by whoever made the proxy.
     """
 
-    def __init__(self, make: Callable[..., Client], limit: int) -> None:
+    def __init__(self, make: Callable[..., Client], limit: int, *, one_era: bool = False) -> None:
         self._make = make
         self._limit = limit
+        self._modern_only = one_era
         self._known: dict[Key, asyncio.Task[Upstream | Exception]] = {}
         self._tasks: Tasks | None = None
 
@@ -133,7 +136,8 @@ class Upstreams:
         """
         asks = _asks(ctx.client.capabilities if ctx.client is not None else {})
         if (await self.plain()).era == "modern":
-            upstream = await self._get(asks, asks)
+            upstream = await self._of_both_eras(ctx.session.id, asks) if asks and ctx.session is not None else None
+            upstream = upstream or await self._get(asks, asks)
         elif ctx.session is not None:
             upstream = await self._get(ctx.session.id, asks, era="legacy")  # known by now: nothing is tried first
         else:
@@ -143,6 +147,17 @@ class Upstreams:
             yield upstream.client
         finally:
             upstream.running.remove(ctx)
+
+    async def _of_both_eras(self, id: str, asks: tuple[str, ...]) -> Upstream | None:
+        """A legacy session of a server that speaks the modern era as well; None: it speaks that alone."""
+        if self._modern_only:
+            return None
+        try:
+            return await self._get(id, asks, era="legacy")
+        except ProtocolError:
+            self._known.pop(id, None)
+            self._modern_only = True
+            return None
 
     def forget(self, id: str) -> None:
         """A session in front has ended, so the one behind ends too."""
