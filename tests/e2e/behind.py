@@ -48,20 +48,20 @@ _NGINX = """\
 
 
 @contextmanager
-def proxied(kind: str, target: str, folder: Path) -> Iterator[str]:
-    """The address of a proxy of `kind` ("go" or "nginx") in front of `target`."""
-    with (_go if kind == "go" else _nginx)(target, folder) as url:
+def proxied(kind: str, target: str, folder: Path, *flags: str) -> Iterator[str]:
+    """The address of a proxy of `kind` ("go" or "nginx") in front of `target`; `flags` are for the Go program."""
+    with _go(target, folder, *flags) if kind == "go" else _nginx(target, folder) as url:
         yield url
 
 
 @contextmanager
-def _go(target: str, folder: Path) -> Iterator[str]:
+def _go(target: str, folder: Path, *flags: str) -> Iterator[str]:
     try:
         program = installing.go_proxy()
     except installing.Missing as missing:
         part, reason = missing.args
         pytest.skip(f"needs {part}: {reason}")
-    with running([str(program), target], folder / "goproxy.log", ready=_READY) as process:
+    with running([str(program), *flags, target], folder / "goproxy.log", ready=_READY) as process:
         yield process.url
 
 

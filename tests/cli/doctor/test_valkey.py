@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,15 @@ def test_rights_that_are_missing_are_named(valkey: Valkey) -> None:
     code, found = doctor("--store", f"valkey://reader:wrong@{address}")
     assert code == 1
     assert list(found) == ["reach"]
+
+
+def test_the_rights_that_the_page_about_durability_gives_suffice(valkey: Valkey) -> None:
+    page = (Path(__file__).parents[3] / "docs/durability.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("ACL SETUSER")]
+    assert valkey.ask(*line.replace(">SECRET", ">secret").split()) == b"OK"
+    code, found = doctor("--store", f"valkey://tailrace:secret@{valkey.url.removeprefix('valkey://')}")
+    assert code == 0, found
+    assert "rights" not in found
 
 
 def test_a_replica_takes_no_writes_and_its_primary_does_not_wait_for_it(valkey: Valkey) -> None:

@@ -34,21 +34,41 @@ __all__ = ["doctor_command"]
     metavar="NAME",
     help="Whose keys are looked for in a Valkey cluster.",
 )
+@click.option("--url", metavar="URL", help="A running server as its clients reach it, through what stands before it.")
+@click.option(
+    "--token", metavar="TOKEN", envvar="TAILRACE_TOKEN", show_envvar=True, help="Bearer token to show to that server."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1, max=86_400),
+    default=35.0,
+    show_default=True,
+    help="How long to watch an idle stream of its.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings as well.")
-def doctor_command(store: str | None, service: str, as_json: bool, strict: bool) -> None:
-    """Look at what a server stands on, and say what is at risk.
+def doctor_command(
+    store: str | None, service: str, url: str | None, token: str | None, seconds: float, as_json: bool, strict: bool
+) -> None:
+    """Look at what a server stands on, and at what stands before it, and say what is at risk.
 
     \b
     tailrace doctor --store valkey://127.0.0.1:6379/0
     tailrace doctor --store sqlite:/var/lib/orders/store.sqlite
+    tailrace doctor --url https://agents.example.com/mcp --token TOKEN
 
     Each finding is ok, warn or risk. Exit code 0 if nothing is at risk, 1 if something is, 2 for wrong use.
     """
-    if store is None:
-        raise click.UsageError("say what to look at: --store STORE.")
+    if store is None and url is None:
+        raise click.UsageError("say what to look at: --store STORE, --url URL, or both.")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"{url!r}: only http:// and https:// can be looked at.")
+    findings: list[Finding] = []
     with explained():
-        findings = _store(store, service)
+        if store is not None:
+            findings += _store(store, service)
+        if url is not None:
+            findings += _proxy(url, token, seconds)
     from tailrace.cli.doctor import findings as shown
 
     if as_json:
@@ -58,6 +78,14 @@ def doctor_command(store: str | None, service: str, as_json: bool, strict: bool)
     bad = {shown.Level.RISK, shown.Level.WARN} if strict else {shown.Level.RISK}
     if any(finding.level in bad for finding in findings):
         raise SystemExit(1)
+
+
+def _proxy(url: str, token: str | None, seconds: float) -> list[Finding]:
+    import asyncio
+
+    from tailrace.cli.doctor.proxy import examine_proxy
+
+    return asyncio.run(examine_proxy(url, token=token, seconds=seconds))
 
 
 def _store(store: str, service: str) -> list[Finding]:
