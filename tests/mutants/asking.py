@@ -14,7 +14,7 @@ ASKING_MUTANTS = [
         "protocols/mcp/once.py",
         [
             (
-                "        elif payload[:1] in (_ASKED, _PAUSED):\n"
+                "        elif payload[:1] in (ASKED, PAUSED):\n"
                 "            self.ledger.pause(run.entry, payload, self.endpoint.settings.state_time)\n",
                 "",
             )

@@ -51,11 +51,11 @@ FEATURE_MUTANTS = [
     ),
     Mutant(
         "what is provided for a call is not ended when the call fails",
-        "protocols/mcp/call.py",
+        "protocols/mcp/invoking.py",
         [
             (
-                "        async with AsyncExitStack() as stack:\n",
-                "        stack = AsyncExitStack()\n        if True:\n",
+                "    async with AsyncExitStack() as stack:\n",
+                "    stack = AsyncExitStack()\n    if True:\n",
             )
         ],
         ["tests/service/test_providers.py::test_each_call_gets_its_own_once_and_it_is_ended_after_the_call"],

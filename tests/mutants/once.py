@@ -6,6 +6,7 @@ from tests.mutants.planting import Mutant
 
 LEDGER = "core/ledger.py"
 ONCE = "protocols/mcp/once.py"
+RUN = "protocols/mcp/once_run.py"
 UNIT = "tests/protocols/mcp/test_once.py"
 RACES = "tests/schedules/test_once.py"
 
@@ -82,14 +83,14 @@ ONCE_MUTANTS = [
     ),
     Mutant(
         "a disconnect cancels the run",
-        ONCE,
+        RUN,
         [("        if isinstance(reason, ClientGone):\n", "        if False:\n")],
         [f"{UNIT}::test_over_modern_http_a_disconnect_ends_nothing_and_the_handler_is_told"],
         "assert",
     ),
     Mutant(
         "one who cancels ends the run that another waits for",
-        ONCE,
+        RUN,
         [("        elif not self.listeners and not self._kept", "        elif not self._kept")],
         [f"{UNIT}::test_one_who_cancels_takes_nothing_from_another_who_waits"],
         "assert",
@@ -125,7 +126,7 @@ ONCE_MUTANTS = [
     ),
     Mutant(
         "a shutdown is remembered as an outcome",
-        ONCE,
+        RUN,
         [("        if self._once.endpoint.ending and not isinstance(error, Abandoned):\n", "        if False:\n")],
         [f"{UNIT}::test_what_may_run_again_is_left_to_the_next_life_by_a_shutdown"],
         "assert|Timeout",

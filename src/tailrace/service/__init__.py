@@ -8,26 +8,27 @@ up to the server only when they are called.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import Catalog, Kind, check_options, decorate
 from tailrace.service.definitions import Definition, Tool, ToolOptions
 from tailrace.service.exporting import lock_of
+from tailrace.service.hooks import Hooks
 from tailrace.service.interceptors import Interceptor, Next
 from tailrace.service.methods import Method, Methods, RpcOptions
 from tailrace.service.middleware import Invocation, Middleware
 from tailrace.service.mounting import KINDS, Mount, check_mountable
 from tailrace.service.prompts import Completion, Prompt, PromptOptions
 from tailrace.service.resources import Resource, ResourceOptions
+from tailrace.service.running import RunningServer, statistics_of
 from tailrace.service.viewing import Filter, Offered, View, Viewer
 
 if TYPE_CHECKING:
@@ -59,37 +60,6 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Hooks:
-    """The functions to call with a `Session` as its life goes on, each list in order of definition."""
-
-    register: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
-    unregister: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
-    restore: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
-    notified: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict[str, Callable[..., Any]])
-
-
-class RunningServer(Protocol):
-    """What a `Service` asks of a server that serves it."""
-
-    async def broadcast(self, method: str, params: Any) -> None:
-        """Send a notification to every session, and to the streams that asked for its kind."""
-        ...
-
-    def updated(self, uri: str) -> None:
-        """What stands at `uri` has changed; called in any thread."""
-        ...
-
-    def changed(self, kind: str, session: Session | None = None) -> None:
-        """A list (``tools``, ``resources``, ``prompts``) of what the service offers has changed, for everybody or for
-        one session; called in any thread."""
-        ...
-
-    def statistics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Numbers for people, under the keys of `Service.statistics`."""
-        ...
 
 
 class Service(Catalog):
@@ -485,19 +455,7 @@ class Service(Catalog):
 
         Numbers of several servers are added up; without a server all are zero.
         """
-        total: dict[str, dict[str, Any]] = {
-            "sessions": {"open": 0},
-            "calls": {"running": 0},
-            "streams": {"open": 0},
-            "detached": {"running": 0},
-            "log_bytes": {"held": 0},
-            "store": {"name": "none"},
-            "outbox": {"waiting": 0},
-        }
-        for running in self._reached():
-            for section, numbers in running.statistics().items():
-                _add_up(total.setdefault(section, {}), numbers)
-        return total
+        return statistics_of(self._reached())
 
     def attach(self, server: RunningServer) -> None:
         """Count `server` among those that serve this service; for the server, when it starts.
@@ -512,12 +470,3 @@ class Service(Catalog):
         """Forget `server`, when it has stopped. Idempotent."""
         if server in self._servers:
             self._servers.remove(server)
-
-
-# --- sums ---------------------------------------------------------------------------------------
-
-
-def _add_up(total: dict[str, Any], numbers: Mapping[str, Any]) -> None:
-    for name, value in numbers.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        total[name] = total.get(name, 0) + value if is_number else value

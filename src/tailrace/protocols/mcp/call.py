@@ -1,23 +1,21 @@
 """One call of the user's code: arguments in, the handler's run, the result out, in the words of its version.
 
 What is called (its *target*: a tool, a resource, a prompt, a completion) has a class of its own, which knows its
-arguments, its result and its failures: `tool_call`, `reading`. Here is what all of them have in common.
+arguments, its result and its failures: `tool_call`, `reading`. Here is what all of them have in common; how the
+user's function is run is `invoking`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import AsyncExitStack
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.core.asked import ClientInfo
 from tailrace.core.call import Call, Reply
@@ -33,13 +31,11 @@ from tailrace.errors import (
     StoreError,
     ToolError,
 )
+from tailrace.protocols.mcp.failures import PeerCancelled, encode_failure, no_room
 from tailrace.protocols.mcp.legs import InputRequired, leg_of
-from tailrace.schema import encode_value
-from tailrace.service.middleware import Invocation, around
-from tailrace.service.providers import provide
+from tailrace.protocols.mcp.records import StoredCallData
 from tailrace.wire import mcp
-from tailrace.wire.content import BLOCKS, Text
-from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, encode_error, encode_notification, encode_result
+from tailrace.wire.jsonrpc import INTERNAL_ERROR, encode_notification, encode_result
 
 if TYPE_CHECKING:
     from tailrace.core.asked import ElicitResult, Root, SampleResult
@@ -47,19 +43,10 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.asking import Asking
+    from tailrace.protocols.mcp.dialect import Dialect
     from tailrace.protocols.mcp.legs import Leg, Question
-    from tailrace.service import Completion, Definition
 
-__all__ = [
-    "Dialect",
-    "DuplicateId",
-    "McpCall",
-    "PeerCancelled",
-    "StoredCallData",
-    "Target",
-    "encode_failure",
-    "no_room",
-]
+__all__ = ["McpCall", "Target"]
 
 logger = logging.getLogger("tailrace.tools")
 
@@ -67,52 +54,11 @@ _LARGE = 1024 * 1024  # bytes of one SSE event that the official Python client t
 _LEVELS = {level: rank for rank, level in enumerate(mcp.LOG_LEVELS)}
 
 
-class PeerCancelled(CallCancelled):
-    """The client cancelled the call, and wants no answer (MCP, cancellation)."""
-
-
-class DuplicateId(ProtocolError):
-    """A second request under an id that is in flight. Answered under that id, it would end the first one at its
-    client's, so it is refused without one."""
-
-    def __init__(self, id: int | str) -> None:
-        super().__init__(INVALID_REQUEST, f"a request with the id {str(id)[:64]!r} is in flight")
-
-
 _FOR_GOOD = (ClientGone, DeadlineExceeded, PeerCancelled)  # what cancels a call that was never asked for again
 
 
 class _NotPublished(StoreError):
     """What the call publishes could not be committed; not to be taken for an error of the tool's own."""
-
-
-class Dialect:
-    """What differs between the eras in a result, so that no handler has to ask.
-
-    Attributes:
-        modern: 2026-07-28 or later: `resultType` and `_meta` go with every result.
-        server_info: `_meta` of every modern result.
-    """
-
-    __slots__ = ("modern", "result_type", "server_info")
-
-    def __init__(self, modern: bool, server_info: dict[str, Any]) -> None:
-        self.modern = modern
-        self.result_type = "complete" if modern else UNSET
-        self.server_info: Any = {"io.modelcontextprotocol/serverInfo": server_info} if modern else UNSET
-
-
-class StoredCallData(Struct, frozen=True):
-    """A call in the journal."""
-
-    request_id: int | str
-    tool: str  # the target's name
-    arguments: Raw
-    progress_token: int | str | None = None
-    once: tuple[str, float] | None = None  # its idempotency key, and when it was accepted (wall clock)
-    reran: bool = False  # it runs for the second time: a third one is not tried
-    outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
-    method: str = "tools/call"
 
 
 class Target(Protocol):
@@ -305,58 +251,9 @@ class McpCall(Call):
         logger.error("messages could not be committed, so the call failed %s error=%s", self._named, error)
         return self.error(INTERNAL_ERROR, "what the call publishes could not be stored")
 
-    async def invoke(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
-        """Run the target's function with what is provided, inside of the middleware."""
-        if target.timeout is not None:
-            self.set_timeout(target.timeout, DeadlineExceeded(f"{target.name} did not end within {target.timeout:g} s"))
-        layers = (*self.asking.middleware, *target.middleware)
-        if not layers:
-            return await self._provide(target, arguments)
-
-        def handle(invocation: Invocation) -> Awaitable[Any]:
-            return self._provide(target, dict(invocation.arguments))
-
-        invocation = Invocation(self.METHOD, self.target.name, arguments)
-        return await around(layers, self.context, invocation, handle)
-
-    async def _provide(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
-        if not target.provided:
-            return await self._run_function(target, arguments)
-        async with AsyncExitStack() as stack:
-            arguments.update(await provide(stack, target.provided, self.context, self.in_thread))
-            return await self._run_function(target, arguments)
-
-    async def _run_function(self, target: Definition | Completion, arguments: dict[str, Any]) -> Any:
-        """Whatever kind it is of; a plain one in a thread."""
-        if target.context_param is not None:
-            arguments[target.context_param] = self.context
-        if target.is_async:
-            return await target.fn(**arguments)
-        if target.is_generator:
-            return await self._collect(target.fn(**arguments))
-        value = await self.in_thread(partial(target.fn, **arguments))
-        return await value if inspect.isawaitable(value) else value
-
     async def in_thread(self, fn: Callable[[], Any]) -> Any:
         """Run a plain function."""
         return await self.tasks.in_thread(fn)
-
-    async def _collect(self, items: Any) -> list[Any]:
-        """An async generator's items are progress; its collected list is the answer."""
-        collected: list[Any] = []
-        size = 0
-        try:
-            async for item in items:
-                collected.append(item)
-                text = encode_value(item)
-                size += len(text)
-                if size > self.max_result:
-                    raise ToolError(f"the result is over {self.max_result} bytes")
-                self.progress(len(collected), None, _message(item, text))
-                await self.room()
-        finally:
-            await items.aclose()
-        return collected
 
     # --- what is asked ---
 
@@ -550,23 +447,3 @@ _KINDS = {
     "prompts/get": "prompt",
     "completion/complete": "completion",
 }
-
-
-def no_room(answer: bytes) -> LimitError:
-    """What is said of an answer that was made and cannot be kept for its reader."""
-    text = f"the answer has {len(answer)} bytes, and too many answers that nobody has read are kept already"
-    return LimitError("log", text)
-
-
-def _message(item: Any, encoded: bytes) -> str | None:
-    """What is said of an item that a generator yields; of a picture nothing, its bytes are in the answer."""
-    if isinstance(item, BLOCKS):
-        return item.text if isinstance(item, Text) else None
-    return item if isinstance(item, str) else encoded.decode()
-
-
-def encode_failure(id: int | str | None, error: ProtocolError) -> bytes:
-    """The encoded JSON-RPC error of a `ProtocolError`."""
-    if error.data is not None:
-        return encode_error(id, error.code, error.message, error.data)
-    return encode_error(id, error.code, error.message)

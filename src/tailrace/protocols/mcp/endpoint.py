@@ -15,7 +15,7 @@ import msgspec
 
 from tailrace.core.tasks import DelayLine, Sweeper, Tasks
 from tailrace.protocols.mcp.asking import Asking
-from tailrace.protocols.mcp.call import Dialect
+from tailrace.protocols.mcp.dialect import Dialect
 from tailrace.protocols.mcp.listen import Listens
 from tailrace.protocols.mcp.methods import Methods
 from tailrace.protocols.mcp.notifications import Notifications

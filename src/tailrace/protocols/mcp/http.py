@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.core.access import InsufficientScope
 from tailrace.errors import ProtocolError
-from tailrace.protocols.mcp.call import encode_failure
+from tailrace.protocols.mcp.failures import encode_failure
 from tailrace.protocols.mcp.reply import JSON
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
 from tailrace.errors import LimitError, ProtocolError
-from tailrace.protocols.mcp.call import DuplicateId
+from tailrace.protocols.mcp.failures import DuplicateId
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.protocols.mcp.reading import find_resource
 from tailrace.service.viewing import Viewer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tailrace.core.ports import Kind
-from tailrace.protocols.mcp.call import PeerCancelled
+from tailrace.protocols.mcp.failures import PeerCancelled
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import Notification, encode_notification
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.errors import CapabilityError, ProtocolError, ResourceNotFound, ToolError
 from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.invoking import invoke
 from tailrace.protocols.mcp.methods import LISTS, all_of
 from tailrace.schema import InvalidArguments, InvalidResult, decode_strings, encode_value
 from tailrace.service.middleware import Invocation, around
@@ -25,8 +26,8 @@ from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailrace.protocols.mcp.call import StoredCallData
     from tailrace.protocols.mcp.legs import Question
+    from tailrace.protocols.mcp.records import StoredCallData
     from tailrace.service import Completion, Offered, Prompt, Resource
 
 __all__ = ["CompleteCall", "PromptCall", "ReadCall", "find_resource", "find_target", "not_found", "stored_params"]
@@ -85,7 +86,7 @@ class ReadCall(_Reading):
     async def work(self) -> bytes:
         """Run the resource's function."""
         uri, resource, values, _ = self.target
-        value = await self.invoke(resource, _decode(resource, values))
+        value = await invoke(self, resource, _decode(resource, values))
         if value is None:
             raise ResourceNotFound
         result: dict[str, Any] = {"contents": _contents(uri, value, resource.mime_type)}
@@ -136,7 +137,7 @@ class PromptCall(_Reading):
         """Run the prompt's function."""
         prompt = self.target
         given = msgspec.json.decode(self.arguments, type=dict[str, str]) if isinstance(self.arguments, Raw) else {}
-        value = await self.invoke(prompt, _decode(prompt, given))
+        value = await invoke(self, prompt, _decode(prompt, given))
         result: dict[str, Any] = {"messages": _messages(value)}
         if prompt.description:
             result["description"] = prompt.description
@@ -208,7 +209,7 @@ class CompleteCall(_Reading):
         arguments: dict[str, Any] = {"value": typed}
         if completion.takes_arguments:
             arguments["arguments"] = dict(params.context.arguments)
-        found: Any = await self.invoke(completion, arguments)
+        found: Any = await invoke(self, completion, arguments)
         return cast("dict[str, Any]", found) if isinstance(found, dict) else [str(one) for one in found or ()]
 
 

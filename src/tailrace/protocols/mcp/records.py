@@ -1,4 +1,4 @@
-"""What is kept of a legacy session in the store, and when it has changed.
+"""What is kept of a legacy session and its calls in the store, and when it has changed.
 
 A session's own values (`session.state`) are stored together with the answer of the call that changed them: whoever
 saw the answer finds them again after a kill. Whether they did is found by their encoded form, for a dictionary that
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.ports import PutSession
 from tailrace.wire import mcp
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.protocols.mcp.journal import SessionJournal
 
-__all__ = ["Record", "decode_record", "decode_state", "put_session", "state_changed"]
+__all__ = ["Record", "StoredCallData", "decode_record", "decode_state", "put_session", "state_changed"]
 
 logger = logging.getLogger("tailrace.mcp")
 
@@ -39,6 +39,19 @@ class Record(Struct):
     initialized: bool = False
     subscriptions: list[str] = msgspec.field(default_factory=list[str])  # URIs of resources
     state: Raw = _EMPTY  # as it was stored last
+
+
+class StoredCallData(Struct, frozen=True):
+    """A call in the journal."""
+
+    request_id: int | str
+    tool: str  # the target's name
+    arguments: Raw
+    progress_token: int | str | None = None
+    once: tuple[str, float] | None = None  # its idempotency key, and when it was accepted (wall clock)
+    reran: bool = False  # it runs for the second time: a third one is not tried
+    outcome: Raw | UnsetType = UNSET  # its result, committed together with what it published: it does not run again
+    method: str = "tools/call"
 
 
 decode_record = msgspec.json.Decoder(Record).decode

@@ -21,11 +21,11 @@ from tailrace.core.ports import DropSession, EndCall, Kind, PutCall
 from tailrace.core.session import Lifecycle
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.asking import cancelled_note
-from tailrace.protocols.mcp.call import McpCall, StoredCallData, encode_failure
+from tailrace.protocols.mcp.failures import encode_failure
 from tailrace.protocols.mcp.keys import fingerprint_of
 from tailrace.protocols.mcp.once import Claim, OnceCall
 from tailrace.protocols.mcp.reading import find_target, stored_params
-from tailrace.protocols.mcp.records import decode_record, decode_state
+from tailrace.protocols.mcp.records import StoredCallData, decode_record, decode_state
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.service.viewing import Viewer
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.ports import StoredEvent, StoredSession
     from tailrace.core.session import Session
+    from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
 

@@ -15,7 +15,8 @@ from tailrace.core.access import Access, InsufficientScope
 from tailrace.core.outgoing import OUTBOX
 from tailrace.core.trace import read_trace
 from tailrace.errors import LimitError, ProtocolError
-from tailrace.protocols.mcp.call import Dialect, DuplicateId, McpCall
+from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.failures import DuplicateId
 from tailrace.protocols.mcp.legs import leg_of
 from tailrace.protocols.mcp.methods import LISTS
 from tailrace.protocols.mcp.once import OnceCall
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
     from tailrace.core.trace import Tracer
+    from tailrace.protocols.mcp.dialect import Dialect
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 from tailrace.core.access import InsufficientScope
 from tailrace.core.ports import Kind, PutCall
 from tailrace.errors import ProtocolError
-from tailrace.protocols.mcp.call import DuplicateId, encode_failure
+from tailrace.protocols.mcp.failures import DuplicateId, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.wire import mcp, sse

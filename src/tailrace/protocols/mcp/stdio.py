@@ -17,7 +17,7 @@ from msgspec import UNSET
 from tailrace.core.ports import Kind
 from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled, ProtocolError
-from tailrace.protocols.mcp.call import DuplicateId, encode_failure
+from tailrace.protocols.mcp.failures import DuplicateId, encode_failure
 from tailrace.protocols.mcp.framing import LineFraming
 from tailrace.protocols.mcp.reply import SessionReply
 from tailrace.protocols.mcp.task_state import ToolTask

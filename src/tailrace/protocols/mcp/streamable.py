@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
-from tailrace.protocols.mcp.call import McpCall, encode_failure
+from tailrace.protocols.mcp.failures import encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
 from tailrace.protocols.mcp.requests import KEPT
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
+    from tailrace.protocols.mcp.call import McpCall
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
 

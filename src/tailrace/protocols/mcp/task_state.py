@@ -19,7 +19,7 @@ from tailrace.wire.content import Text
 from tailrace.wire.tasks import TERMINAL, TaskState
 
 if TYPE_CHECKING:
-    from tailrace.protocols.mcp.call import Dialect
+    from tailrace.protocols.mcp.dialect import Dialect
     from tailrace.protocols.mcp.legs import Question
     from tailrace.protocols.mcp.task_call import TaskCall
 

@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw
 
 from tailrace.errors import DeadlineExceeded, StepError, ToolError
 from tailrace.protocols.mcp.call import McpCall
+from tailrace.protocols.mcp.invoking import invoke
 from tailrace.schema import InvalidArguments, InvalidResult, encode_value
 from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text, ToolResponse
@@ -44,7 +45,7 @@ class ToolCall(McpCall):
         except InvalidArguments as error:
             raise ToolError(error.message) from None
         if not tool.is_async or tool.provided or self.asking.middleware or tool.middleware:
-            return self._encode(await self.invoke(tool, arguments))
+            return self._encode(await invoke(self, tool, arguments))
         if tool.context_param is not None:
             arguments[tool.context_param] = self.context
         if tool.timeout is not None:
