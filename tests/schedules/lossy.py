@@ -99,7 +99,7 @@ class LossyStore(MemoryStore):
         self.disk = disk
         self._point = point
         self._batch = batch
-        self._syncing: list[tuple[Sequence[Record], int]] = []
+        self._syncing: list[tuple[int, Sequence[Record], int]] = []
         self._secrets, self._epoch = list(disk.secrets), disk.epoch
         for group in disk.groups:
             for record in group:
@@ -134,7 +134,7 @@ class LossyStore(MemoryStore):
             self._syncing = self._taken()
             self._loop.call_later(SYNC, self._sync)
 
-    def _taken(self) -> list[tuple[Sequence[Record], int]]:
+    def _taken(self) -> list[tuple[int, Sequence[Record], int]]:
         group, self._pending = self._pending[: self._batch], self._pending[self._batch :]
         return group
 
@@ -144,7 +144,8 @@ class LossyStore(MemoryStore):
         self._point("before a sync")
         group, self._syncing = self._syncing, []
         later, self._pending = self._pending, group
-        self.disk.groups.append(tuple(record for records, _ in group for record in records))
+        sound, _ = self._sifted(group)  # what a claim was refused for is on no disk
+        self.disk.groups.append(tuple(record for _, records, _ in sound for record in records))
         self._point("after a sync, nobody told")
         super()._commit()  # applies the group, and tells
         self._pending = later + self._pending

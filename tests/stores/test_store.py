@@ -33,7 +33,7 @@ from tailrace.core.ports import (
     StoredSession,
     TrimStream,
 )
-from tailrace.errors import StoreBusy, StoreError
+from tailrace.errors import EntryTaken, StoreBusy, StoreError
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 from tailrace.stores.tickets import Tickets
@@ -59,13 +59,15 @@ def valkey() -> Iterator[Valkey]:
         yield server
 
 
-@pytest.fixture(params=["memory", "sqlite", "valkey"])
+@pytest.fixture(params=["memory", "sqlite", "valkey", "valkey partition"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    if request.param == "valkey":
+    if request.param in ("valkey", "valkey partition"):
         server = request.getfixturevalue("valkey")
         server.ask("FLUSHALL")
+        partition = "p1" if request.param == "valkey partition" else ""
+        server.ask("SADD", "{tailrace:tailrace}:partitions", "p1")
         yield Bench(
-            lambda **options: ValkeyStore(server.url, probe_interval=0.01, **options),
+            lambda **options: ValkeyStore(server.url, partition=partition, probe_interval=0.01, **options),
             lambda: server.ask("CONFIG", "SET", "maxmemory", "1"),  # it refuses whatever takes memory
             lambda: server.ask("CONFIG", "SET", "maxmemory", "0"),
             "used memory > 'maxmemory'",
@@ -657,9 +659,114 @@ async def test_entries_of_a_commit_that_failed_are_not_there(bench: Bench) -> No
     await store.close()
 
 
+# --- entries that are claimed ----------------------------------------------------------------------
+
+
+def claim(key: str, data: bytes = b"mine", *, kind: str = "once", expires: float = 2_000.0) -> PutEntry:
+    return PutEntry(kind, key, data, expires, claim=True)
+
+
+async def outcome(store: AnyStore, *records: Record) -> StoreError | None:
+    heard: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
+    store.when(store.write(records), heard.set_result)
+    return await heard
+
+
+async def test_a_key_is_claimed_once_and_a_refused_claim_takes_its_whole_write_with_it(bench: Bench) -> None:
+    store = bench.make(clock=Clock())
+    await store.open()
+    heard: list[StoreError | None] = []
+    writes: list[list[Record]] = [
+        [claim("k", b"first"), SESSION],
+        [event(1)],
+        [event(2), claim("k", b"second"), put("beside")],  # all in one commit, most probably
+        [claim("k", kind="step"), event(3)],
+    ]
+    for records in writes:
+        store.when(store.write(records), heard.append)
+    await store.flush()  # a refused claim is no failure
+    assert [type(error) for error in heard] == [type(None), type(None), EntryTaken, type(None)]
+    assert isinstance(await outcome(store, claim("k", b"third")), EntryTaken)
+    assert store.failure is None
+    assert store.statistics()["failed"] == 0
+    assert await store.entry("once", "k") == StoredEntry("k", b"first", 2_000.0)
+    assert await store.entry("once", "beside") is None
+    assert [stored.seq for stored in (await loaded(store)).events] == [1, 3]
+    assert await keys(store, "step") == ["k"]
+    await store.close()
+
+
+async def test_what_is_held_is_written_by_whoever_does_not_claim_it(bench: Bench) -> None:
+    store = bench.make(clock=Clock())
+    await store.open()
+    store.write([claim("k", b"begun")])
+    assert await outcome(store, put("k", b"ended", expires=3_000.0)) is None
+    assert isinstance(await outcome(store, claim("k")), EntryTaken)
+    assert await store.entry("once", "k") == StoredEntry("k", b"ended", 3_000.0)
+    await store.close()
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["each committed", "in one commit"])
+async def test_a_key_that_was_dropped_left_free_or_has_expired_is_claimed_again_once(bench: Bench, apart: bool) -> None:
+    clock = Clock()
+    store = bench.make(clock=clock)
+    await store.open()
+    before: list[Record] = [
+        claim("dropped"),
+        claim("free"),
+        PutEntry("once", "free", b"paused", 2_000.0, free=True),
+        claim("gone", expires=1_000.0),  # at this moment
+        PutEntry("once", "held again", b"", 2_000.0, free=True),
+        put("held again"),
+        DropEntry("once", "dropped"),
+    ]
+    heard: list[StoreError | None] = []
+    for record in before:
+        store.when(store.write([record]), heard.append)
+        if apart:
+            await store.flush()
+    for key in ("dropped", "free", "gone", "held again"):
+        for _ in range(2):
+            store.when(store.write([claim(key)]), heard.append)
+            if apart:
+                await store.flush()
+    await store.flush()
+    assert heard[: len(before)] == [None] * len(before)
+    assert [error is None for error in heard[len(before) :]] == [True, False] * 3 + [False, False]
+    await store.close()
+
+
+async def test_who_holds_a_key_and_what_is_free_outlives_the_store_that_wrote_it(bench: Bench) -> None:
+    store = bench.make()
+    await store.open()
+    store.write([claim("held", expires=4e9), PutEntry("once", "free", b"", 4e9, free=True)])
+    await store.close()
+    again = bench.make()
+    await again.open()
+    assert isinstance(await outcome(again, claim("held", expires=4e9)), EntryTaken)
+    assert await outcome(again, claim("free", expires=4e9)) is None
+    await again.close()
+    last = bench.make()
+    await last.open()
+    assert isinstance(await outcome(last, claim("free", expires=4e9)), EntryTaken)
+    await last.close()
+
+
+async def test_of_several_claims_in_one_write_all_stand_or_none(bench: Bench) -> None:
+    store = bench.make(clock=Clock())
+    await store.open()
+    assert await outcome(store, claim("a"), claim("b"), put("c")) is None
+    assert isinstance(await outcome(store, claim("d"), claim("b"), claim("e")), EntryTaken)
+    assert await keys(store) == ["a", "b", "c"]
+    assert await outcome(store, claim("d"), claim("d", b"twice")) is None  # held against what was there before
+    assert await store.entry("once", "d") == StoredEntry("d", b"twice", 2_000.0)
+    await store.close()
+
+
 # --- any records, in any grouping -----------------------------------------------------------------
 
 SESSIONS = st.sampled_from(["a", "b"])
+KINDS = st.sampled_from(["a", "once"])  # the second is one that partitions share
 SMALL = st.integers(1, 3)
 RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(lambda s, d: PutSession(s, s.encode(), "", d, 1.0), SESSIONS, st.binary(max_size=2)),
@@ -669,8 +776,8 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(DropStream, SESSIONS, SMALL),
     st.builds(PutCall, SESSIONS, SMALL, SMALL, st.binary(max_size=2)),
     st.builds(EndCall, SESSIONS, SMALL),
-    st.builds(PutEntry, SESSIONS, SESSIONS, st.binary(max_size=2), st.floats(3e9, 4e9)),
-    st.builds(DropEntry, SESSIONS, SESSIONS),
+    st.builds(PutEntry, KINDS, SESSIONS, st.binary(max_size=2), st.floats(3e9, 4e9), st.booleans(), st.booleans()),
+    st.builds(DropEntry, KINDS, SESSIONS),
 )
 
 
@@ -696,13 +803,14 @@ def test_sqlite_keeps_what_memory_keeps_however_the_writes_are_grouped(
             await sqlite.close()
             sqlite = SqliteStore(folder / "copy" / "s.db")
             await sqlite.open()
-        for name in ("a", "b"):  # entries first: they are read without a merge
-            assert await sqlite.entry(name, "a") == await memory.entry(name, "a")
+        for kind in ("a", "once"):  # entries first: they are read without a merge
+            assert await sqlite.entry(kind, "a") == await memory.entry(kind, "a")
             for page in ({}, {"after": "a"}, {"limit": 1}):
-                assert await sqlite.entries(name, **page) == await memory.entries(name, **page)
+                assert await sqlite.entries(kind, **page) == await memory.entries(kind, **page)
         for name in ("a", "b"):
             assert await sqlite.load(name) == await memory.load(name)
-            assert await sqlite.count(name) == await memory.count(name)
+        for kind in ("a", "once"):
+            assert await sqlite.count(kind) == await memory.count(kind)
         assert await sqlite.unfinished() == await memory.unfinished()
         for store in (memory, sqlite):
             await store.close()
@@ -822,6 +930,9 @@ async def test_a_failure_too_old_to_be_remembered_is_still_no_promise() -> None:
 async def test_a_flush_tells_of_failures_it_has_forgotten() -> None:
     tickets = Tickets(failures_kept=0)
     tickets.bind(asyncio.get_running_loop())
+    ticket = tickets.issue()
+    tickets.settle(ticket, [(ticket, ticket, EntryTaken("held"))])
+    await tickets.flush()  # of refused claims it does not
     ticket = tickets.issue()
     tickets.settle(ticket, [(ticket, ticket, StoreError("full"))])
     with pytest.raises(StoreError, match="failed"):

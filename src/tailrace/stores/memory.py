@@ -38,6 +38,7 @@ from tailrace.stores.weight import write_weight
 
 if TYPE_CHECKING:
     from tailrace.core.ports import Committed
+    from tailrace.stores.tickets import Failed
 
 __all__ = ["MemoryStore"]
 
@@ -222,14 +223,19 @@ class MemoryStore(Store):
             self._failed += len(writes)
             self._tickets.settle(upto, [(first, upto, self._failing)])
             return
-        now = self._clock()
-        sound, failed = sift(writes, lambda claim: self._entries.is_held(claim.kind, claim.key, now), now, self.name)
+        sound, failed = self._sifted(writes)
         for _, records, _ in sound:
             for record in records:
                 self._apply(record)
             self._records += len(records)
         self._commits += 1
         self._tickets.settle(upto, failed)
+
+    def _sifted(
+        self, writes: list[tuple[int, Sequence[Record], int]]
+    ) -> tuple[list[tuple[int, Sequence[Record], int]], list[Failed]]:
+        now = self._clock()
+        return sift(writes, lambda claim: self._entries.is_held(claim.kind, claim.key, now), now, self.name)
 
     async def _reading(self) -> None:
         if self._loop is None:

@@ -1,4 +1,4 @@
-"""The store on another machine: Valkey or Redis, for one server process of a service at a time.
+"""The store on another machine: Valkey or Redis, for one server process of a service, or of a partition, at a time.
 
 Who holds it has a lease, renewed while it lives, and a fencing token that every script checks: a server that was
 paused for so long that another took over can write nothing when it wakes. This is the loop's side: limits, tickets,
@@ -12,7 +12,6 @@ all but the last second or two, with neither only this process's end.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
-from tailrace.errors import StoreBusy, StoreError, StoreTooNew
+from tailrace.errors import StoreBusy, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
-from tailrace.stores.tickets import Failed, Tickets
-from tailrace.stores.valkey_link import Link, Unreachable
+from tailrace.stores.tickets import Failed, Tickets, failures
+from tailrace.stores.valkey_link import Link, Unreachable, judged
+from tailrace.stores.valkey_records import stored_session
 from tailrace.stores.valkey_writer import Job, Listener, Write, Writer
 from tailrace.stores.weight import OVERHEAD, write_weight
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ValkeyStore"]
 
-logger = logging.getLogger("tailrace.stores.valkey")
-
 _LONGEST_LOOK = 0.5  # seconds between two looks whether another's lease has ended
 
 
@@ -46,6 +44,11 @@ class ValkeyStore(Store):
     Args:
         url: ``valkey://[USER:PASSWORD@]HOST[:PORT][/DB]``; ``valkeys://`` with TLS.
         service: Whose keys these are: servers of the same name at the same URL exclude each other.
+        partition: Which part of the service's keys, in 1 to 8 of ``0-9a-z``: then only who opens the same one is
+            excluded. Partitions are made and found by `ValkeyMembership`; empty: the service has none.
+        owner: Who holds it, for others to see; default: a name of its own.
+        new: Make the partition, which must not be there; else it must be there.
+        on_lost: Called on the loop, once, when another has taken it over.
         lease: Seconds for which the ownership lasts unless it is renewed, which happens three times as often.
         max_queued: Bytes that may wait for their commit, payloads and overhead; over it `write` raises.
         batch_writes: Most writes in one commit.
@@ -67,6 +70,10 @@ class ValkeyStore(Store):
         url: str,
         *,
         service: str = "tailrace",
+        partition: str = "",
+        owner: str = "",
+        new: bool = False,
+        on_lost: Callable[[ValkeyStore], None] | None = None,
         lease: float = 5.0,
         max_queued: int = 67_108_864,
         batch_writes: int = 1_000,
@@ -79,8 +86,11 @@ class ValkeyStore(Store):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.durable = True
-        self._link = Link(url, service, timeout=timeout)
-        self._id = secrets.token_hex(8)
+        self.partition = partition
+        self._link = Link(url, service, timeout=timeout, partition=partition)
+        self._id = owner or secrets.token_hex(8)
+        self._new = new
+        self._on_lost = on_lost
         self._lease = lease
         self._max_queued = max_queued
         self._close_timeout = close_timeout
@@ -108,7 +118,7 @@ class ValkeyStore(Store):
 
     @property
     def name(self) -> str:
-        """``valkey://HOST:PORT/DB``, without the password."""
+        """``valkey://HOST:PORT/DB``, and ``#PARTITION`` of one; without the password."""
         return self._link.name
 
     @property
@@ -124,6 +134,7 @@ class ValkeyStore(Store):
 
         Raises:
             StoreBusy: It was still held after `wait`; or this store is open.
+            StoreLost: There is no such partition (any more); or there is one already that should be new.
             StoreTooNew: A newer version wrote it; nothing was changed.
             StoreError: It cannot be reached, is too old, or refuses the password.
         """
@@ -134,10 +145,11 @@ class ValkeyStore(Store):
         self._reset()
         self._failure = None
         try:
-            self._judge(await self._link.facts())
+            if not self.partition:  # else the membership did
+                self._persistence = judged(self._link.name, await self._link.facts())
             token = await self._acquire(loop.time() + wait)
             if (await self._link.call(scripts.CLEAR, token, int(self._lease * 1000)))[0] != b"ok":
-                raise StoreError(f"{self.name} was taken over while it was being opened")
+                raise StoreLost(f"{self.name} was taken over while it was being opened")
         except BaseException:
             self._loop = None
             await self._link.drop()
@@ -187,7 +199,7 @@ class ValkeyStore(Store):
     async def load(self, session: str | None = None, *, handle: bytes | None = None) -> StoredSession | None:
         """As `Store.load`."""
         by = ("handle", handle or b"") if session is None else ("id", session)
-        return scripts.stored_session(await self._ask(scripts.LOAD, *by))
+        return stored_session(await self._ask(scripts.LOAD, *by))
 
     async def sessions(self) -> list[tuple[str, float]]:
         """As `Store.sessions`."""
@@ -241,7 +253,7 @@ class ValkeyStore(Store):
 
     def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
         self._queued -= sum(weight for _, _, weight in writes)
-        self._failed += sum(last - first + 1 for first, last, _ in failed)
+        self._failed += failures(failed)
         if error is None:
             self._commits += 1
             self._records += sum(len(records) for _, records, _ in writes)
@@ -249,7 +261,11 @@ class ValkeyStore(Store):
         self._tickets.settle(writes[-1][0], failed)
 
     def _health(self, error: StoreError | None) -> None:
+        if isinstance(self._failure, StoreLost):
+            return
         self._failure = error
+        if isinstance(error, StoreLost) and self._on_lost is not None:
+            self._on_lost(self)
 
     def _answered(self, job: Job, answer: list[Any] | None, error: StoreError | None) -> None:
         self._queued -= OVERHEAD
@@ -280,37 +296,25 @@ class ValkeyStore(Store):
 
     async def _acquire(self, until: float) -> bytes:
         loop = asyncio.get_running_loop()
+        asked = (self._id, int(self._lease * 1000), scripts.FORMAT, self.partition, int(self._new))
         while True:
             try:
-                status, *rest = await self._link.call(
-                    scripts.ACQUIRE, self._id, int(self._lease * 1000), scripts.FORMAT
-                )
+                status, *rest = await self._link.call(scripts.ACQUIRE, *asked)
             except Unreachable as error:
                 if "LOADING" not in str(error) or loop.time() >= until:
                     raise
                 status, rest = b"held", [1000]  # it reads its file
             if status == b"ok":
+                self._new = False
                 return bytes(rest[0])
+            if status == b"missing":
+                raise StoreLost(f"{self.name} is {'there already' if self._new else 'no partition any more'}")
             if status == b"newer":
                 raise StoreTooNew(f"{self.name} was written by a newer Tailrace")
             if loop.time() >= until:
                 raise StoreBusy(f"{self.name} is held by another server of this service: stop that first")
             lasts = max(rest[0], 0) / 1000 + 0.01
             await asyncio.sleep(max(0.0, min(lasts, _LONGEST_LOOK, until - loop.time())))
-
-    def _judge(self, facts: dict[str, str]) -> None:
-        """Say what this Valkey cannot promise."""
-        aof = facts.get("aof_enabled")
-        if aof is not None:
-            self._persistence = f"appendfsync {facts.get('appendfsync', 'unknown')}" if aof == "1" else "none"
-        if self._persistence == "none":
-            logger.warning("%s keeps no append-only file: what is accepted does not survive its crash", self.name)
-        elif self._persistence != "appendfsync always":
-            logger.warning("%s: %s: its crash can lose what was accepted last (appendfsync always would keep it)",
-                           self.name, self._persistence)  # fmt: skip
-        if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy", "noeviction") != "noeviction":
-            logger.warning("%s evicts keys when its memory is full (%s): set maxmemory-policy noeviction",
-                           self.name, facts["maxmemory_policy"])  # fmt: skip
 
     def _taking(self, weight: int) -> Writer:
         if not self._is_open or self._writer is None:

@@ -6,6 +6,7 @@ The one border where redis-py's exceptions become ours. Whether something is tri
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -14,7 +15,9 @@ from tailrace.errors import DefinitionError, StoreError
 if TYPE_CHECKING:
     from tailrace.stores.valkey_scripts import Script
 
-__all__ = ["Link", "Unreachable"]
+__all__ = ["Link", "Unreachable", "judged"]
+
+logger = logging.getLogger("tailrace.stores.valkey")
 
 _SCHEMES = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}
 _OPTIONS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
@@ -32,13 +35,14 @@ class Link:
         url: ``valkey://[USER:PASSWORD@]HOST[:PORT][/DB]``, with TLS ``valkeys://`` and its files as ``?ca=``,
             ``cert=``, ``key=``; ``redis://`` and ``rediss://`` mean the same.
         service: Whose keys these are.
+        partition: Of which partition; empty where the service has none.
         timeout: Seconds for an answer, a new connection included.
 
     Raises:
         DefinitionError: No such URL, or redis-py is not installed.
     """
 
-    def __init__(self, url: str, service: str, *, timeout: float) -> None:
+    def __init__(self, url: str, service: str, *, timeout: float, partition: str = "") -> None:
         try:  # all of it now: an import reads files, which nothing on the loop may do
             import redis.asyncio.retry  # pyright: ignore[reportUnusedImport]
             import redis.backoff  # pyright: ignore[reportUnusedImport]
@@ -57,8 +61,8 @@ class Link:
         if not host or db < 0 or parts.fragment or (options and not tls):
             raise DefinitionError("a Valkey store is valkey://[USER:PASSWORD@]HOST[:PORT][/DB], with TLS valkeys://")
         shown = f"[{host}]" if ":" in host else host
-        self.name = f"{parts.scheme}://{shown}:{port}/{db}"  # without the password
-        self.key = f"{{tailrace:{quote(service, safe='')}}}:owner"
+        self.name = f"{parts.scheme}://{shown}:{port}/{db}" + (f"#{partition}" if partition else "")  # no password
+        self.key = f"{{tailrace:{quote(service, safe='')}}}:{f'p:{partition}:' if partition else ''}owner"
         self._timeout = timeout
         self._library: Any = redis
         self._tls = tls
@@ -117,7 +121,7 @@ class Link:
             raise StoreError(f"{self.name}: {error}") from None
         except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
             await self.drop()
-            raise Unreachable(f"{self.name} cannot be reached: {error or 'no answer in time'}") from None
+            raise Unreachable(f"{self.name} cannot be reached: {str(error) or 'no answer in time'}") from None
         except exceptions.RedisError as error:
             kind = Unreachable if isinstance(error, passing) else StoreError
             raise kind(f"{self.name}: {error}") from None
@@ -157,3 +161,24 @@ class Link:
             await self._connection.connect()
         await self._connection.send_command(*command)
         return await self._connection.read_response()
+
+
+def judged(name: str, facts: dict[str, str]) -> str:
+    """Warn of what this Valkey cannot promise; gives what it says of its disk.
+
+    Args:
+        name: Of the server.
+        facts: As `Link.facts` gives them.
+    """
+    persistence, aof = "unknown", facts.get("aof_enabled")
+    if aof is not None:
+        persistence = f"appendfsync {facts.get('appendfsync', 'unknown')}" if aof == "1" else "none"
+    if persistence == "none":
+        logger.warning("%s keeps no append-only file: what is accepted does not survive its crash", name)
+    elif persistence != "appendfsync always":
+        logger.warning("%s: %s: its crash can lose what was accepted last (appendfsync always would keep it)",
+                       name, persistence)  # fmt: skip
+    if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy", "noeviction") != "noeviction":
+        logger.warning("%s evicts keys when its memory is full (%s): set maxmemory-policy noeviction",
+                       name, facts["maxmemory_policy"])  # fmt: skip
+    return persistence

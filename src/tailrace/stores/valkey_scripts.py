@@ -1,51 +1,36 @@
-"""What Valkey is asked to do: a few scripts, each of which checks the fencing token before all else, and how records
-become their arguments.
+"""What Valkey is asked to do: a few scripts, each of which checks the fencing token before all else.
 
 A script runs alone and whole, and its effects reach the append-only file together: that makes a commit atomic. All
-keys of a service share one hash tag, so that they live in one slot of a cluster. Under the prefix
-``{tailrace:SERVICE}:`` there are
+keys of a service share one hash tag, so that they live in one slot of a cluster. Those of a partition stand under the
+prefix ``{tailrace:SERVICE}:p:TAG:``, ``P`` in the scripts (of a store that is not partitioned ``{tailrace:SERVICE}:``)
 
 - ``owner`` (``TOKEN:ID``, with the lease as its time to live), ``fence`` (the last token), ``batch`` (the last commit
-  of this token), ``meta`` (format, epoch, secret);
+  of this token, and which of its claims were refused), ``meta`` (epoch);
 - ``sessions`` (by when they were touched), ``handles``, ``unfinished``, ``orphans``; and of each session
   ``s:`` its record, ``l:`` the last number of each stream, ``c:`` its calls, ``e:`` the events of one stream,
   ``z:`` the numbers of one stream and kind;
-- ``kinds``, and of each kind of entry ``d:`` the data, ``x:`` when they expire, ``n:`` the keys in their order.
+- ``kinds``, and of each kind of entry ``d:`` the data, ``x:`` when they expire, ``n:`` the keys in their order, ``f:``
+  those that were left free.
 
-When they run, and what becomes of an error, is left to `valkey_writer`.
+What all partitions share stands under ``{tailrace:SERVICE}:``, ``S``: ``meta`` (format, secret), ``partitions`` (their
+tags), and ``kinds`` and its like for the kinds of `SHARED_KINDS`.
+
+How records become arguments is `valkey_records`'; when the scripts run, and what becomes of an error,
+`valkey_writer`'s; who owns which partition, `valkey_membership`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from typing import TYPE_CHECKING, Any
 
-from tailrace.core.ports import (
-    AppendEvent,
-    DropEntry,
-    DropSession,
-    DropStream,
-    EndCall,
-    Kind,
-    PutCall,
-    PutEntry,
-    PutSession,
-    Record,
-    StoredCall,
-    StoredEvent,
-    StoredSession,
-    TrimStream,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tailrace.core.ports import SHARED_KINDS
 
 __all__ = [
     "ACQUIRE",
     "CLEAR",
     "COMMIT",
     "COUNT",
+    "DROP",
     "ENTRIES",
     "ENTRY",
     "EPOCH",
@@ -58,19 +43,16 @@ __all__ = [
     "SESSIONS",
     "UNFINISHED",
     "Script",
-    "encode",
-    "stored_session",
 ]
 
-FORMAT = 1  # of the keys; a store with a higher one was written by a newer version
-_EXACT = 2**53  # scores are doubles: numbers up to here are told apart
+FORMAT = 2  # of the keys; a store with a higher one was written by a newer version
 
 
 class Script:
     """A Lua script and the name under which Valkey keeps it.
 
     Args:
-        body: Reads ``P``, the prefix of the keys, and ``ARGV`` from 3 on.
+        body: Reads ``P`` and ``S``, the prefixes of the keys, and ``ARGV`` from 3 on.
         fenced: Begin with the check that the caller holds the lease.
     """
 
@@ -79,7 +61,9 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-_PREFIX = "local owner = KEYS[1] local P = string.sub(owner, 1, -6) local call = redis.call\n"
+_PREFIX = """
+local owner = KEYS[1] local P = string.sub(owner, 1, -6) local S = string.match(owner, '^{.-}:') local call = redis.call
+"""
 
 # A lease that ran out and that nobody took since is taken again: the token is still the last one. The first write of a
 # script is one that is refused where memory has run out, so that a script is refused whole.
@@ -91,7 +75,7 @@ if held ~= ARGV[1] then
 end
 """
 
-_DROP = """
+DROP = """
 local function drop(s)
   for _, stream in ipairs(call('HKEYS', P .. 'l:' .. s)) do
     local id = s .. ':' .. stream
@@ -106,16 +90,29 @@ local function drop(s)
 end
 """
 
+# The prefix of a kind of entries, and whether any of them was left free.
+_KINDS = f"""
+local shared, free = {{ {", ".join(f"['{kind}'] = S" for kind in sorted(SHARED_KINDS))} }}, {{}}
+local function of(kind) return shared[kind] or P end
+local function frees(kind)
+  if free[kind] == nil then free[kind] = call('EXISTS', of(kind) .. 'f:' .. kind) == 1 end
+  return free[kind]
+end
+"""
+
 ACQUIRE = Script(
     """
+local tag, new = ARGV[4], tonumber(ARGV[5])
+if tag ~= '' and call('SISMEMBER', S .. 'partitions', tag) == new then return {'missing'} end
 local held = call('GET', owner)
 if held and string.match(held, ':(.*)$') ~= ARGV[1] then return {'held', call('PTTL', owner)} end
-local format = call('HGET', P .. 'meta', 'format')
+local format = call('HGET', S .. 'meta', 'format')
 if format and tonumber(format) > tonumber(ARGV[3]) then return {'newer'} end
+if tag ~= '' and new == 1 then call('SADD', S .. 'partitions', tag) end
 local token = call('INCR', P .. 'fence') .. ':' .. ARGV[1]
 call('SET', owner, token, 'PX', ARGV[2])
 call('SET', P .. 'batch', 0)
-call('HSET', P .. 'meta', 'format', ARGV[3])
+call('HSET', S .. 'meta', 'format', ARGV[3])
 return {'ok', token}
 """,
     fenced=False,
@@ -123,7 +120,7 @@ return {'ok', token}
 RENEW = Script("call('PEXPIRE', owner, ARGV[2]) return {'ok'}")
 RELEASE = Script("call('DEL', owner) call('INCR', P .. 'fence') return {'ok'}")  # a late RENEW takes nothing back
 CLEAR = Script(
-    _DROP
+    DROP
     + """
 for _, s in ipairs(call('SMEMBERS', P .. 'orphans')) do
   if not call('ZSCORE', P .. 'sessions', s) then drop(s) end
@@ -133,14 +130,17 @@ return {'ok'}
 """
 )
 
-# ARGV[3] numbers the commit: one that comes twice, or late out of a socket that was given up, has no effect.
+# ARGV[3] numbers the commit: one that comes twice, or late out of a socket that was given up, has no effect. It answers
+# with the number of the commit before it, and the tickets of the writes whose claims were refused.
 COMMIT = Script(
-    _DROP
+    DROP
+    + _KINDS
     + """
-local last = tonumber(call('GET', P .. 'batch') or '0')
-if tonumber(ARGV[3]) <= last then return {'ok', last} end
+local batch = call('GET', P .. 'batch') or '0'
+local last = tonumber(string.match(batch, '^%d+'))
+if tonumber(ARGV[3]) <= last then return {'ok', last, string.match(batch, ':(.*)$') or ''} end
 call('SET', P .. 'batch', ARGV[3])
-local known = {}
+local known, refused = {}, {}
 local function needs(s)
   if known[s] == nil then
     known[s] = call('ZSCORE', P .. 'sessions', s) and true
@@ -198,20 +198,44 @@ while ARGV[i] do
       call('SREM', P .. 'unfinished', s)
     end
     i = i + 3
-  elseif op == 'N' then
-    call('HSET', P .. 'd:' .. s, ARGV[i + 2], ARGV[i + 3])
-    call('ZADD', P .. 'x:' .. s, ARGV[i + 4], ARGV[i + 2])
-    call('ZADD', P .. 'n:' .. s, 0, ARGV[i + 2])
-    call('SADD', P .. 'kinds', s)
+  elseif op == 'N' or op == 'F' then
+    local E, key = of(s), ARGV[i + 2]
+    call('HSET', E .. 'd:' .. s, key, ARGV[i + 3])
+    call('ZADD', E .. 'x:' .. s, ARGV[i + 4], key)
+    call('ZADD', E .. 'n:' .. s, 0, key)
+    call('SADD', E .. 'kinds', s)
+    if op == 'F' then
+      call('SADD', E .. 'f:' .. s, key)
+      free[s] = true
+    elseif frees(s) then
+      call('SREM', E .. 'f:' .. s, key)
+    end
     i = i + 5
-  else
-    call('HDEL', P .. 'd:' .. s, ARGV[i + 2])
-    call('ZREM', P .. 'x:' .. s, ARGV[i + 2])
-    call('ZREM', P .. 'n:' .. s, ARGV[i + 2])
+  elseif op == 'X' then
+    local E, key = of(s), ARGV[i + 2]
+    call('HDEL', E .. 'd:' .. s, key)
+    call('ZREM', E .. 'x:' .. s, key)
+    call('ZREM', E .. 'n:' .. s, key)
+    if frees(s) then call('SREM', E .. 'f:' .. s, key) end
     i = i + 3
+  else  -- the claims of one write: where one is refused, what follows of the write is skipped
+    local now, following = tonumber(ARGV[i + 2]), i + 5 + 2 * tonumber(ARGV[i + 3])
+    for j = i + 5, following - 1, 2 do
+      local kind, key = ARGV[j], ARGV[j + 1]
+      local expires = call('ZSCORE', of(kind) .. 'x:' .. kind, key)
+      if expires and tonumber(expires) > now
+          and not (frees(kind) and call('SISMEMBER', of(kind) .. 'f:' .. kind, key) == 1) then
+        refused[#refused + 1] = s
+        following = following + tonumber(ARGV[i + 4])
+        break
+      end
+    end
+    i = following
   end
 end
-return {'ok', last}
+refused = table.concat(refused, ',')
+if refused ~= '' then call('SET', P .. 'batch', ARGV[3] .. ':' .. refused) end
+return {'ok', last, refused}
 """
 )
 
@@ -237,19 +261,25 @@ return {'ok', names}
 """
 )
 ENTRY = Script(
-    "return {'ok', call('HGET', P .. 'd:' .. ARGV[3], ARGV[4]), call('ZSCORE', P .. 'x:' .. ARGV[3], ARGV[4])}"
+    _KINDS
+    + """
+local kind, E = ARGV[3], of(ARGV[3])
+return {'ok', call('HGET', E .. 'd:' .. kind, ARGV[4]), call('ZSCORE', E .. 'x:' .. kind, ARGV[4])}
+"""
 )
-COUNT = Script("return {'ok', call('ZCOUNT', P .. 'x:' .. ARGV[3], '(' .. ARGV[4], '+inf')}")
+COUNT = Script(_KINDS + "return {'ok', call('ZCOUNT', of(ARGV[3]) .. 'x:' .. ARGV[3], '(' .. ARGV[4], '+inf')}")
 ENTRIES = Script(
-    """
+    _KINDS
+    + """
 local kind, after, most, now, page = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), {}
+local E = of(kind)
 while #page < 3 * most do
-  local keys = call('ZRANGEBYLEX', P .. 'n:' .. kind, '(' .. after, '+', 'LIMIT', 0, most)
+  local keys = call('ZRANGEBYLEX', E .. 'n:' .. kind, '(' .. after, '+', 'LIMIT', 0, most)
   for _, key in ipairs(keys) do
-    local expires = call('ZSCORE', P .. 'x:' .. kind, key)
+    local expires = call('ZSCORE', E .. 'x:' .. kind, key)
     if #page < 3 * most and tonumber(expires) > now then
       page[#page + 1] = key
-      page[#page + 1] = call('HGET', P .. 'd:' .. kind, key)
+      page[#page + 1] = call('HGET', E .. 'd:' .. kind, key)
       page[#page + 1] = expires
     end
     after = key
@@ -262,98 +292,20 @@ return {'ok', page}
 EXPIRE = Script(
     """
 local gone, most = 0, tonumber(ARGV[4])
-for _, kind in ipairs(call('SMEMBERS', P .. 'kinds')) do
-  for _, key in ipairs(call('ZRANGEBYSCORE', P .. 'x:' .. kind, '-inf', ARGV[3], 'LIMIT', 0, most - gone)) do
-    call('HDEL', P .. 'd:' .. kind, key)
-    call('ZREM', P .. 'x:' .. kind, key)
-    call('ZREM', P .. 'n:' .. kind, key)
-    gone = gone + 1
+for _, E in ipairs(P == S and {P} or {P, S}) do
+  for _, kind in ipairs(call('SMEMBERS', E .. 'kinds')) do
+    for _, key in ipairs(call('ZRANGEBYSCORE', E .. 'x:' .. kind, '-inf', ARGV[3], 'LIMIT', 0, most - gone)) do
+      call('HDEL', E .. 'd:' .. kind, key)
+      call('ZREM', E .. 'x:' .. kind, key)
+      call('ZREM', E .. 'n:' .. kind, key)
+      call('SREM', E .. 'f:' .. kind, key)
+      gone = gone + 1
+    end
+    if call('EXISTS', E .. 'x:' .. kind) == 0 then call('SREM', E .. 'kinds', kind) end
   end
-  if call('EXISTS', P .. 'x:' .. kind) == 0 then call('SREM', P .. 'kinds', kind) end
 end
 return {'ok', gone}
 """
 )
-SECRETS = Script("call('HSETNX', P .. 'meta', 'secret', ARGV[3]) return {'ok', call('HGET', P .. 'meta', 'secret')}")
+SECRETS = Script("call('HSETNX', S .. 'meta', 'secret', ARGV[3]) return {'ok', call('HGET', S .. 'meta', 'secret')}")
 EPOCH = Script("return {'ok', call('HINCRBY', P .. 'meta', 'epoch', 1)}")
-
-
-def encode(records: Sequence[Record]) -> list[Any]:
-    """The records of one write as arguments of `COMMIT`.
-
-    Raises:
-        ValueError: One cannot be stored: text that is no Unicode, a kind or a number that is out of range.
-    """
-    arguments: list[Any] = []
-    for record in records:
-        match record:
-            case AppendEvent(session, stream, seq, kind, payload):
-                _check_numbers(kind, seq)
-                arguments += (b"A", session.encode(), int(stream), int(seq), int(kind), payload)
-            case TrimStream(session, stream, kind, upto):
-                _check_numbers(kind, upto)
-                arguments += (b"T", session.encode(), int(stream), int(kind), int(upto))
-            case DropStream(session, stream):
-                arguments += (b"S", session.encode(), int(stream))
-            case PutSession(session, handle, principal, data, touched):
-                arguments += (b"P", session.encode(), handle, principal.encode(), data, _number(touched))
-            case DropSession(session):
-                arguments += (b"D", session.encode())
-            case PutCall(session, call, stream, data):
-                arguments += (b"C", session.encode(), int(call), int(stream), data)
-            case EndCall(session, call):
-                arguments += (b"E", session.encode(), int(call))
-            case PutEntry(kind, key, data, expires):
-                arguments += (b"N", kind.encode(), key.encode(), data, _number(expires))
-            case DropEntry(kind, key):
-                arguments += (b"X", kind.encode(), key.encode())
-    return arguments
-
-
-def stored_session(answer: Sequence[Any]) -> StoredSession | None:
-    """What `LOAD` has read."""
-    if not answer:
-        return None
-    session, (handle, principal, data, touched), last, calls, events = answer
-    streams = [int(stream) for stream in last[::2]]
-    return StoredSession(
-        session.decode(),
-        handle,
-        principal.decode(),
-        data,
-        float(touched),
-        sorted(
-            (
-                _event(stream, name, payload)
-                for stream, found in zip(streams, events, strict=True)
-                for name, payload in zip(found[::2], found[1::2], strict=True)
-            ),
-            key=lambda event: (event.stream, event.seq),
-        ),
-        dict(sorted(zip(streams, map(int, last[1::2]), strict=True))),
-        sorted(
-            (_call(int(call), held) for call, held in zip(calls[::2], calls[1::2], strict=True)),
-            key=lambda call: call.call,
-        ),
-    )
-
-
-def _event(stream: int, name: bytes, payload: bytes) -> StoredEvent:
-    kind, _, seq = name.partition(b":")
-    return StoredEvent(stream, int(seq), int(kind), payload)
-
-
-def _call(call: int, held: bytes) -> StoredCall:
-    stream, _, data = held.partition(b":")
-    return StoredCall(call, int(stream), data)
-
-
-def _check_numbers(kind: int, seq: int) -> None:
-    if kind not in (Kind.NOTIFICATION, Kind.ANSWER, Kind.REQUEST) or abs(seq) > _EXACT:
-        raise ValueError(f"kind {kind} or number {seq} is out of range")
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        raise ValueError("a time that is no number")
-    return repr(float(value))

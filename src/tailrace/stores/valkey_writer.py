@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tailrace.errors import StoreError
+from tailrace.errors import StoreError, StoreLost
 from tailrace.stores import valkey_scripts as scripts
+from tailrace.stores.claims import taken
 from tailrace.stores.valkey_link import Link, Unreachable
+from tailrace.stores.valkey_records import encode
 
 if TYPE_CHECKING:
     from tailrace.core.ports import Record
@@ -49,7 +51,7 @@ class Listener:
 
     Attributes:
         settled: These writes are committed, but for those that failed; the error is that of the commit as a whole.
-        health: Why writing does not work at the moment, or None: it works again.
+        health: Why writing does not work at the moment, or None: it works again. After a `StoreLost` it never does.
         answered: The job is done.
     """
 
@@ -109,7 +111,7 @@ class Writer:
         self._number = 0  # of the newest commit
         self._acknowledged = 0  # the newest that Valkey has confirmed
         self._failing = False
-        self._gone: StoreError | None = None  # another owner took over: for good
+        self._gone: StoreLost | None = None  # another owner took over: for good
         self.lost = 0  # commits that were confirmed, and that Valkey no longer knows
 
     def put(self, item: Write | Job) -> None:
@@ -189,15 +191,18 @@ class Writer:
     async def _commit(self, writes: list[Write]) -> None:
         arguments: list[Any] = []
         failed: list[Failed] = []
+        now = self._clock()
         for ticket, records, _ in writes:
             try:
-                arguments += scripts.encode(records)
+                arguments += encode(records, ticket, now)
             except (ValueError, TypeError, OverflowError, AttributeError) as error:
                 reason = StoreError(f"{self._link.name}: a record cannot be stored: {error}")
                 failed.append((ticket, ticket, reason))
         failure: StoreError | None = None
         try:
-            await self._send(arguments)
+            refused = await self._send(arguments)
+            if refused:
+                failed = sorted(failed + [(ticket, ticket, taken(self._link.name)) for ticket in refused], key=_ticket)
             self._fine()
         except StoreError as error:
             failure = error
@@ -205,15 +210,17 @@ class Writer:
             self._fail(error)
         self._loop.call_soon(self._listener.settled, writes, failed, failure)
 
-    async def _send(self, arguments: list[Any]) -> None:
+    async def _send(self, arguments: list[Any]) -> list[int]:
+        """Commit; gives the tickets of the writes whose claims were refused."""
         self._number += 1
-        (last,) = await self._call(scripts.COMMIT, self._number, *arguments)
+        last, refused = await self._call(scripts.COMMIT, self._number, *arguments)
         if last < self._acknowledged:
             lost = self._acknowledged - last
             self.lost += lost
             logger.error("%s has lost the last %d commits that it had confirmed: what is not fsynced at every write "
                          "does not survive its crash or failover", self._link.name, lost)  # fmt: skip
         self._acknowledged = self._number
+        return [int(ticket) for ticket in refused.split(b",")] if refused else []
 
     async def _answer(self, job: Job) -> None:
         if job.answer.done():  # whoever asked was cancelled
@@ -242,9 +249,10 @@ class Writer:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if status != b"ok":
-                self._gone = StoreError(f"{self._link.name}: another server has taken over this service's store")
+                self._gone = StoreLost(f"{self._link.name}: another server has taken over this service's store")
                 logger.error("%s: another server has taken over (this one was away for longer than its lease, or "
                              "Valkey forgot it); nothing more is written", self._link.name)  # fmt: skip
+                self._fail(self._gone)
                 raise self._gone
             return answer
 
@@ -258,3 +266,7 @@ class Writer:
             self._failing = False
             self._renew_at = self._loop.time()
         self._loop.call_soon(self._listener.health, None)
+
+
+def _ticket(failed: Failed) -> int:
+    return failed[0]
