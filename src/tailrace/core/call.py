@@ -233,7 +233,7 @@ class Call(ABC):
     def start(self) -> None:
         """Run it in a task of its own. It must have been accepted by its owner; a cancelled one ends at once."""
         if self.state is CallState.ACCEPTED and self.task is None:
-            self.task = self.tasks.run_call(self._run())
+            self.task = self.tasks.run_call(self, self._run())
 
     def cancel(self, error: Exception) -> None:
         """End it early: its context ends with `error`, its task is cancelled. Only the first time counts."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tailrace.core.context import Context
     from tailrace.core.threads import Threads
     from tailrace.core.trace import Tracer
+    from tailrace.core.watching import Watcher
 
 __all__ = ["DelayLine", "Delayed", "Detached", "Sweeper", "Swept", "Tasks"]
 
@@ -60,6 +61,7 @@ class Tasks:
 
     Attributes:
         tracer: Hears what begins and ends, if anybody wants to.
+        watcher: Hears everything, where somebody watches (`watching`).
     """
 
     def __init__(self, threads: Threads, *, max_calls: int = 1000, max_detached: int = 1000) -> None:
@@ -75,6 +77,7 @@ class Tasks:
         self._idle = Waiters()
         self._closed = False
         self.tracer: Tracer | None = None
+        self.watcher: Watcher | None = None
         self.started = 0  # calls, ever
         self.ended = 0
 
@@ -100,7 +103,7 @@ class Tasks:
             if not self.calls:
                 self._check_idle()
 
-    def run_call(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def run_call(self, call: Call, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a call's own task. The in-flight table holds the task."""
         return self.loop.create_task(work, name="tailrace-call")
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.clients.exit import settle_at_exit
 from tailrace.core.settings import Settings
-from tailrace.core.tasks import Sweeper, Tasks
+from tailrace.core.tasks import Sweeper
 from tailrace.core.threads import Threads
+from tailrace.core.watching import make_tasks
 from tailrace.errors import CallCancelled, DefinitionError, ProtocolError
 from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.http import answer_later, not_allowed, refuse
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Store
     from tailrace.core.session import Session
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.watching import Watcher
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.publish import Publisher
     from tailrace.publish.outbox import StoreOutbox
@@ -88,6 +91,7 @@ class Server:
         self.ready = False
         self.partitions: list[Partition] = []
         self.home: Partition
+        self.watcher: Watcher | None = None  # to be set before `start`
         self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
@@ -156,8 +160,9 @@ class Server:
 
     async def _start(self) -> None:
         settings = self.settings
-        self._tasks = tasks = Tasks(
+        self._tasks = tasks = make_tasks(
             Threads(size=settings.max_threads),
+            self.watcher,
             max_calls=settings.max_calls,
             max_detached=settings.max_detached,
         )

@@ -11,8 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.log import Log
 from tailrace.core.ports import Kind
+from tailrace.core.watching import make_log
 from tailrace.errors import LimitError, ProtocolError
 from tailrace.protocols.mcp.failures import DuplicateId
 from tailrace.protocols.mcp.framing import SseFraming
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailrace.core.exchange import Exchange, Sink
+    from tailrace.core.log import Log
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
     from tailrace.protocols.mcp.endpoint import Endpoint
@@ -117,7 +118,8 @@ class Listens:
             ProtocolError: Too many listen, or it names too much.
         """
         endpoint = self.endpoint
-        log = Log(ring=endpoint.settings.ring, kept=0, budget=endpoint.retention.budget)
+        watcher, ring = endpoint.tasks.watcher, endpoint.settings.ring
+        log = make_log(watcher, "", ring=ring, kept=0, budget=endpoint.retention.budget)
         listen = self._enter(request, params, log, None, exchange.principal)
         writer = endpoint.streams.writer(log.attach(0), SseFraming())
 

@@ -11,12 +11,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tailrace.core.budget import Budget
-from tailrace.core.log import Log
 from tailrace.core.ports import DropStream
 from tailrace.core.session import ANSWER_ROOM, STREAM_BYTES
+from tailrace.core.watching import make_log
 from tailrace.errors import LimitError
 
 if TYPE_CHECKING:
+    from tailrace.core.log import Log
     from tailrace.core.session import Finished, Session
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.journal import SessionJournal
@@ -46,7 +47,7 @@ class Retention:
     def call_log(self, session: Session | None, *, journalled: bool = True) -> Log:
         """A new stream for a POST's calls; a session keeps it for a resume, nobody keeps it without one."""
         if session is None:
-            return Log(ring=self.settings.ring, kept=0, budget=self.budget)
+            return make_log(self.endpoint.tasks.watcher, "", ring=self.settings.ring, kept=0, budget=self.budget)
         journal = self.endpoint.home.journal_of(session) if journalled else None
         return self._keep_log(session, next(self.endpoint.numbers), journal, 0)
 
@@ -55,8 +56,9 @@ class Retention:
         return self._keep_log(session, stream, self.endpoint.home.journal_of(session), last)
 
     def _keep_log(self, session: Session, stream: int, journal: SessionJournal | None, last: int) -> Log:
-        ring, kept = self.settings.ring, self.settings.kept
-        log = Log(stream, ring=ring, kept=kept, journal=journal, last=last, budget=session.budget)
+        ring, kept, watcher = self.settings.ring, self.settings.kept, self.endpoint.tasks.watcher
+        options = {"ring": ring, "kept": kept, "journal": journal, "last": last, "budget": session.budget}
+        log = make_log(watcher, session.id, stream, **options)
         session.streams[stream] = log
         session.budget.add(STREAM_BYTES)
         return log

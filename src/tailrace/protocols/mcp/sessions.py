@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tailrace.core.log import Log
 from tailrace.core.ports import DropSession, PutSession
-from tailrace.core.session import Lifecycle, Session, Sessions
+from tailrace.core.session import Lifecycle, Session
+from tailrace.core.watching import make_log, make_sessions
 from tailrace.errors import LimitError, ProtocolError, StoreError
 from tailrace.protocols.mcp.journal import SessionJournal
 from tailrace.protocols.mcp.notifications import notification
@@ -43,7 +43,8 @@ class SessionHome:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.settings = endpoint.settings
-        self.sessions = Sessions(
+        self.sessions = make_sessions(
+            endpoint.tasks.watcher,
             limit=self.settings.max_sessions,
             idle=self.settings.session_idle,
             infancy=self.settings.session_infancy,
@@ -102,7 +103,8 @@ class SessionHome:
         stored = endpoint.journals.durable and record.transport != "stdio"
         journal = SessionJournal(id, endpoint.journals) if stored else None
         budget = endpoint.retention.session_budget()
-        log = Log(ring=self.settings.ring, kept=self.settings.kept, journal=journal, last=last, budget=budget)
+        ring, kept, watcher = self.settings.ring, self.settings.kept, endpoint.tasks.watcher
+        log = make_log(watcher, id, ring=ring, kept=kept, journal=journal, last=last, budget=budget)
         session = Session(
             id,
             handle,

@@ -1,0 +1,5 @@
+"""The console: what goes on in a server, for who runs it, in a browser.
+
+`recorder` hears what happens and keeps it within limits, `views` makes JSON of it, `pages` serves that and the page
+itself. It knows no protocol, opens no port and asks for no token: the admin door does (`server/admin.py`).
+"""
