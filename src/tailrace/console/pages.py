@@ -13,12 +13,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
 
+from tailrace.console.static_files import FILES, INDEX
 from tailrace.core.pages import Page, Readers
 from tailrace.errors import CallCancelled
 
@@ -45,18 +45,6 @@ _SAFE = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_FILES = {
-    "index.html": b"text/html; charset=utf-8",
-    "console.css": b"text/css; charset=utf-8",
-    "icon.svg": b"image/svg+xml",
-    "main.js": b"text/javascript; charset=utf-8",
-    "server.js": b"text/javascript; charset=utf-8",
-    "elements.js": b"text/javascript; charset=utf-8",
-    "format.js": b"text/javascript; charset=utf-8",
-    "lists.js": b"text/javascript; charset=utf-8",
-    "session.js": b"text/javascript; charset=utf-8",
-    "keys.js": b"text/javascript; charset=utf-8",
-}
 _JSON = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_SAFE)
 _READING = frozenset({"GET", "HEAD"})
 _GRACE = 5.0  # seconds for the calls of a session that is closed
@@ -74,30 +62,12 @@ class Console:
         self._views = views
         self._recorder = views.recorder
         self._grace = grace
-        folder = files("tailrace.console") / "static"
-        self._files = {name: (folder / name).read_bytes() for name in _FILES}
 
     def pages(self) -> Sequence[Page]:
         """All of it, for the admin door."""
-        static = [
-            Page(f"{ROOT}/{name}", self._serve(name), Readers.ANYBODY) for name in _FILES if name != "index.html"
-        ]
-        front = [Page(path, self._serve("index.html"), Readers.ANYBODY) for path in (ROOT, f"{ROOT}/")]
+        static = [Page(f"{ROOT}/{name}", _serve(name), Readers.ANYBODY) for name in FILES if name != INDEX]
+        front = [Page(path, _serve(INDEX), Readers.ANYBODY) for path in (ROOT, f"{ROOT}/")]
         return [*front, *static, Page(API, self.api)]
-
-    # --- files ---
-
-    def _serve(self, name: str) -> Callable[[Exchange], None]:
-        body = self._files[name]
-        tag = b'"%s"' % hashlib.sha256(body).hexdigest()[:16].encode()
-        headers = ((b"content-type", _FILES[name]), (b"cache-control", b"no-cache"), (b"etag", tag), *_SAFE)
-
-        def serve(exchange: Exchange) -> None:
-            if exchange.path == f"{ROOT}/" or exchange.path in (ROOT, f"{ROOT}/{name}"):
-                return _reply(exchange, headers, tag, body)
-            return _refuse(exchange, 404, "nothing is here; the console is at /console")
-
-        return serve
 
     # --- JSON ---
 
@@ -132,12 +102,13 @@ class Console:
             return _refuse(exchange, 404, "no such session: it has ended, and is not kept any more")
         body = msgspec.json.encode(found)
         tag = b'"%s"' % hashlib.blake2b(body, digest_size=12).hexdigest().encode()
-        return _reply(exchange, (*_JSON, (b"etag", tag)), tag, body)
+        time = (b"tailrace-time", b"%.3f" % self._views.wall())  # beside the body, which does not change with it
+        return _reply(exchange, (*_JSON, (b"etag", tag), time), tag, body)
 
     # --- what can be done ---
 
     def _act(self, exchange: Exchange, act: Callable[[], str]) -> None:
-        """`act` says what is wrong, or ``""``. JSON is asked for because no page of another site can send it unasked."""
+        """`act` says what is wrong, or ``""``. JSON is asked for: no page of another site can send it unasked."""
         if exchange.method != "POST":
             return _refuse(exchange, 405, "do this with POST", (b"allow", b"POST"))
         kind = (exchange.header(b"content-type") or "").partition(";")[0].strip().lower()
@@ -164,6 +135,23 @@ class Console:
         logger.info("a session is closed from the console session=%s", name)
         session.close("closed by the server's operator", grace=self._grace)
         return ""
+
+
+def _serve(name: str) -> Callable[[Exchange], None]:
+    kind, body = FILES[name]
+    tag = b'"%s"' % hashlib.sha256(body).hexdigest()[:16].encode()
+    headers = ((b"content-type", kind), (b"cache-control", b"no-cache"), (b"etag", tag), *_SAFE)
+    paths = (ROOT, f"{ROOT}/") if name == INDEX else (f"{ROOT}/{name}",)
+
+    def serve(exchange: Exchange) -> None:
+        if exchange.path not in paths:  # a page whose path ends with a slash has what is below it as well
+            _refuse(exchange, 404, "nothing is here; the console is at /console")
+        elif exchange.method not in _READING:
+            _refuse(exchange, 405, "read this with GET", (b"allow", b"GET, HEAD"))
+        else:
+            _reply(exchange, headers, tag, body)
+
+    return serve
 
 
 def _reply(exchange: Exchange, headers: Headers, tag: bytes, body: bytes) -> None:

@@ -186,13 +186,13 @@ class Recorder:
         running = self.calls.get(call)
         if running is not None:
             running.started = self._clock()
-            self._note(running.session, "run", call=running.number, text=running.label)
+            self._note(running.session, "run", call=running.number, text=_short(running.label))
 
     def call_ended(self, call: Call) -> None:
         """With an answer, or without."""
         running = self.calls.pop(call, None)
         if running is not None:
-            self._note(running.session, "end", call=running.number, text=f"{running.label}: {_outcome(call)}")
+            self._note(running.session, "end", call=running.number, text=f"{_short(running.label)}: {_outcome(call)}")
 
     def detached_began(self, work: Detached) -> None:
         """By a call of the session to which this will belong."""
@@ -279,6 +279,11 @@ def about(session: Session) -> dict[str, str]:
         "principal": session.principal[:MAX_TEXT],
         "reason": session.reason[:MAX_TEXT],
     }
+
+
+def _short(label: str) -> str:
+    """Without the id that its client gave it: where a call begins, that stands with it."""
+    return label.partition(" (request ")[0]
 
 
 def _outcome(call: Call) -> str:

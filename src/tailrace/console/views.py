@@ -101,7 +101,7 @@ class Views:
         self._statistics = statistics
         self._store = store
         self._limits = dict(limits)
-        self._wall = wall
+        self.wall = wall
         self._now = now
 
     def state(self, *, search: str = "", offset: int = 0, limit: int = 50) -> dict[str, Any]:
@@ -112,16 +112,17 @@ class Views:
             offset: Sessions before the page.
             limit: Sessions of it; `MAX_ROWS` at most.
         """
-        self.lag.measure()
         name, version = self._service
         failure = self._store.failure
         totals = {section: dict(numbers) for section, numbers in self._statistics().items()}
         totals["detached"].pop("names", None)  # they have a list of their own
+        lag = {**self.lag.view(), "failure": "" if failure is None else str(failure)[:_MAX_FILTER]}
+        self.lag.measure()  # for the next look: behind the numbers, which it would be part of
         return {
             "service": {"name": name, "version": version, "began": round(self.recorder.began, 3)},
             "limits": self._limits,
             "totals": totals,
-            "lag": {**self.lag.view(), "failure": "" if failure is None else str(failure)[:_MAX_FILTER]},
+            "lag": lag,
             "sessions": self._sessions(search[:_MAX_FILTER], max(0, offset), max(1, min(limit, MAX_ROWS))),
             "calls": self._running(self.recorder.calls.values()),
             "detached": self._running(self.recorder.work.values()),
@@ -136,7 +137,7 @@ class Views:
         if living is None and timeline is None and name != ALONE:
             return None
         if living is not None:
-            found = self._row(name, living)
+            found: dict[str, Any] = self._row(name, living)
         elif timeline is not None and timeline.closed is not None:
             found = _ended_row(name, timeline)
         else:
@@ -185,7 +186,7 @@ class Views:
 
     def _at(self, loop_time: float) -> float:
         """Since 1970, in tenths: the two clocks differ by a little less each time."""
-        return round(self._wall() - (self._now() - loop_time), 1)
+        return round(self.wall() - (self._now() - loop_time), 1)
 
 
 def _matches(words: list[str], name: str, session: Session) -> bool:
@@ -232,8 +233,8 @@ def _stream(log: Log) -> dict[str, Any]:
 
 def _line(event: Event) -> dict[str, Any]:
     return {
-        "at": round(event.at, 3),
-        "until": round(event.until, 3),
+        "at": round(event.at, 4),
+        "until": round(event.until, 4),
         "what": event.what,
         "call": event.call,
         "stream": event.stream,

@@ -122,10 +122,9 @@ class WatchedTasks(Tasks):
         await super()._report(work, error, on_error)
 
     def _detached_ended(self, task: asyncio.Task[None]) -> None:
-        work = self.detached.get(task)
+        work = self.detached[task]
         super()._detached_ended(task)
-        if work is not None:
-            self._told.detached_ended(work)
+        self._told.detached_ended(work)
 
 
 class WatchedSessions(Sessions):

@@ -16,6 +16,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tailrace.clients.exit import settle_at_exit
+from tailrace.console.recorder import Recorder
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Sweeper
 from tailrace.core.threads import Threads
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
-    from tailrace.core.watching import Watcher
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.publish import Publisher
     from tailrace.publish.outbox import StoreOutbox
@@ -91,7 +91,7 @@ class Server:
         self.ready = False
         self.partitions: list[Partition] = []
         self.home: Partition
-        self.watcher: Watcher | None = None  # to be set before `start`
+        self.recorder: Recorder | None = None
         self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
@@ -124,6 +124,16 @@ class Server:
         return self.home.outbox
 
     # --- its life ---
+
+    def record(self) -> None:
+        """Keep what happens for the console, from the start on. Without it, nothing of that costs anything.
+
+        Raises:
+            DefinitionError: It has started.
+        """
+        if self._starting is not None:
+            raise DefinitionError("a server is recorded from its start on: say so before")
+        self.recorder = Recorder()
 
     async def start(self) -> None:
         """Open the store, enter the service's lifespan, settle what a crash left behind, then be ready.
@@ -162,7 +172,7 @@ class Server:
         settings = self.settings
         self._tasks = tasks = make_tasks(
             Threads(size=settings.max_threads),
-            self.watcher,
+            self.recorder,
             max_calls=settings.max_calls,
             max_detached=settings.max_detached,
         )

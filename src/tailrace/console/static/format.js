@@ -32,9 +32,9 @@ export function milliseconds(value) {
 /** How long: `3.2 s`, `14 s`, `5 min 10 s`, `3 h 12 min`, `2 d 4 h`. */
 export function span(seconds) {
   seconds = Math.max(0, seconds);
-  if (seconds < 0.001) return "0 ms";
+  if (seconds < 0.0095) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 10) return `${seconds.toFixed(Number.isInteger(seconds) ? 0 : 1)} s`;
   seconds = Math.round(seconds);
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
