@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from tailrace.errors import DefinitionError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tailrace.stores.valkey_scripts import Script
 
 __all__ = ["Link", "Unreachable", "judged"]
@@ -73,7 +75,7 @@ class Link:
             "username": unquote(parts.username) if parts.username else None,
             "password": unquote(parts.password) if parts.password else None,
             "protocol": 2,
-            "socket_timeout": timeout,
+            "socket_timeout": None,  # `_guarded` has one; the library's own costs a task, and can swallow a cancellation
             "socket_connect_timeout": timeout,
             "socket_keepalive": True,
             "client_name": "tailrace",
@@ -103,6 +105,15 @@ class Link:
             StoreError: It was refused.
         """
         return await self._guarded(self._ask(*command))
+
+    async def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Several commands in one write; what is answered to each, bytes as they came.
+
+        Raises:
+            Unreachable: There was no answer in time.
+            StoreError: One was refused; what became of those behind it is not known.
+        """
+        return await self._guarded(self._ask_all(commands))
 
     async def drop(self) -> None:
         """Give the connection up, at once; the next call makes another."""
@@ -153,14 +164,27 @@ class Link:
         return facts
 
     async def _ask(self, *command: Any) -> Any:
+        connection = await self._connected()
+        await connection.send_command(*command)
+        return await connection.read_response()
+
+    async def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        connection = await self._connected()
+        await connection.send_packed_command(connection.pack_commands(commands))
+        try:
+            return [await connection.read_response() for _ in commands]
+        except self._library.exceptions.ResponseError:  # the answers behind it are not read
+            await self.drop()
+            raise
+
+    async def _connected(self) -> Any:
         if self._connection is None:
             library = self._library
             retry = library.asyncio.retry.Retry(library.backoff.NoBackoff(), 0)
             kind = library.asyncio.SSLConnection if self._tls else library.asyncio.Connection
             self._connection = kind(**self._settings, retry=retry)
             await self._connection.connect()
-        await self._connection.send_command(*command)
-        return await self._connection.read_response()
+        return self._connection
 
 
 def judged(name: str, facts: dict[str, str]) -> str:
