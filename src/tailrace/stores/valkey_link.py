@@ -75,7 +75,7 @@ class Link:
             "username": unquote(parts.username) if parts.username else None,
             "password": unquote(parts.password) if parts.password else None,
             "protocol": 2,
-            "socket_timeout": None,  # `_guarded` has one; the library's own costs a task, and can swallow a cancellation
+            "socket_timeout": None,  # `_guarded` has one; the library's costs a task and can swallow a cancellation
             "socket_connect_timeout": timeout,
             "socket_keepalive": True,
             "client_name": "tailrace",
