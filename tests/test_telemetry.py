@@ -12,6 +12,7 @@ import pytest
 
 from tailrace import telemetry
 from tailrace.mcp import Client
+from tailrace.telemetry import export
 from tests.rigs.server import running, tailrace_command
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -141,4 +142,4 @@ def test_without_a_provider_there_is_no_tracer() -> None:
 
 def test_without_being_asked_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    assert telemetry.set_up_export("shop") is telemetry._nothing
+    assert telemetry.set_up_export("shop") is export._nothing  # pyright: ignore[reportPrivateUsage]

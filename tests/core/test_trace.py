@@ -85,8 +85,9 @@ class Notes(Tracer):
         self.said.append(f"begin {kind} {name} of {values.get('traceparent')}")
         return Span(self, name, {"traceparent": name})
 
-    def end(self, span: Span, error: BaseException | str | None) -> None:
-        self.said.append(f"end {span.inner}" if error is None else f"end {span.inner}: {error!r}")
+    def end(self, span: Span, error: BaseException | str | None, code: str) -> None:
+        text = f"end {span.inner}" if error is None else f"end {span.inner}: {error!r}"
+        self.said.append(f"{text} ({code})" if code else text)
 
     def current(self, span: Span) -> AbstractContextManager[None]:
         self.inside.append(span.inner)
@@ -124,12 +125,12 @@ async def test_a_calls_run_is_a_span_below_its_own() -> None:
 @virtual
 async def test_an_answer_that_is_an_error_fails_both() -> None:
     async def work(call: Work) -> bytes:
-        call.failure = "sold out"
+        call.failure, call.failure_code = "sold out", "tool_error"
         return b"error"
 
     call, notes = traced(work)
     await run(call)
-    assert notes.said[2:] == ["end run request: 'sold out'", "end call: 'sold out'"]
+    assert notes.said[2:] == ["end run request: 'sold out' (tool_error)", "end call: 'sold out' (tool_error)"]
 
 
 @virtual

@@ -444,13 +444,15 @@ async def test_statistics_have_their_seven_sections() -> None:
         found = shop.service.statistics()
         assert list(found) == sections
         assert list(server.statistics()) == sections
-        assert found["sessions"] == {"open": 2, "opened": 2, "closed": 0}
-        assert found["calls"] == {"running": 1, "accepted": 1, "ended": 0, "tasks": 0, "keys": 0}
+        sessions = {"open": 2, "opened": 2, "restored": 0, "closed": 0, "resumed": 0, "gaps": 0}
+        assert found["sessions"] == sessions
+        assert found["calls"] == {"running": 1, "accepted": 1, "ended": 0, "tasks": 0, "keys": 0, "refused": 0}
         assert found["streams"] == {"open": 2}
-        assert found["detached"] == {"running": 0, "names": []}
+        assert found["detached"] == {"running": 0, "started": 0, "failed": 0, "dropped": 0, "names": []}
         assert found["log_bytes"]["held"] > 0
-        assert found["store"]["name"] == "memory"
+        assert (found["store"]["name"], found["store"]["up"]) == ("memory", True)
         assert found["store"]["commits"] > 0
+        assert found["store"]["lag"] == 0
         shop.open("a")
         await call.answer(1)
         sse.stream.disconnect()
@@ -459,7 +461,7 @@ async def test_statistics_have_their_seven_sections() -> None:
         found = server.statistics()
         assert (found["calls"]["running"], found["calls"]["ended"]) == (0, 1)
         assert found["streams"] == {"open": 0}
-        assert found["sessions"] == {"open": 1, "opened": 2, "closed": 1}
+        assert found["sessions"] == {**sessions, "open": 1, "closed": 1}
     assert shop.service.statistics()["sessions"]["open"] == 0
 
 

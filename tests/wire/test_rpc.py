@@ -23,6 +23,11 @@ from tailrace.wire.rpc import (
 )
 
 
+def test_telemetry_knows_two_systems() -> None:
+    systems = {kind.protocol: kind.system for kind in CONTENT_TYPES.values()}
+    assert systems == {"connect": "connectrpc", "grpc": "grpc", "grpc-web": "grpc"}
+
+
 @pytest.mark.parametrize("protocol", ["connect", "grpc", "grpc-web"])
 @pytest.mark.parametrize("codec", ["proto", "json"])
 @pytest.mark.parametrize("stream", [True, False])

@@ -12,15 +12,18 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
+from tailrace.core.meter import ANSWERED, Ending
 from tailrace.core.outgoing import Collected, Leaving
 from tailrace.core.steps import check_name, run_here
-from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError
+from tailrace.errors import AnswerWritten, CallCancelled, CapabilityError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from tailrace.core.asked import ClientInfo, ElicitResult, Root, SampleResult
+    from tailrace.core.meter import Meter, Operation
     from tailrace.core.outgoing import Message, Outbox
     from tailrace.core.ports import Record
     from tailrace.core.rpc import RpcInfo
@@ -83,6 +86,7 @@ class Call(ABC):
     """An accepted call; subclasses say what running it means.
 
     Attributes:
+        accepted_at: When, where that is measured; by a clock of its own, as the loop's may only tick each millisecond.
         key: What tells it from the other calls of its owner.
         number: Unique within its session over all process lives; names it in the journal.
         journalled: The journal holds its acceptance.
@@ -98,6 +102,7 @@ class Call(ABC):
         principal: Whose it is; ``""`` is nobody's.
         span: Of the call as a whole, where somebody traces.
         failure: Why its answer is an error, for the span.
+        failure_code: The same, as its protocol has it (see `Ending`); ``""`` where there is none.
         steps: The names of its handler's steps, if it has any.
         task: Where it runs, while it does.
     """
@@ -105,11 +110,13 @@ class Call(ABC):
     __slots__ = (
         "_deadline_timer",
         "_reports",
+        "accepted_at",
         "cancelled_by",
         "collected",
         "context",
         "decided",
         "failure",
+        "failure_code",
         "journalled",
         "key",
         "leaving",
@@ -147,6 +154,8 @@ class Call(ABC):
         self.decided = False
         self.span: Span | None = None
         self.failure: str | None = None
+        self.failure_code = ""
+        self.accepted_at = 0.0
         self.steps: set[str] | None = None
 
     @property
@@ -163,6 +172,11 @@ class Call(ABC):
     def paused(self) -> bool:
         """It has ended without an outcome, and comes back: that is no failure of it."""
         return False
+
+    @property
+    def operation(self) -> Operation | None:
+        """What is measured of it; None: nothing, because another call stands for it."""
+        return None
 
     @property
     def client(self) -> ClientInfo | None:
@@ -342,7 +356,7 @@ class Call(ABC):
             error = failure
             raise
         finally:
-            run.end(None if self.paused else error)
+            run.end(None if self.paused else error, self.failure_code)
 
     def _finish(self, payload: bytes | None) -> None:
         """Its task has ended, or there will be none."""
@@ -364,5 +378,19 @@ class Call(ABC):
         if self.session is not None:
             self.session.release(self)
         if self.span is not None:
-            self.span.end(None if self.paused else self.cancelled_by or self.failure)
+            self.span.end(None if self.paused else self.cancelled_by or self.failure, self.failure_code)
+        if self.tasks.meter is not None:
+            self._measure(self.tasks.meter)
         self.reply.answer(self, payload)
+
+    def _measure(self, meter: Meter) -> None:
+        operation = self.operation
+        if operation is not None:
+            meter.call_ended(operation, self._ending(), perf_counter() - self.accepted_at)
+
+    def _ending(self) -> Ending:
+        if self.paused:
+            return Ending("paused", "")
+        if self.cancelled_by is not None:
+            return Ending("timeout" if isinstance(self.cancelled_by, DeadlineExceeded) else "cancelled", "")
+        return ANSWERED if self.failure is None else Ending("error", self.failure_code)

@@ -148,6 +148,10 @@ class Ledger:
         self.max_principal = max_principal
         self.max_bytes = max_bytes
         self.bytes = 0
+        self.runs = 0  # keys that were claimed, ever
+        self.attached = 0  # requests that came while their run went on
+        self.replayed = 0  # requests that got an answer which was there
+        self.refused = 0  # requests whose key stands for another call, or for which there was no room
         self._store = store
         self._write = write
         self._clock = clock
@@ -204,6 +208,7 @@ class Ledger:
             self._forget(entry)
             return None
         if entry.fingerprint != fingerprint:
+            self.refused += 1
             raise KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
         return entry
 
@@ -216,6 +221,7 @@ class Ledger:
         if self._is_full(principal):
             self.expire()
             if self._is_full(principal):
+                self.refused += 1
                 text = "too many calls with an idempotency key are remembered; try again later, or without a key"
                 raise LimitError("ledger", text)
 
@@ -273,6 +279,7 @@ class Ledger:
             self.check_room(principal)
         entry = Entry(name, principal, fingerprint, owner, _OVERHEAD + len(detail))
         self._enter(entry)
+        self.runs += 1
 
         def committed(error: StoreError | None) -> None:
             if self._entries.get(entry.name) is not entry:

@@ -296,7 +296,8 @@ class Store(Protocol):
         ...
 
     def statistics(self) -> dict[str, int | float | str]:
-        """Numbers for people: at least `queued_bytes`, `commits`, `records`, `failed`."""
+        """Numbers for people: at least `queued_bytes`, `commits`, `records`, `failed`, `commit_seconds` (spent on all
+        commits) and `lag` (seconds for which something has waited while nothing was committed)."""
         ...
 
 

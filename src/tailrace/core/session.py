@@ -330,6 +330,7 @@ class Sessions:
         self.evicted: dict[str, Session] = {}  # out of the table already, and still ending
         self._crowded_until = 0.0  # nobody was idle a moment ago: no newcomer makes us look again before
         self.opened = 0  # ever
+        self.restored = 0  # of these, from the store
         self.closed = 0
 
     def __len__(self) -> int:
@@ -346,6 +347,7 @@ class Sessions:
         self.by_id[session.id] = session
         self.by_handle[session.handle] = session
         self.opened += 1
+        self.restored += session.restored
 
     def remove(self, session: Session) -> None:
         """Take it out. Idempotent."""

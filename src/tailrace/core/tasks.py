@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.trace import trace_of
@@ -23,6 +24,7 @@ from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
 if TYPE_CHECKING:
     from tailrace.core.call import Call
     from tailrace.core.context import Context
+    from tailrace.core.meter import Meter
     from tailrace.core.threads import Threads
     from tailrace.core.trace import Tracer
     from tailrace.core.watching import Watcher
@@ -62,6 +64,8 @@ class Tasks:
     Attributes:
         tracer: Hears what begins and ends, if anybody wants to.
         watcher: Hears everything, where somebody watches (`watching`).
+        meter: Is told how long it took, if anybody wants to know.
+        refused: How often each limit has refused something, by its name.
     """
 
     def __init__(self, threads: Threads, *, max_calls: int = 1000, max_detached: int = 1000) -> None:
@@ -78,8 +82,13 @@ class Tasks:
         self._closed = False
         self.tracer: Tracer | None = None
         self.watcher: Watcher | None = None
+        self.meter: Meter | None = None
         self.started = 0  # calls, ever
         self.ended = 0
+        self.spawned = 0  # detached work, ever
+        self.failed = 0  # of it
+        self.dropped = 0
+        self.refused: dict[str, int] = {}
 
     # --- calls ---
 
@@ -94,6 +103,8 @@ class Tasks:
             raise LimitError("calls", f"{self.max_calls} calls are running on this server; try again later")
         self.calls[call] = None
         self.started += 1
+        if self.meter is not None:
+            call.accepted_at = perf_counter()
 
     def release(self, call: Call) -> None:
         """Count it out. Idempotent."""
@@ -159,6 +170,14 @@ class Tasks:
         """Run a plain function in one of the bounded threads."""
         return await self.threads.run(fn)
 
+    def refuse(self, limit: str) -> None:
+        """Count something that was refused because of a limit.
+
+        Args:
+            limit: Its name (`LimitError.limit`), of which there are few.
+        """
+        self.refused[limit] = self.refused.get(limit, 0) + 1
+
     # --- ending ---
 
     async def drain(self, seconds: float) -> bool:
@@ -222,6 +241,7 @@ class Tasks:
         coroutine = self._run_detached(work, fn, args, timeout, on_error)
         task = self._create(coroutine, f"tailrace-{work.name}", work.context)
         self.detached[task] = work
+        self.spawned += 1
         task.add_done_callback(self._detached_ended, context=contextvars.Context())  # the default keeps the call alive
 
     async def _run_detached(
@@ -268,6 +288,7 @@ class Tasks:
             span.end(error)
 
     def _report_dropped(self, work: Detached) -> None:
+        self.dropped += 1
         logger.error(
             "detached work dropped name=%s age=%.1fs correlation_id=%s",
             work.name,
@@ -276,6 +297,7 @@ class Tasks:
         )
 
     async def _report(self, work: Detached, error: Exception, on_error: Callable[[Exception], Any] | None) -> None:
+        self.failed += 1
         try:
             if on_error is not None:
                 result = on_error(error)

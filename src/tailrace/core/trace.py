@@ -70,8 +70,8 @@ class Tracer(Protocol):
         """
         ...
 
-    def end(self, span: Span, error: BaseException | str | None) -> None:
-        """End it, and say whether it failed."""
+    def end(self, span: Span, error: BaseException | str | None, code: str) -> None:
+        """End it, and say whether it failed; `code` is the error's in its protocol, or empty."""
         ...
 
     def current(self, span: Span) -> AbstractContextManager[None]:
@@ -98,6 +98,6 @@ class Span:
         self.inner = inner
         self.values = values
 
-    def end(self, error: BaseException | str | None = None) -> None:
-        """It is over."""
-        self.tracer.end(self, error)
+    def end(self, error: BaseException | str | None = None, code: str = "") -> None:
+        """It is over (see `Tracer.end`)."""
+        self.tracer.end(self, error, code)

@@ -273,6 +273,10 @@ class Relay:
             outcomes = [error] * len(batch)
         if self._tasks.tracer is not None:
             self._trace(self._tasks.tracer, batch, outcomes, self._now() - began)
+        if self._tasks.meter is not None:
+            system, seconds = self.publisher.name.partition(":")[0], self._now() - began
+            for item, outcome in zip(batch, outcomes, strict=True):
+                self._tasks.meter.delivered(system, item.waiting.message.topic, seconds, outcome)
         try:
             await self._settle(batch, outcomes)
         finally:

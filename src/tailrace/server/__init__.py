@@ -13,10 +13,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.clients.exit import settle_at_exit
 from tailrace.console.recorder import Recorder
+from tailrace.core.meter import Meter, Meters
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Sweeper
 from tailrace.core.threads import Threads
@@ -29,9 +30,10 @@ from tailrace.publish.publishers import make_publisher
 from tailrace.server.lifespan import Lifespan
 from tailrace.server.partition import Partition
 from tailrace.server.sealing import secrets_of_environment
+from tailrace.server.statistics import statistics_of
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
-from tailrace.telemetry import make_tracer
+from tailrace.telemetry import make_instruments, make_tracer
 from tailrace.transports.asgi import AsgiApp
 from tailrace.transports.bearer import Bearer, Refusal, make_bearer
 from tailrace.transports.guard import Guard
@@ -72,6 +74,8 @@ class Server:
     Attributes:
         partitions: What it owns.
         home: That of them which takes all that is in none yet: new sessions, modern calls, RPC.
+        meters: Who is told how long calls took; whoever wants to be adds itself before the start.
+        listener: What accepts its connections, once there is one that counts them.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class Server:
         self.partitions: list[Partition] = []
         self.home: Partition
         self.recorder: Recorder | None = None
+        self.meters: list[Meter] = []
+        self.listener: Listening | None = None
         self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
@@ -177,6 +183,10 @@ class Server:
             max_detached=settings.max_detached,
         )
         tasks.tracer = make_tracer()
+        if (instruments := make_instruments()) is not None:
+            self.meters.append(instruments)
+        if self.meters:
+            tasks.meter = self.meters[0] if len(self.meters) == 1 else Meters(self.meters)
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
         await self.store.open(wait=settings.store_wait)
@@ -388,51 +398,20 @@ class Server:
             partition.endpoint.notifications.changed(kind, session)
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Numbers for people."""
-        tasks, endpoints = self.tasks, [partition.endpoint for partition in self.partitions]
-        living = [session for endpoint in endpoints for session in endpoint.sessions.by_id.values()]
-        return {
-            "sessions": {
-                "open": len(living),
-                "opened": sum(endpoint.sessions.opened for endpoint in endpoints),
-                "closed": sum(endpoint.sessions.closed for endpoint in endpoints),
-            },
-            "calls": {
-                "running": len(tasks.calls),
-                "accepted": tasks.started,
-                "ended": tasks.ended,
-                "tasks": sum(len(endpoint.task_table.tasks) for endpoint in endpoints),
-                "keys": sum(len(endpoint.once.ledger) for endpoint in endpoints),
-            },
-            "streams": {
-                "open": sum(
-                    (session.log.reader is not None) + sum(log.reader is not None for log in session.streams.values())
-                    for session in living
-                )
-                + sum(len(endpoint.listens) for endpoint in endpoints)
-                + self.rpc.open_streams
-            },
-            "detached": {"running": len(tasks.detached), "names": sorted(w.name for w in tasks.detached.values())},
-            "log_bytes": {"held": sum(endpoint.retention.budget.held for endpoint in endpoints)},
-            "store": {"name": self.store.name, **_summed([part.store.statistics() for part in self.partitions])},
-            "outbox": {"waiting": 0, **_summed([part.outbox.statistics() for part in self.partitions if part.outbox])},
-        }
+        """Numbers for people (see `Service.statistics`)."""
+        return statistics_of(self)
 
     def converse(self) -> Conversation:
         """A conversation over a pair of pipes, or in memory."""
         return Conversation(self.endpoint)
 
 
-def _summed(statistics: Sequence[Mapping[str, int | float | str]]) -> dict[str, int | float | str]:
-    """Numbers are added up; of words, the first that says something counts."""
-    total: dict[str, int | float | str] = {}
-    for name, value in ((name, value) for one in statistics for name, value in one.items()):
-        known = total.get(name)
-        if isinstance(known, str) or isinstance(value, str) or known is None:
-            total[name] = known or value
-        else:
-            total[name] = known + value
-    return total
+class Listening(Protocol):
+    """What accepts connections, and counts them."""
+
+    def statistics(self) -> Mapping[str, int]:
+        """Numbers for people."""
+        ...
 
 
 class _Once:

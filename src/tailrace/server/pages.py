@@ -14,15 +14,27 @@ if TYPE_CHECKING:
 
     from tailrace.core.exchange import Exchange
     from tailrace.server import Server
+    from tailrace.telemetry import Times
 
 __all__ = ["pages_of"]
 
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
-def pages_of(running: Server) -> Sequence[Page]:
-    """All pages about one server, which has started when they are asked for."""
-    return [Page("/healthz", _healthz, Readers.ANYBODY), *_console(running)]
+def pages_of(running: Server, times: Times) -> Sequence[Page]:
+    """All pages about one server.
+
+    Args:
+        running: The server; it has started.
+        times: How long its calls took, so far.
+    """
+    from tailrace.server.metrics import Metrics
+
+    return [
+        Page("/healthz", _healthz, Readers.ANYBODY),
+        Page("/metrics", Metrics(running, times).handle, Readers.LOCAL),
+        *_console(running),
+    ]
 
 
 def _console(running: Server) -> Sequence[Page]:

@@ -182,7 +182,8 @@ def _transport(running: Server, listening: socket.socket, tls: tuple[str, str] |
         return Embedded(AsgiApp(running), listening, tls, running.tasks, running.settings)
     from tailrace.transports.http import Listener
 
-    return Listener(running, [listening], tls=_tls_context(*tls) if tls else None)
+    running.listener = listener = Listener(running, [listening], tls=_tls_context(*tls) if tls else None)
+    return listener
 
 
 def _tls_context(cert: str, key: str) -> ssl.SSLContext:

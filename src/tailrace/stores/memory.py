@@ -189,6 +189,8 @@ class MemoryStore(Store):
             "commits": self._commits,
             "records": self._records,
             "failed": self._failed,
+            "commit_seconds": self._tickets.waited,
+            "lag": self._tickets.lag,
             "sessions": len(self._kept),
             "entries": len(self._entries),
             "entry_bytes": self._entries.bytes,

@@ -216,6 +216,8 @@ class SqliteStore(Store):
             "commits": self._commits,
             "records": self._records,
             "failed": self._failed,
+            "commit_seconds": self._tickets.waited,
+            "lag": self._tickets.lag,
             "largest_batch": self._largest_batch,
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from heapq import heappop, heappush
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from tailrace.errors import EntryTaken, StoreError
@@ -29,7 +30,7 @@ def failures(failed: Sequence[Failed]) -> int:
 
 
 class Tickets:
-    """Counts tickets, and calls back in their order as they settle.
+    """Counts tickets, and calls back in their order as they settle. Knows how long they wait for that.
 
     Args:
         failures_kept: How many failures are remembered for a `when` that comes late. A ticket older than
@@ -46,12 +47,16 @@ class Tickets:
         "_order",
         "_waiting",
         "newest",
+        "pending_since",
         "settled",
+        "waited",
     )
 
     def __init__(self, *, failures_kept: int = 2048) -> None:
         self.newest = 0  # the last ticket given out
         self.settled = 0  # all tickets up to here have committed or failed
+        self.pending_since: float | None = None  # since then something waits, and nothing settled
+        self.waited = 0.0  # seconds, over all settlements: of the oldest ticket in each, or since the one before
         self._failures_kept = failures_kept
         self._failed: list[Failed] = []  # ascending, never overlapping
         self._forgotten = 0  # up to here failures may have been dropped from the list
@@ -77,6 +82,8 @@ class Tickets:
     def issue(self) -> int:
         """The next ticket."""
         self.newest += 1
+        if self.pending_since is None:
+            self.pending_since = perf_counter()
         return self.newest
 
     def error(self, ticket: int) -> StoreError | None:
@@ -87,6 +94,11 @@ class Tickets:
         if at < len(self._failed) and self._failed[at][0] <= ticket:
             return self._failed[at][2]
         return None
+
+    @property
+    def lag(self) -> float:
+        """Seconds for which something has waited while nothing settled; 0 where nothing waits."""
+        return 0.0 if self.pending_since is None else perf_counter() - self.pending_since
 
     def when(self, ticket: int, committed: Committed) -> None:
         """As `Store.when`. A ticket that was never given out is a mistake of the caller's: ValueError."""
@@ -100,6 +112,10 @@ class Tickets:
     def settle(self, upto: int, failed: Sequence[Failed] = ()) -> None:
         """All tickets up to `upto` have ended; `failed` are those that did not commit. Calls back."""
         self.settled = upto
+        if self.pending_since is not None:
+            now = perf_counter()
+            self.waited += now - self.pending_since
+            self.pending_since = now if self.newest > upto else None
         self._failed.extend(failed)
         self._deliver()
         surplus = len(self._failed) - self._failures_kept

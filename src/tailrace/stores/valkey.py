@@ -244,6 +244,8 @@ class ValkeyStore(Store):
             "commits": self._commits,
             "records": self._records,
             "failed": self._failed,
+            "commit_seconds": self._tickets.waited,
+            "lag": self._tickets.lag,
             "largest_batch": self._largest_batch,
             "lost": 0 if self._writer is None else self._writer.lost,
             "persistence": self._persistence,

@@ -50,6 +50,11 @@ class ContentType(Struct, frozen=True):
     stream: bool
     base64: bool = False
 
+    @property
+    def system(self) -> str:
+        """What the semantic conventions of OpenTelemetry call it."""
+        return "connectrpc" if self.protocol == "connect" else "grpc"
+
 
 def _content_types() -> Iterable[ContentType]:
     for codec in ("proto", "json"):

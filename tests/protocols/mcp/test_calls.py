@@ -483,7 +483,8 @@ async def test_spawned_work_outlives_the_answer_and_its_cancelled_call() -> None
         await turns()
         client.cancel(2)
         await cancelled.answer(2)
-        assert server.statistics()["detached"] == {"running": 2, "names": ["mail", "mail"]}
+        detached = server.statistics()["detached"]
+        assert (detached["running"], detached["names"]) == (2, ["mail", "mail"])
         gate.set()
     assert done == [("tea", False, None), ("cups", False, None)]
 

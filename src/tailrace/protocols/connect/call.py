@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.call import Call
+from tailrace.core.meter import Operation
 from tailrace.errors import (
     CallCancelled,
     CapabilityError,
@@ -151,6 +152,11 @@ class RpcCall(Call):
         """For people: which call this is."""
         return self.method.path
 
+    @property
+    def operation(self) -> Operation | None:
+        """Its method; Connect and gRPC are told apart, gRPC-Web is gRPC."""
+        return Operation(self.opening.form.kind.system, self.method.path[1:], "")
+
     # --- its life ---
 
     def cancel(self, error: Exception) -> None:
@@ -192,6 +198,8 @@ class RpcCall(Call):
                 raise
             return self._bug("the method was cancelled from inside")
         except (ToolError, CallCancelled, LimitError) as error:
+            if isinstance(error, LimitError):
+                self.tasks.refuse(error.limit)
             return self._fail(error_of(error, draining=self.home.draining))
         except (Exception, SystemExit):
             return self._bug("the method raised an exception")
@@ -333,6 +341,7 @@ class RpcCall(Call):
             return self._bug("a detail of an error is no protobuf message")
         self.error = error
         self.failure = str(error.message)
+        self.failure_code = error.code.name
         return None
 
     def _bug(self, what: str) -> None:

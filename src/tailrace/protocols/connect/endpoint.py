@@ -164,6 +164,7 @@ class RpcEndpoint:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
             self.tasks.admit(call)
         except LimitError as error:
+            self.tasks.refuse(error.limit)
             return opening.form.reply(exchange, b"", error_of(error))
         values = self._values(exchange)
         if values:
@@ -198,9 +199,9 @@ class RpcEndpoint:
     def _trace(self, tracer: Tracer, call: RpcCall) -> None:
         """Begin the call's span (semantic conventions for RPC)."""
         context, method = call.context, call.method
-        system = "grpc" if call.opening.form.kind.protocol == "grpc" else "connect_rpc"
-        attributes = {"rpc.system": system, "rpc.service": method.service, "rpc.method": method.name}
-        call.span = tracer.begin("server", method.path, context.own_values, attributes)
+        name = method.path[1:]
+        attributes = {"rpc.system.name": call.opening.form.kind.system, "rpc.method": name}
+        call.span = tracer.begin("server", name, context.own_values, attributes)
         context.set_values({**context.own_values, **call.span.values})
 
     def _unknown(self, exchange: Exchange) -> bool:

@@ -98,7 +98,9 @@ class OnceCall(RpcCall):
         claim = Claim(self.reply.exchange.principal, key, fingerprint)
         entry = self.ledger.find(*claim)
         if entry is not None and entry.state is EntryState.ENDED:
+            self.ledger.replayed += 1
             return await self.ledger.answer(entry), True
+        self.ledger.attached += entry is not None
         if entry is None:
             entry = self._begin(claim, value)
         run: _Run | None = entry.owner
@@ -155,6 +157,11 @@ class _Run(RpcCall):
         self.entry: Entry | None = None
         self.listeners = 0
         self._value = value
+
+    @property
+    def operation(self) -> None:
+        """The requests that wait for it are measured."""
+        return
 
     def committed(self, error: StoreError | None) -> None:
         """The claim is safe, or is not."""

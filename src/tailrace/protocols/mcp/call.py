@@ -19,6 +19,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.core.asked import ClientInfo
 from tailrace.core.call import Call, Reply
+from tailrace.core.meter import Operation
 from tailrace.core.outgoing import Leaving
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.errors import (
@@ -54,6 +55,7 @@ _LARGE = 1024 * 1024  # bytes of one SSE event that the official Python client t
 _LEVELS = {level: rank for rank, level in enumerate(mcp.LOG_LEVELS)}
 
 
+_UNNAMED = ("resources/read", "completion/complete")  # what they are about is the client's to say
 _FOR_GOOD = (ClientGone, DeadlineExceeded, PeerCancelled)  # what cancels a call that was never asked for again
 
 
@@ -162,6 +164,11 @@ class McpCall(Call):
         return isinstance(self.cancelled_by, InputRequired)
 
     @property
+    def operation(self) -> Operation | None:
+        """Its method, and its target's name; a URI is the client's, and its own series for each were too many."""
+        return Operation("mcp", self.METHOD, "" if self.METHOD in _UNNAMED else self.target.name)
+
+    @property
     def label(self) -> str:
         """For people: which call this is."""
         return f"{self.target.name} (request {str(self.request_id)[:64]!r})"
@@ -218,6 +225,7 @@ class McpCall(Call):
         except _NotPublished as error:
             return self.unpublished(error)
         except LimitError as error:
+            self.tasks.refuse(error.limit)
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except (Exception, SystemExit):
             return self.bug("the handler raised an exception")
@@ -365,7 +373,7 @@ class McpCall(Call):
 
     def error(self, code: int, message: str, data: Any = None) -> bytes:
         """The answer with an error."""
-        self.failure = message
+        self.failure, self.failure_code = message, str(code)
         return encode_failure(self.request_id, ProtocolError(code, message, data))
 
     def lacking(self, error: CapabilityError) -> bytes:

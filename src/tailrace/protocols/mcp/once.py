@@ -146,6 +146,7 @@ class Once:
         except KeyReused as error:
             raise ProtocolError(INVALID_PARAMS, str(error)) from None
         except LimitError as error:
+            self.endpoint.tasks.refuse(error.limit)
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         return claim
 
@@ -170,6 +171,7 @@ class Once:
         """
         entry = self.ledger.find(*call.claim)
         if entry is not None and entry.state is EntryState.ENDED:
+            self.ledger.replayed += 1
             return Outcome(await self.ledger.answer(entry), True, False)
         if entry is None or entry.state is EntryState.OPEN:
             call.target.arguments.decode(call.arguments if isinstance(call.arguments, Raw) else None)
@@ -178,8 +180,11 @@ class Once:
         if run is None:  # it was abandoned: there is an error
             return Outcome(await self.ledger.answer(entry), False, False)
         run.listeners[call] = None
+        self.ledger.attached += run.first is not call
         try:
-            return Outcome(await self.ledger.answer(entry), False, run.first is call)
+            answer = await self.ledger.answer(entry)
+            call.failure, call.failure_code = run.failure, run.failure_code
+            return Outcome(answer, False, run.first is call)
         except asyncio.CancelledError:
             run.leave(call)
             raise

@@ -105,6 +105,11 @@ class OnceRun(ToolCall):
         self.began = self.finished = False
 
     @property
+    def operation(self) -> None:
+        """The requests that wait for it are measured."""
+        return
+
+    @property
     def public_session(self) -> Session | None:
         """The session of the first request."""
         return self.origin
@@ -252,6 +257,7 @@ class OnceRun(ToolCall):
 
     def error(self, code: int, message: str, data: Any = None) -> bytes:
         """To be remembered."""
+        self.failure, self.failure_code = message, str(code)
         return ERROR + mcp.encode(RememberedError(code, message, data))
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:

@@ -102,6 +102,7 @@ class Recovery:
         try:
             session = self._revive(stored)
         except LimitError as error:
+            self.endpoint.tasks.refuse(error.limit)
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         except msgspec.MsgspecError:
             raise ProtocolError(INTERNAL_ERROR, "the stored session cannot be read") from None

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 
 from tailrace.core.access import Access, InsufficientScope
+from tailrace.core.meter import ANSWERED, Operation
 from tailrace.core.outgoing import OUTBOX
 from tailrace.core.trace import read_trace
 from tailrace.errors import LimitError, ProtocolError
@@ -22,6 +24,7 @@ from tailrace.protocols.mcp.methods import LISTS
 from tailrace.protocols.mcp.once import OnceCall
 from tailrace.protocols.mcp.reading import find_resource, find_target
 from tailrace.protocols.mcp.tool_call import ToolCall
+from tailrace.protocols.mcp.tracing import begin_span
 from tailrace.service.viewing import Viewer
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, MAX_ID, Request, encode_result
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from tailrace.core.call import Reply
     from tailrace.core.exchange import Exchange
     from tailrace.core.session import Session
-    from tailrace.core.trace import Tracer
     from tailrace.protocols.mcp.dialect import Dialect
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.service import Tool
@@ -68,10 +70,14 @@ class Requests:
             return None
         if session is not None and not session.record.version and not dialect.modern and request.method != "ping":
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
+        tasks = self.endpoint.tasks
+        began = perf_counter() if tasks.meter is not None else 0.0
         viewer = Viewer(session.principal if session is not None else principal, session)
         result = self.endpoint.methods.result(request.method, params, viewer, modern=dialect.modern)
         if request.method in KEPT:
             self._keep(request.method, params, viewer)
+        if tasks.meter is not None:
+            tasks.meter.call_ended(Operation("mcp", request.method, ""), ANSWERED, perf_counter() - began)
         return encode_result(request.id, result)
 
     def _keep(self, method: str, params: Any, viewer: Viewer) -> None:
@@ -181,11 +187,12 @@ class Requests:
             else:
                 endpoint.tasks.admit(call)
         except LimitError as error:
+            self.endpoint.tasks.refuse(error.limit)
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         except KeyError:
             raise DuplicateId(request.id) from None
         if endpoint.tasks.tracer is not None:
-            self._trace(endpoint.tasks.tracer, call)
+            begin_span(endpoint.tasks.tracer, call)
         return call
 
     def find_tool(self, name: str, session: Session | None, principal: str) -> Tool | None:
@@ -203,6 +210,7 @@ class Requests:
         try:
             self.endpoint.retention.check(session)
         except LimitError as error:
+            self.endpoint.tasks.refuse(error.limit)
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
 
     def values(self, meta: mcp.Meta, origin: Exchange | None) -> dict[Any, Any]:
@@ -223,30 +231,6 @@ class Requests:
         if self.endpoint.outbox is not None:
             values[OUTBOX] = self.endpoint.outbox
         return values
-
-    def _trace(self, tracer: Tracer, call: McpCall) -> None:
-        """Begin the call's span; what happens in the call belongs to it (semantic conventions for MCP)."""
-        context = call.context
-        call.span = tracer.begin(
-            "server",
-            f"{call.METHOD} {call.target.name}",
-            context.own_values,
-            {
-                "mcp.method.name": call.METHOD,
-                **_traced(call),
-                "jsonrpc.request.id": str(call.request_id)[:128],
-            },
-        )
-        context.set_values({**context.own_values, **call.span.values})
-
-
-def _traced(call: McpCall) -> dict[str, str]:
-    """What the semantic conventions for MCP want to know of a call's target."""
-    if call.METHOD == "tools/call":
-        return {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": call.target.name}
-    if call.METHOD == "resources/read":
-        return {"mcp.resource.uri": call.target.name}
-    return {"gen_ai.prompt.name": call.target.name} if call.METHOD == "prompts/get" else {}
 
 
 def _check_token(token: int | str | UnsetType) -> None:

@@ -65,6 +65,7 @@ class SessionHome:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")
             self.sessions.add(session)
         except LimitError as error:
+            self.endpoint.tasks.refuse(error.limit)
             raise ProtocolError(mcp.LIMIT_REACHED, error.message, {"limit": error.limit}) from None
         return session
 
@@ -172,6 +173,8 @@ class SessionHome:
         """Out of the table and, unless `keep`, out of the store."""
         endpoint = self.endpoint
         self.sessions.remove(session)
+        if (meter := endpoint.tasks.meter) is not None and session.record.version:
+            meter.session_ended(session.record.transport, endpoint.now() - session.created)
         endpoint.retention.forget(session)
         endpoint.subscriptions.left(session)
         endpoint.service.forget_session(session.id)

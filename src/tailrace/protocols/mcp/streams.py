@@ -30,6 +30,9 @@ class Streams:
         sweeper: The house's clock.
         seals: Event ids.
         now: The time of the loop.
+
+    Attributes:
+        resumed: Connections that asked for what they had missed: those that got all of it, and those that did not.
     """
 
     def __init__(self, settings: Settings, sweeper: Sweeper, seals: Seals, now: Callable[[], float]) -> None:
@@ -37,6 +40,7 @@ class Streams:
         self._sweeper = sweeper
         self._seals = seals
         self._now = now
+        self.resumed = {"complete": 0, "gap": 0}
 
     def resume_after(self, place: EventId, log: Log) -> int:
         """Where a client that saw this event goes on in `log`.
@@ -63,10 +67,11 @@ class Streams:
         )
 
     def headers(self, session: Session | None, missing: int | None = None) -> Headers:
-        """The head of an SSE reply; `missing` is told on a resume."""
+        """The head of an SSE reply; `missing` is told on a resume, and counted."""
         headers = list(SSE)
         if session is not None and session.record.transport == "streamable":
             headers.append((b"mcp-session-id", session.id.encode()))
         if missing is not None:
+            self.resumed["gap" if missing else "complete"] += 1
             headers.append((b"tailrace-resume", b"gap" if missing else b"complete"))
         return headers

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToolCall"]
 
+TOOL_ERROR = "tool_error"  # as the semantic conventions call a result that `isError`
 _BLOCKS = (*BLOCKS, Raw)  # a block that is JSON already, of a proxy
 _UNKNOWN = {"io.tailrace/outcome": "unknown"}
 
@@ -69,13 +70,14 @@ class ToolCall(McpCall):
         content: list[Any] = _content(given.content)
         if given.is_error:
             self.failure = content[0].text if content and isinstance(content[0], Text) else "the tool failed"
+            self.failure_code = TOOL_ERROR
         structured = UNSET if given.structured is None else Raw(_object(encode_value(given.structured)))
         return self._tool_result(content, structured, is_error=given.is_error, more=given.meta)
 
     def refusal(self, error: ToolError) -> bytes:
         """What the tool itself says to its caller."""
         if isinstance(error, StepError) and error.unknown:
-            self.failure = error.message
+            self.failure, self.failure_code = error.message, TOOL_ERROR
             return self.result(self._tool_result([Text(error.message)], is_error=True, more=_UNKNOWN))
         if error.data is None:
             return self._failure(str(error.message))
@@ -86,7 +88,7 @@ class ToolCall(McpCall):
         return self._failure(str(error.message), Raw(_object(data)))
 
     def _failure(self, text: str, structured: Any = UNSET) -> bytes:
-        self.failure = text
+        self.failure, self.failure_code = text, TOOL_ERROR
         return self.result(self._tool_result([Text(text)], structured, is_error=True))
 
     def _tool_result(

@@ -1,17 +1,13 @@
 """OpenTelemetry spans: for a call, its run, detached work, a published message and its delivery, in one trace.
 
-Only the API is used, so what is configured in the process decides where spans go. Where the SDK is installed and the
-environment names an exporter (``OTEL_EXPORTER_OTLP_ENDPOINT``), `set_up_export` configures it. Without a provider no
-tracer is made, and a call pays for one comparison.
+Only the API is used, so what is configured in the process decides where spans go. Without a provider no tracer is
+made, and a call pays for one comparison.
 
-Names and attributes follow the semantic conventions for MCP and for messaging (OpenTelemetry 1.38).
+Names and attributes follow the semantic conventions for MCP, RPC and messaging (OpenTelemetry 1.44).
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 from tailrace.core.trace import Span, Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
     from opentelemetry.trace import Tracer as OtelTracer
 
-__all__ = ["OpenTelemetry", "make_tracer", "set_up_export"]
-
-logger = logging.getLogger("tailrace.telemetry")
+__all__ = ["OpenTelemetry", "make_tracer"]
 
 _SCOPE = "tailrace"
-_END_LIMIT = 1.0  # seconds
 
 
 def make_tracer() -> Tracer | None:
@@ -40,45 +33,6 @@ def make_tracer() -> Tracer | None:
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
     return OpenTelemetry(trace.get_tracer(_SCOPE))
-
-
-def set_up_export(name: str) -> Callable[[], None]:
-    """Configure export over OTLP/HTTP, if the environment asks for it and nobody has configured anything.
-
-    Args:
-        name: The service's, for `service.name`, where OTEL_SERVICE_NAME does not say another.
-
-    Returns:
-        What flushes and ends it, within about a second; it does nothing where nothing was set up.
-    """
-    if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
-        return _nothing
-    try:
-        from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        logger.warning("spans are not exported: pip install 'tailrace[otel]'")
-        return _nothing
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return _nothing
-    given: dict[str, Any] = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": name}
-    provider = TracerProvider(resource=Resource.create(given), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
-    trace.set_tracer_provider(provider)
-
-    def end() -> None:
-        ending = threading.Thread(target=provider.shutdown, name="tailrace-export-end", daemon=True)
-        ending.start()
-        ending.join(_END_LIMIT)  # a collector that is away must not hold up the exit
-
-    return end
-
-
-def _nothing() -> None:
-    pass
 
 
 class OpenTelemetry(Tracer):
@@ -106,20 +60,20 @@ class OpenTelemetry(Tracer):
     def begin(self, kind: str, name: str, values: Mapping[Any, Any], attributes: Mapping[str, Any]) -> Span:
         """Begin a span under the trace that `values` name."""
         kinds = self._trace.SpanKind
-        chosen = {"server": kinds.SERVER, "producer": kinds.PRODUCER}.get(kind, kinds.INTERNAL)
+        chosen = {"server": kinds.SERVER, "client": kinds.CLIENT, "producer": kinds.PRODUCER}.get(kind, kinds.INTERNAL)
         parent = self._propagator.extract(_carrier(values))
         span = self._tracer.start_span(name, context=parent, kind=chosen, attributes=dict(attributes))
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, self._trace.set_span_in_context(span))
         return Span(self, span, carrier)
 
-    def end(self, span: Span, error: BaseException | str | None) -> None:
-        """End it; with an error, as failed."""
+    def end(self, span: Span, error: BaseException | str | None, code: str = "") -> None:
+        """End it; with an error, as failed. Its type is the protocol's code for it, or the exception's class."""
         inner: Any = span.inner
         if error is not None:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-            if isinstance(error, BaseException):
-                inner.set_attribute("error.type", type(error).__qualname__)
+            if code or isinstance(error, BaseException):
+                inner.set_attribute("error.type", code or type(error).__qualname__)
             inner.set_status(self._trace.StatusCode.ERROR, text[:500])
         inner.end()
 

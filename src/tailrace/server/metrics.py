@@ -1,0 +1,216 @@
+"""`/metrics`: what a server counts, in the text form of Prometheus, or as OpenMetrics where that is asked for.
+
+Nothing here counts: numbers are read where they are kept, when somebody asks, and `prometheus_client` writes them. What
+the program itself counts with that library (and what it knows of the process) is part of the same page.
+Labels have few values: tools, methods and topics of the service, never anything that a client made up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    REGISTRY,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from tailrace.protocols.mcp.http import not_allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prometheus_client.metrics_core import Metric
+
+    from tailrace.core.exchange import Exchange
+    from tailrace.server import Server
+    from tailrace.telemetry import Times
+
+__all__ = ["Metrics", "ServerCollector"]
+
+_READING = frozenset({"GET", "HEAD"})
+_CALL = ("protocol", "method", "target")
+
+
+class Metrics:
+    """The page.
+
+    Args:
+        running: Whose numbers these are; it has started.
+        times: What its meter has kept.
+    """
+
+    def __init__(self, running: Server, times: Times) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(ServerCollector(running, times))
+        self._registry.register(_Program())
+
+    def handle(self, exchange: Exchange) -> None:
+        """Reply to a scrape."""
+        if exchange.method not in _READING:
+            return not_allowed(exchange, b"GET, HEAD")
+        encode, content_type = choose_encoder(exchange.header(b"accept") or "")
+        headers = ((b"content-type", content_type.encode()), (b"cache-control", b"no-store"))
+        return exchange.respond(200, headers, encode(self._registry))
+
+
+class _Program(Collector):
+    """What is registered in the process by whoever uses `prometheus_client` there."""
+
+    def collect(self) -> Iterable[Metric]:
+        return REGISTRY.collect()
+
+
+class ServerCollector(Collector):
+    """Reads one server's numbers.
+
+    Args:
+        running: The server.
+        times: What its meter has kept.
+    """
+
+    def __init__(self, running: Server, times: Times) -> None:
+        self._running = running
+        self._times = times
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as they are now."""
+        numbers = self._running.statistics()
+        yield self._info(numbers)
+        yield from self._calls(numbers["calls"])
+        yield from self._sessions(numbers)
+        yield from self._once()
+        yield from self._detached(numbers["detached"])
+        yield from self._outbox(numbers["outbox"])
+        yield from self._store(numbers["store"])
+        yield from self._threads()
+        yield from self._connections()
+
+    def _info(self, numbers: Mapping[str, Any]) -> Metric:
+        service = self._running.service
+        about = {"service": service.name, "version": str(service.version), "store": str(numbers["store"]["name"])}
+        return InfoMetricFamily("tailrace_server", "What this server serves.", value=about)
+
+    def _calls(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        yield _gauge("tailrace_calls_running", "Calls that are accepted and not answered.", numbers["running"])
+        yield _counter("tailrace_calls_accepted", "Calls that were accepted.", numbers["accepted"])
+        ended = CounterMetricFamily("tailrace_calls", "Requests that were answered.", labels=[*_CALL, "outcome"])
+        for (operation, outcome), count in self._times.endings.items():
+            ended.add_metric([*operation, outcome], count)
+        yield ended
+        seconds = HistogramMetricFamily(
+            "tailrace_call_duration_seconds", "From a request's acceptance to its answer.", labels=_CALL
+        )
+        for operation, histogram in self._times.calls.items():
+            seconds.add_metric(operation, list(histogram.buckets()), histogram.sum)
+        yield seconds
+        refused = CounterMetricFamily("tailrace_refused", "What was refused because of a limit.", labels=["limit"])
+        for limit, count in self._running.tasks.refused.items():
+            refused.add_metric([limit], count)
+        yield refused
+        yield _gauge("tailrace_tasks", "Tasks (MCP) that are kept, working or not.", numbers["tasks"])
+
+    def _sessions(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        sessions = numbers["sessions"]
+        yield _gauge("tailrace_sessions_open", "Sessions that are open.", sessions["open"])
+        yield _counter("tailrace_sessions_opened", "Sessions that were opened, or restored.", sessions["opened"])
+        yield _counter("tailrace_sessions_restored", "Sessions that came back from the store.", sessions["restored"])
+        yield _counter("tailrace_sessions_closed", "Sessions that were closed.", sessions["closed"])
+        histogram = self._times.sessions
+        yield HistogramMetricFamily(
+            "tailrace_session_duration_seconds",
+            "How long sessions were open in this process.",
+            buckets=list(histogram.buckets()),
+            sum_value=histogram.sum,
+        )
+        yield _gauge("tailrace_streams_open", "Streams that somebody reads.", numbers["streams"]["open"])
+        resumes = CounterMetricFamily(
+            "tailrace_resumes", "Streams that were read on with Last-Event-ID.", labels=["result"]
+        )
+        resumes.add_metric(["complete"], sessions["resumed"])
+        resumes.add_metric(["gap"], sessions["gaps"])
+        yield resumes
+        yield _gauge("tailrace_log_bytes", "Bytes that streams keep for their readers.", numbers["log_bytes"]["held"])
+
+    def _once(self) -> Iterator[Metric]:
+        ledgers = [partition.endpoint.once.ledger for partition in self._running.partitions]
+        yield _gauge("tailrace_once_keys", "Idempotency keys that are remembered.", sum(map(len, ledgers)))
+        requests = CounterMetricFamily(
+            "tailrace_once_requests", "Requests with an idempotency key, by what became of them.", labels=["result"]
+        )
+        for result in ("runs", "attached", "replayed", "refused"):
+            requests.add_metric([result.removesuffix("s")], sum(getattr(ledger, result) for ledger in ledgers))
+        yield requests
+
+    def _detached(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        yield _gauge("tailrace_detached_running", "Detached work that goes on.", numbers["running"])
+        yield _counter("tailrace_detached_started", "Detached work that was begun.", numbers["started"])
+        yield _counter("tailrace_detached_failed", "Detached work that raised an exception.", numbers["failed"])
+        yield _counter("tailrace_detached_dropped", "Detached work that a shutdown cut off.", numbers["dropped"])
+
+    def _outbox(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        yield _gauge("tailrace_outbox_waiting", "Messages that wait for the broker.", numbers["waiting"])
+        if "published" not in numbers:  # nothing is published here
+            return
+        yield _counter("tailrace_outbox_published", "Messages that the broker took.", numbers["published"])
+        yield _counter("tailrace_outbox_failures", "Attempts that failed.", numbers["failures"])
+        yield _gauge("tailrace_outbox_dead", "Messages that were given up.", numbers["dead"])
+        sending = HistogramMetricFamily(
+            "tailrace_outbox_delivery_seconds",
+            "How long the broker took for a message.",
+            labels=["publisher", "topic", "outcome"],
+        )
+        for labels, histogram in self._times.deliveries.items():
+            sending.add_metric(labels, list(histogram.buckets()), histogram.sum)
+        yield sending
+
+    def _store(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        yield _gauge("tailrace_store_up", "1 while the store commits, 0 while it fails.", int(numbers["up"]))
+        yield SummaryMetricFamily(
+            "tailrace_store_commit_seconds",
+            "Commits, and how long the oldest write of each has waited for it.",
+            count_value=numbers["commits"],
+            sum_value=numbers["commit_seconds"],
+        )
+        yield _gauge("tailrace_store_lag_seconds", "For how long writes wait and none is committed.", numbers["lag"])
+        yield _gauge("tailrace_store_queued_bytes", "Bytes that wait to be committed.", numbers["queued_bytes"])
+        yield _counter("tailrace_store_records", "Records that were committed.", numbers["records"])
+        yield _counter("tailrace_store_failed", "Writes that could not be committed.", numbers["failed"])
+
+    def _threads(self) -> Iterator[Metric]:
+        threads = self._running.tasks.threads.statistics()
+        yield _gauge("tailrace_threads_busy", "Threads in which a plain function runs.", threads["busy"])
+        yield _gauge("tailrace_threads_waiting", "Plain functions that wait for a thread.", threads["waiting"])
+
+    def _connections(self) -> Iterator[Metric]:
+        listener = self._running.listener
+        if listener is None:  # stdio, or another server moves the bytes
+            return
+        numbers = listener.statistics()
+        yield _gauge("tailrace_http_connections", "Connections that are open.", numbers["connections"])
+        for name, text in _LISTENER.items():
+            yield _counter(f"tailrace_http_{name}", text, numbers[name])
+
+
+_LISTENER = {
+    "accepted": "Connections that were accepted.",
+    "turned_away": "Connections that were one too many.",
+    "requests": "Requests that were read.",
+    "refused": "Requests that were no good HTTP, or over a limit.",
+    "expired": "Connections that were closed because a limit of time was over.",
+    "floods": "HTTP/2 connections that were closed because of a flood.",
+}
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
