@@ -25,6 +25,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from tailrace.clients.mcp.eras import ERAS
+
 settings.register_profile("tailrace", deadline=None)  # how long an example takes says more of the machine than of us
 settings.load_profile("tailrace")
 
@@ -48,6 +50,12 @@ def loop_is_not_blocked(request: pytest.FixtureRequest) -> Iterator[None]:
             for function in HARMLESS:
                 guard.functions[function].deactivate()
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_servers() -> None:
+    """What clients of earlier tests found out about a port is not true of whoever listens there now."""
+    ERAS.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,17 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
 from tailrace import __version__
 from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.changes import Changes
-from tailrace.clients.mcp.conversation import Conversation
-from tailrace.clients.mcp.handshake import Era, Server, agree
+from tailrace.clients.mcp.connecting import Connecting, Target
 from tailrace.clients.mcp.kept import KEPT_METHODS, Kept
-from tailrace.clients.mcp.links import Link, SseLink, StdioCommand, StdioLink, StreamableLink
-from tailrace.clients.mcp.links.http import HttpRefused
+from tailrace.clients.mcp.links import Link, StreamableLink
 from tailrace.clients.mcp.listing import Listing
-from tailrace.clients.mcp.oauth import Authorization, GivenToken, OAuth
 from tailrace.clients.mcp.requests import Requests
 from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult, decode_tool_result
 from tailrace.clients.mcp.rounds import ask_in_rounds
@@ -35,17 +31,14 @@ from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
 if TYPE_CHECKING:
     from tailrace.clients.mcp.answering import Elicitation, ElicitationUrl, Roots, Sampling
     from tailrace.clients.mcp.calls import Progress
-    from tailrace.clients.mcp.oauth import Authorizer
+    from tailrace.clients.mcp.conversation import Conversation
+    from tailrace.clients.mcp.handshake import Era, Server
+    from tailrace.clients.mcp.oauth import OAuth
     from tailrace.service import Service
 
 __all__ = ["Client", "Target"]
 
 logger = logging.getLogger("tailrace.client")
-
-Target: TypeAlias = "str | Sequence[str] | StdioCommand | Link | Service"
-
-_LISTEN_LIMIT = 0.5  # seconds for the stream on which a server may ask; some answer its GET only with the first event
-_NOT_STREAMABLE = frozenset({400, 404, 405, 406, 415, 501})  # statuses of a POST to a server that speaks HTTP+SSE only
 
 
 class Client(Requests):
@@ -117,40 +110,43 @@ class Client(Requests):
                 raise DefinitionError(f"{name} has to be a plain function: it is called between two reads")
         if log_level not in LOG_LEVELS:
             raise DefinitionError(f"log_level {log_level!r} is none of {', '.join(LOG_LEVELS)}")
-        self._target = _check_target(target)
-        self._headers = headers or {}
-        self._auth = auth
-        if auth is not None and (
-            not isinstance(target, str) or any(n.lower() == "authorization" for n in self._headers)
-        ):
-            raise DefinitionError("auth= is for a URL, and instead of a header Authorization")
-        self._authorizer: Authorizer | None = None
-        self._era: Literal["auto", "modern", "legacy"] = era
-        self._transport = transport
-        self._client_info = client_info
-        self._capabilities = CAPABILITIES if tasks else {}
         self._timeout = timeout
-        self._connect_timeout = connect_timeout
         self._close_timeout = close_timeout
+        self._connect_timeout = connect_timeout
         self._on_log = on_log
         self._log_level = log_level
         self._on_notification = on_notification
         self._on_warning = on_warning if on_warning is not None else logger.warning
-        self._max_message = max_message
         self._reconnect = reconnect
-        self._callbacks: Any = {
-            "elicitation": elicitation,
-            "elicitation_url": elicitation_url,
-            "sampling": sampling,
-            "roots": roots,
-        }
+        self._kept = Kept() if cache else None
+        self._connecting = Connecting(
+            target,
+            headers=headers or {},
+            auth=auth,
+            era=era,
+            transport=transport,
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            max_message=max_message,
+            reconnect=reconnect,
+            link_to_service=self._link_to_service,
+            conversation={
+                "client_info": client_info,
+                "capabilities": CAPABILITIES if tasks else {},
+                "log_level": log_level if on_log is not None else None,
+                "on_log": on_log,
+                "on_notification": on_notification if self._kept is None else self._notified,
+                "on_warning": self._on_warning,
+                "elicitation": elicitation,
+                "elicitation_url": elicitation_url,
+                "sampling": sampling,
+                "roots": roots,
+            },
+        )
         self._tasks: Tasks | None = None
-        self._conversation: Conversation | None = None
-        self._server: Server | None = None
         self._listing = Listing(self._on_warning)
         self._closing: asyncio.Future[None] | None = None
         self._subscribed: dict[str, Changes] = {}
-        self._kept = Kept() if cache else None
 
     # --- life ---
 
@@ -166,7 +162,8 @@ class Client(Requests):
             raise DefinitionError("a Client is used once: make a new one")
         self._tasks = Tasks(Threads(size=1, waiting=1, name="tailrace-client"))
         try:
-            await self._connect(self._tasks)
+            await self._connecting.connect(self._tasks)
+            await self._ask_for_log()
         except BaseException:
             await self.aclose()
             raise
@@ -226,12 +223,13 @@ class Client(Requests):
     @property
     def gaps(self) -> int:
         """How many times a resumed stream lacked events."""
-        return self._conversation.calls.gaps if self._conversation is not None else 0
+        conversation = self._connecting.conversation
+        return conversation.calls.gaps if conversation is not None else 0
 
     @property
     def is_lost(self) -> bool:
         """The connection is broken for good, or the client closed: every call fails."""
-        conversation = self._conversation
+        conversation = self._connecting.conversation
         return self._closing is not None or (conversation is not None and conversation.calls.error is not None)
 
     # --- what it can be asked ---
@@ -432,61 +430,14 @@ class Client(Requests):
     def _open(self) -> Conversation:
         if self._closing is not None:
             raise TransportError("the client is closed")
-        if self._conversation is None:
+        if self._connecting.conversation is None:
             raise DefinitionError("the client is not connected: use it as `async with Client(target) as c:`")
-        return self._conversation
+        return self._connecting.conversation
 
     def _met(self) -> Server:
-        if self._server is None:
+        if self._connecting.server is None:
             raise DefinitionError("the client is not connected: use it as `async with Client(target) as c:`")
-        return self._server
-
-    async def _connect(self, tasks: Tasks) -> None:
-        target = self._target
-        if isinstance(target, str) and self._auth is not None:
-            auth = self._auth
-            self._authorizer = Authorization(auth, target, tasks) if isinstance(auth, OAuth) else GivenToken(auth)
-        if not isinstance(target, str):
-            await self._meet(await self._link_to(target), tasks)
-        elif self._transport == "sse" or (self._transport == "auto" and urlsplit(target).path.endswith("/sse")):
-            await self._meet(self._http_link(SseLink, _address(target, "/sse")), tasks)
-        else:
-            try:
-                await self._meet(self._http_link(StreamableLink, _address(target, "/mcp")), tasks)
-            except HttpRefused as error:
-                if self._transport != "auto" or self._era == "modern" or error.status not in _NOT_STREAMABLE:
-                    raise
-                await self._meet_by_sse(_address(target, "/sse"), error, tasks)
-        await self._ask_for_log()
-
-    async def _meet_by_sse(self, url: str, refused: HttpRefused, tasks: Tasks) -> None:
-        """The oldest transport, after the newer one was refused (2025-03-26, transports: backwards compatibility)."""
-        conversation, self._conversation = self._conversation, None
-        assert conversation is not None
-        await conversation.link.close(self._close_timeout)
-        try:
-            await self._meet(self._http_link(SseLink, url), tasks)
-        except HttpRefused as error:
-            raise TransportError(f"no MCP server found. Streamable HTTP: {refused}. HTTP+SSE: {error}") from error
-
-    async def _meet(self, link: Link, tasks: Tasks) -> None:
-        self._conversation = Conversation(
-            link,
-            tasks,
-            client_info=self._client_info,
-            capabilities=self._capabilities,
-            log_level=self._log_level if self._on_log is not None else None,
-            on_log=self._on_log,
-            on_notification=self._notified if self._kept is not None else self._on_notification,
-            on_warning=self._on_warning,
-            max_message=self._max_message,
-            authorizer=self._authorizer,
-            **self._callbacks,
-        )
-        await self._conversation.open()
-        self._server = await agree(self._conversation, self._era, timeout=self._connect_timeout)
-        if isinstance(link, StreamableLink) and self.era == "legacy" and self._conversation.legacy_capabilities:
-            await link.wait_listening(_LISTEN_LIMIT)
+        return self._connecting.server
 
     def _notified(self, method: str, params: Any) -> None:
         if self._kept is not None:
@@ -503,30 +454,13 @@ class Client(Requests):
         except ProtocolError as error:
             self._on_warning(f"the server does not take the log level: {error}")
 
-    async def _link_to(self, target: Sequence[str] | StdioCommand | Link | Service) -> Link:
-        if isinstance(target, Sequence):
-            target = StdioCommand(command=target[0], args=target[1:])
-        if isinstance(target, StdioCommand):
-            return StdioLink(target, max_message=self._max_message)
-        return target if isinstance(target, Link) else await self._link_to_service(target)
-
     async def _link_to_service(self, service: Service) -> Link:
         """For the public door, which may know the server."""
         raise DefinitionError(f"a target of type {type(service).__name__} needs tailrace.mcp.Client")
 
-    def _http_link(self, kind: type[StreamableLink | SseLink], url: str) -> Link:
-        return kind(
-            url,
-            self._headers,
-            connect_timeout=self._connect_timeout,
-            max_message=self._max_message,
-            reconnect=self._reconnect,
-            bearer=self._authorizer.token if self._authorizer is not None else None,
-        )
-
     async def _end(self) -> None:
         """The link first, because a child process has to be read from until it ends; then what is left of the tasks."""
-        tasks, conversation = self._tasks, self._conversation
+        tasks, conversation = self._tasks, self._connecting.conversation
         if tasks is None:
             return
         try:
@@ -537,25 +471,10 @@ class Client(Requests):
             self._on_warning(f"the connection did not end in order: {error}")
         finally:
             await tasks.close(self._close_timeout * 0.2)
-            if self._authorizer is not None:
-                await self._authorizer.aclose()
+            if self._connecting.authorizer is not None:
+                await self._connecting.authorizer.aclose()
 
 
 def _left(until: float) -> float:
     """Seconds until then, in a number that people can read in a message."""
     return round(until - asyncio.get_running_loop().time(), 3)
-
-
-def _check_target(target: Target) -> Target:
-    if isinstance(target, str):
-        if urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname:
-            raise DefinitionError(f"{target!r} is no http:// or https:// URL; a command is given as a list of strings")
-    elif isinstance(target, Sequence) and (not target or not target[0]):
-        raise DefinitionError("a command is a list of strings, the program first")
-    return target
-
-
-def _address(url: str, path: str) -> str:
-    """The URL, with a path where it has none."""
-    parts = urlsplit(url)
-    return url if parts.path not in ("", "/") else parts._replace(path=path).geturl()

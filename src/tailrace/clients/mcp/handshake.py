@@ -58,13 +58,20 @@ class _Discovered(Struct, rename="camel"):
     meta: _DiscoverMeta = msgspec.field(default=_DiscoverMeta(), name="_meta")
 
 
-async def agree(conversation: Conversation, era: Literal["auto", "modern", "legacy"], *, timeout: float) -> Server:
+async def agree(
+    conversation: Conversation,
+    era: Literal["auto", "modern", "legacy"],
+    *,
+    timeout: float,
+    known: Era | None = None,
+) -> Server:
     """Shake hands; afterwards `conversation` and its link know the version.
 
     Args:
         era: Which eras to try.
         timeout: Seconds for each of the two attempts; of `auto`, the first has half of it, because some legacy servers
             never answer it.
+        known: What `auto` found lately: tried first, and believed only if the server goes along.
 
     Raises:
         ProtocolError: There is no version that both speak, or the server refuses.
@@ -72,9 +79,11 @@ async def agree(conversation: Conversation, era: Literal["auto", "modern", "lega
         TimeoutError: The limit passed.
     """
     server, unanswered = None, False
-    if era == "modern" or (era == "auto" and not conversation.link.legacy_only):
+    if era == "auto" and known == "legacy":
+        server = await _greet_again(conversation, timeout)
+    if server is None and (era == "modern" or (era == "auto" and not conversation.link.legacy_only)):
         try:
-            server = await _discover(conversation, timeout if era == "modern" else timeout / 2, era)
+            server = await _discover(conversation, timeout if "modern" in (era, known) else timeout / 2, era)
         except TimeoutError:
             if era == "modern":
                 raise
@@ -86,6 +95,18 @@ async def agree(conversation: Conversation, era: Literal["auto", "modern", "lega
         await conversation.notify("notifications/initialized", timeout=timeout)
     conversation.link.establish(server.version)
     return server
+
+
+async def _greet_again(conversation: Conversation, timeout: float) -> Server | None:
+    """Greet a server that was legacy when it was last asked; None: it refuses, so it is to be probed again."""
+    try:
+        return await _initialize(conversation, timeout)
+    except HttpRefused as error:
+        if error.status in _SAME_IN_BOTH:
+            raise
+    except ProtocolError:
+        pass
+    return None
 
 
 async def _discover(conversation: Conversation, timeout: float, era: str) -> Server | None:
