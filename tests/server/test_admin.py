@@ -18,7 +18,6 @@ from tailrace.core.exchange import Exchange
 from tailrace.core.pages import Page, Readers
 from tailrace.server import Server, admin, make_server, run
 from tailrace.server.admin import Address, Admin, read_address
-from tailrace.telemetry import Times
 from tests.rigs.exchange import FakeExchange
 from tests.rigs.server import ServerProcess, tailrace_command
 
@@ -51,7 +50,7 @@ PAGES = [
 async def opened(monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> AsyncGenerator[Admin]:
     """A door with the pages above, on a socket of its own."""
 
-    def pages_of(running: Server, times: Times) -> list[Page]:
+    def pages_of(running: Server) -> list[Page]:
         return PAGES
 
     monkeypatch.setattr(admin, "pages_of", pages_of)

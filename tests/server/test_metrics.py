@@ -30,8 +30,7 @@ async def measured(service: Service, **settings: Any) -> AsyncGenerator[tuple[Se
     server = Server(
         service, Settings(drain=0.0, **settings), MemoryStore(durable=True), publisher=make_publisher("memory:")
     )
-    times = Times()
-    server.meters.append(times)
+    times = server.measure()
     await server.start()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ServerCollector(server, times))

@@ -33,7 +33,7 @@ from tailrace.server.sealing import secrets_of_environment
 from tailrace.server.statistics import statistics_of
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
-from tailrace.telemetry import make_instruments, make_tracer
+from tailrace.telemetry import Times, make_instruments, make_tracer
 from tailrace.transports.asgi import AsgiApp
 from tailrace.transports.bearer import Bearer, Refusal, make_bearer
 from tailrace.transports.guard import Guard
@@ -74,7 +74,7 @@ class Server:
     Attributes:
         partitions: What it owns.
         home: That of them which takes all that is in none yet: new sessions, modern calls, RPC.
-        meters: Who is told how long calls took; whoever wants to be adds itself before the start.
+        times: How long its calls took, where that is measured (`measure`).
         listener: What accepts its connections, once there is one that counts them.
     """
 
@@ -96,7 +96,7 @@ class Server:
         self.partitions: list[Partition] = []
         self.home: Partition
         self.recorder: Recorder | None = None
-        self.meters: list[Meter] = []
+        self.times: Times | None = None
         self.listener: Listening | None = None
         self.rpc: RpcEndpoint
         self._tasks: Tasks | None = None
@@ -141,6 +141,18 @@ class Server:
             raise DefinitionError("a server is recorded from its start on: say so before")
         self.recorder = Recorder()
 
+    def measure(self) -> Times:
+        """Keep how long calls take for `/metrics`, from the start on. Idempotent.
+
+        Raises:
+            DefinitionError: It has started.
+        """
+        if self._starting is not None:
+            raise DefinitionError("a server is measured from its start on: say so before")
+        if self.times is None:
+            self.times = Times()
+        return self.times
+
     async def start(self) -> None:
         """Open the store, enter the service's lifespan, settle what a crash left behind, then be ready.
 
@@ -183,10 +195,9 @@ class Server:
             max_detached=settings.max_detached,
         )
         tasks.tracer = make_tracer()
-        if (instruments := make_instruments()) is not None:
-            self.meters.append(instruments)
-        if self.meters:
-            tasks.meter = self.meters[0] if len(self.meters) == 1 else Meters(self.meters)
+        meters: list[Meter] = [meter for meter in (self.times, make_instruments()) if meter is not None]
+        if meters:
+            tasks.meter = meters[0] if len(meters) == 1 else Meters(meters)
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
         await self.store.open(wait=settings.store_wait)

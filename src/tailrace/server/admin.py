@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from tailrace.core.pages import Page, Readers
 from tailrace.errors import DefinitionError
 from tailrace.server.pages import pages_of
-from tailrace.telemetry import Times
 from tailrace.transports.guard import Guard, is_loopback
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Admin:
     """Serves the pages about one server (fulfils `transports.asgi.Served`).
 
     Args:
-        running: The server. It has not started yet, and its work is measured from now on; it has when `open` is called.
+        running: The server. It has started when `open` is called.
         listening: A bound socket, which is the door's from `open` on.
         url: The address as people write it.
         token: The operator's own; None: one is made up, and is part of `front`.
@@ -90,8 +89,6 @@ class Admin:
             raise DefinitionError("an admin token is visible ASCII without spaces, and not empty")
         self.settings = replace(running.settings, max_connections=_CONNECTIONS, max_body=_BODY)
         self._running = running
-        self._times = Times()
-        running.meters.append(self._times)
         self._listening = listening
         self._url = url
         self._asks_all = token is not None
@@ -114,7 +111,7 @@ class Admin:
         """Listen."""
         from tailrace.transports.http import Listener
 
-        pages: Sequence[Page] = pages_of(self._running, self._times)
+        pages: Sequence[Page] = pages_of(self._running)
         self._exact = {page.path: page for page in pages}
         self._below = sorted((page for page in pages if page.path.endswith("/")), key=lambda page: -len(page.path))
         self._listener = Listener(self, [self._listening])

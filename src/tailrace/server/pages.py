@@ -14,27 +14,24 @@ if TYPE_CHECKING:
 
     from tailrace.core.exchange import Exchange
     from tailrace.server import Server
-    from tailrace.telemetry import Times
 
 __all__ = ["pages_of"]
 
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
-def pages_of(running: Server, times: Times) -> Sequence[Page]:
-    """All pages about one server.
+def pages_of(running: Server) -> Sequence[Page]:
+    """All pages about one server, which has started when they are asked for."""
+    return [Page("/healthz", _healthz, Readers.ANYBODY), *_metrics(running), *_console(running)]
 
-    Args:
-        running: The server; it has started.
-        times: How long its calls took, so far.
-    """
+
+def _metrics(running: Server) -> Sequence[Page]:
+    """Where something is measured (`Server.measure`)."""
+    if running.times is None:
+        return ()
     from tailrace.server.metrics import Metrics
 
-    return [
-        Page("/healthz", _healthz, Readers.ANYBODY),
-        Page("/metrics", Metrics(running, times).handle, Readers.LOCAL),
-        *_console(running),
-    ]
+    return [Page("/metrics", Metrics(running, running.times).handle, Readers.LOCAL)]
 
 
 def _console(running: Server) -> Sequence[Page]:

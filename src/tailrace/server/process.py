@@ -238,6 +238,7 @@ def _admin_door(running: Server, admin: str | None, token: str | None) -> Genera
         return
     address = read_address(admin, token=token)
     running.record()
+    running.measure()
     with _listening(*address) as listening:
         yield Admin(running, listening, _url(listening, address.host, address.uds, tls=False), token)
 
