@@ -1,4 +1,7 @@
-"""A real Valkey in a process of its own, on a port of loopback: for a test's time, killed and started again at will."""
+"""A real Valkey in a process of its own, on a port of loopback: for a test's time, killed and started again at will.
+
+``TAILRACE_VALKEY=/usr/bin/redis-server`` in the environment runs the tests on that server instead.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class Valkey:
     def start(self) -> None:
         """Start it, on what the one before left; returns once it answers."""
         settings = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": self._folder.name, "save": "", **self._options}
-        command = [str(get_binary_path())]
+        command = [os.environ.get("TAILRACE_VALKEY") or str(get_binary_path())]
         for name, value in settings.items():
             command += [f"--{name}", value]
         with (Path(self._folder.name) / "log").open("ab") as log:

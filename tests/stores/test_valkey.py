@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import Iterator
 
@@ -12,9 +13,11 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from tailrace.core.ports import AppendEvent, DropEntry, DropSession, PutCall, PutEntry, PutSession, Record
 from tailrace.errors import DefinitionError, StoreBusy, StoreError, StoreTooNew
+from tailrace.stores import valkey_membership
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.valkey import ValkeyStore
@@ -282,7 +285,7 @@ async def test_all_keys_of_a_service_live_in_one_slot_and_go_with_what_they_hold
     store.write([event(1, session="nobody's")])
     await store.flush()
     grown = names(server)
-    assert len({server.ask("CLUSTER", "KEYSLOT", name) for name in grown}) == 1
+    assert len({key_slot(name.encode()) for name in grown}) == 1
     assert len(grown) > len(standing) + 8
     store.write([DropSession("s1"), DropEntry("once", "k")])
     await store.close()
@@ -341,6 +344,22 @@ def test_valkey_keeps_what_memory_keeps_however_the_writes_are_grouped(
             await store.close()
 
     asyncio.run(main())
+
+
+def test_no_script_asks_for_what_redis_6_2_does_not_have(server: Valkey) -> None:
+    texts = [
+        value.text
+        for module in (scripts, valkey_membership)
+        for value in vars(module).values()
+        if isinstance(value, scripts.Script)
+    ]
+    asked = {name for text in texts for name in re.findall(r"call\('([A-Z]+)'", text)}
+    assert len(texts) > 15
+    assert asked >= {"HSETNX", "ZRANGEBYLEX", "SISMEMBER"}
+    for name in asked:
+        _, facts = server.ask("COMMAND DOCS", name)
+        since = facts[facts.index(b"since") + 1].decode()
+        assert tuple(map(int, since.split("."))) <= (6, 2, 0), name
 
 
 # --- its address, and what it says of itself --------------------------------------------------------
