@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from tailrace.core.ports import AppendEvent, DropEntry, DropSession, PutCall, PutEntry, PutSession, Record
 from tailrace.errors import DefinitionError, StoreBusy, StoreError, StoreTooNew
-from tailrace.stores import valkey_membership
+from tailrace.stores import valkey_inbox, valkey_membership, valkey_post
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.valkey import ValkeyStore
@@ -349,7 +349,7 @@ def test_valkey_keeps_what_memory_keeps_however_the_writes_are_grouped(
 def test_no_script_asks_for_what_redis_6_2_does_not_have(server: Valkey) -> None:
     texts = [
         value.text
-        for module in (scripts, valkey_membership)
+        for module in (scripts, valkey_membership, valkey_inbox, valkey_post)
         for value in vars(module).values()
         if isinstance(value, scripts.Script)
     ]

@@ -346,6 +346,16 @@ async def test_joining_opens_the_inbox_and_leaving_closes_it(server: Valkey) -> 
         await member.join()
 
 
+async def test_members_reach_each_other_through_valkey_unless_they_have_another_way(server: Valkey) -> None:
+    first, second = ValkeyMembership(server.url), ValkeyMembership(server.url)
+    for member in (first, second):
+        await member.join()
+    first.inbox.send(second.member, b"hello")
+    assert await asyncio.wait_for(second.inbox.receive(), 30) == [(first.member, b"hello")]
+    for member in (first, second):
+        await member.leave()
+
+
 async def test_a_service_of_a_newer_version_is_not_joined(server: Valkey) -> None:
     server.ask("HSET", OWN + "meta", "format", str(scripts.FORMAT + 1))
     member = ValkeyMembership(server.url, Deaf)

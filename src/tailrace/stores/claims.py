@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tailrace.core.ports import Record
+    from tailrace.stores.queued import Write
     from tailrace.stores.tickets import Failed
 
 __all__ = ["Put", "claims", "sift", "taken"]
 
 Put: TypeAlias = PutEntry | None  # what a write makes of an entry; None where it drops it
-
-_Write: TypeAlias = tuple[int, "Sequence[Record]", int]  # ticket, records, weight
 
 
 def claims(records: Sequence[Record]) -> list[PutEntry]:
@@ -34,8 +33,8 @@ def taken(name: str) -> EntryTaken:
 
 
 def sift(
-    writes: list[_Write], is_held: Callable[[PutEntry], bool], now: float, name: str
-) -> tuple[list[_Write], list[Failed]]:
+    writes: list[Write], is_held: Callable[[PutEntry], bool], now: float, name: str
+) -> tuple[list[Write], list[Failed]]:
     """The writes whose claims stand, one after the other, and the tickets of the others.
 
     Args:
@@ -46,7 +45,7 @@ def sift(
     """
     if not any(claims(records) for _, records, _ in writes):
         return writes, []
-    sound: list[_Write] = []
+    sound: list[Write] = []
     failed: list[Failed] = []
     written: dict[tuple[str, str], Put] = {}  # by those that stand
 

@@ -1,7 +1,7 @@
 """The store that outlives the process: one SQLite file on a local disk, made for one server at a time.
 
-This is the loop's side: limits, tickets and callbacks. The thread that commits is `sqlite_writer`, what
-it writes `sqlite_tables`, the file and who holds it `sqlite_file`.
+This is its opening, its closing and its questions; the rest of the loop's side is `queued`. The thread that commits is
+`sqlite_writer`, what it writes `sqlite_tables`, the file and who holds it `sqlite_file`.
 
 A write is never half there: writes that are committed together come or go together, also in a power cut.
 A write whose commit *failed* may still be found after a crash (the kernel had the bytes, and could not say
@@ -18,23 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
 from tailrace.errors import StoreBusy, StoreError
 from tailrace.stores import sqlite_tables as tables
+from tailrace.stores.queued import QueuedStore, resolve
 from tailrace.stores.sqlite_recent import Recent
-from tailrace.stores.sqlite_writer import Job, Listener, Write, Writer
-from tailrace.stores.tickets import Failed, Tickets, failures
-from tailrace.stores.weight import OVERHEAD, write_weight
+from tailrace.stores.sqlite_writer import Job, Listener, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tailrace.core.ports import Committed
+    from tailrace.core.ports import StoredEntry, StoredSession
+    from tailrace.stores.queued import Write
+    from tailrace.stores.tickets import Failed
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(Store):
+class SqliteStore(QueuedStore):
     """Keeps sessions, streams, calls and entries in one SQLite file (WAL, ``synchronous=FULL``), private to the user.
 
     Args:
@@ -67,9 +67,8 @@ class SqliteStore(Store):
         clock: Callable[[], float] = time.time,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
-        self.durable = True
         self._path = Path(path).absolute()
-        self._max_queued = max_queued
+        super().__init__(f"{self._path}", max_queued)
         self._open_timeout = open_timeout
         self._close_timeout = close_timeout
         self._writer_options: dict[str, Any] = {
@@ -82,26 +81,14 @@ class SqliteStore(Store):
         self._clock = clock
         self._merge_bytes = merge_bytes
         self._recent = Recent(merge_bytes)
-        self._tickets = Tickets()
         self._writer: Writer | None = None  # from the start of `open` to the end of `close`
-        self._is_open = False
         self._opening: asyncio.Future[None] | None = None
-        self._closing: asyncio.Future[None] | None = None
         self._close_limit: asyncio.TimerHandle | None = None
-        self._asked: set[Job] = set()
-        self._queued = 0
-        self._failure: StoreError | None = None
-        self._commits = self._records = self._failed = self._largest_batch = 0
 
     @property
     def name(self) -> str:
         """``sqlite:PATH``."""
         return f"sqlite:{self._path}"
-
-    @property
-    def failure(self) -> StoreError | None:
-        """The error of the newest commit if that failed and writing has not been seen to work since, else None."""
-        return self._failure
 
     async def open(self, *, wait: float = 30.0) -> None:
         """Take hold of the file; the work and the waiting are the thread's. Cancelling lets go again.
@@ -120,7 +107,7 @@ class SqliteStore(Store):
             self._writer.put(None)
         loop = asyncio.get_running_loop()
         self._tickets.bind(loop)
-        self._reset()
+        self._forget()
         self._failure = None
         listener = Listener(self._opened, self._settled, self._recovered, self._answered, self._ended)
         recent = self._recent = Recent(self._merge_bytes)
@@ -156,24 +143,9 @@ class SqliteStore(Store):
         if self._closing is None:
             self._is_open = False
             self._closing = loop.create_future()
-            self._close_limit = loop.call_later(self._close_timeout, self._give_up)
+            self._close_limit = loop.call_later(self._close_timeout, self._close_late)
             self._writer.put(None)
         await asyncio.shield(self._closing)
-
-    def write(self, records: Sequence[Record]) -> int:
-        """As `Store.write`."""
-        writer = self._taking(weight := write_weight(records))
-        ticket = self._tickets.issue()
-        writer.write((ticket, tuple(records), weight))
-        return ticket
-
-    def when(self, ticket: int, committed: Committed) -> None:
-        """As `Store.when`."""
-        self._tickets.when(ticket, committed)
-
-    async def flush(self) -> None:
-        """As `Store.flush`."""
-        await self._tickets.flush()
 
     async def load(self, session: str | None = None, *, handle: bytes | None = None) -> StoredSession | None:
         """As `Store.load`."""
@@ -209,42 +181,19 @@ class SqliteStore(Store):
         """As `Store.next_epoch`."""
         return await self._ask(tables.next_epoch, reads=False)
 
-    def statistics(self) -> dict[str, int | float | str]:
-        """As `Store.statistics`; also `largest_batch`, the most writes in one commit."""
-        return {
-            "queued_bytes": self._queued,
-            "commits": self._commits,
-            "records": self._records,
-            "failed": self._failed,
-            "commit_seconds": self._tickets.waited,
-            "lag": self._tickets.lag,
-            "largest_batch": self._largest_batch,
-        }
-
     # --- what the thread tells, on the loop (see `Listener`) -------------------------------------
 
     def _opened(self, error: StoreError | None) -> None:
         if self._opening is not None and not self._opening.done():
             self._is_open = error is None and self._closing is None
-            _resolve(self._opening, None, error)
+            resolve(self._opening, None, error)
 
     def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
-        self._queued -= sum(weight for _, _, weight in writes)
         self._failure = error
-        self._failed += failures(failed)
-        if error is None:
-            self._commits += 1
-            self._records += sum(len(records) for _, records, _ in writes)
-        self._largest_batch = max(self._largest_batch, len(writes))
-        self._tickets.settle(writes[-1][0], failed)
+        super()._settled(writes, failed, error)
 
     def _recovered(self) -> None:
         self._failure = None
-
-    def _answered(self, job: Job, answer: Any, error: StoreError | None) -> None:
-        self._queued -= OVERHEAD
-        self._asked.discard(job)
-        _resolve(job.answer, answer, error)
 
     def _ended(self, error: StoreError | None) -> None:
         self._let_go(error or StoreError(f"{self._path} was closed"))
@@ -253,22 +202,21 @@ class SqliteStore(Store):
 
     # --- within --------------------------------------------------------------------------------
 
-    def _taking(self, weight: int) -> Writer:
-        if not self._is_open or self._writer is None:
-            raise StoreError(f"the store {self._path} is not open")
-        if self._queued + weight > self._max_queued:
-            raise StoreError(f"{self._path}: more than {self._max_queued} bytes are waiting to be committed")
-        self._queued += weight
+    def _put_write(self, write: Write) -> None:
+        self._thread.write(write)
+
+    def _put_question(self, question: Job) -> None:
+        self._thread.put(question)
+
+    @property
+    def _thread(self) -> Writer:
+        assert self._writer is not None  # while it is open
         return self._writer
 
     async def _ask(self, work: Callable[[sqlite3.Connection], Any], *, reads: bool = True) -> Any:
-        writer = self._taking(OVERHEAD)
-        job = Job(work, reads, writer.loop.create_future())
-        self._asked.add(job)
-        writer.put(job)
-        return await job.answer
+        return await self._ask_writer(Job(work, reads, asyncio.get_running_loop().create_future()))
 
-    def _give_up(self) -> None:
+    def _close_late(self) -> None:
         """The disk is too slow, or hangs: leave it to the thread, which ends with the process at the latest."""
         if self._writer is not None:
             self._failure = StoreError(f"closing {self._path} took longer than {self._close_timeout:g} s")
@@ -276,33 +224,12 @@ class SqliteStore(Store):
             self._let_go(self._failure)
 
     def _let_go(self, error: StoreError) -> None:
-        """The thread is done with, in order or not: whatever still waits for it ends with `error`."""
+        """The thread is done with, in order or not."""
         self._writer = None
-        asked = list(self._asked)
-        self._reset()
-        for job in asked:
-            _resolve(job.answer, None, error)
-        first, last = self._tickets.settled + 1, self._tickets.newest
-        if first <= last:
-            self._failed += last - first + 1
-            self._tickets.settle(last, [(first, last, error)])
+        self._give_up(error)
 
-    def _reset(self) -> None:
-        self._is_open = False
-        self._queued = 0
-        self._asked.clear()
+    def _forget(self) -> None:
+        super()._forget()
         if self._close_limit is not None:
             self._close_limit.cancel()
             self._close_limit = None
-        if self._closing is not None:
-            _resolve(self._closing, None, None)
-            self._closing = None
-
-
-def _resolve(future: asyncio.Future[Any], answer: Any, error: StoreError | None) -> None:
-    if future.done() or future.get_loop().is_closed():  # whoever waited was cancelled, or went with its loop
-        return
-    if error is None:
-        future.set_result(answer)
-    else:
-        future.set_exception(error)

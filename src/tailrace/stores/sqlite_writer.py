@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 from operator import itemgetter
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from tailrace.errors import StoreBusy, StoreError, StoreTooNew
 from tailrace.stores import sqlite_tables as tables
@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tailrace.core.ports import Record
+    from tailrace.stores.queued import Write
     from tailrace.stores.tickets import Failed
 
-__all__ = ["Job", "Listener", "Write", "Writer"]
+__all__ = ["Job", "Listener", "Writer"]
 
 _EXPIRED_AT_ONCE = 256  # entries deleted in one commit, at most
-
-Write: TypeAlias = tuple[int, "Sequence[Record]", int]  # ticket, records, weight in bytes
 
 _PRAGMAS = (
     "locking_mode = EXCLUSIVE",  # before WAL is touched: other programs stay out, and there is no shared-memory file

@@ -16,21 +16,20 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.ports import Record, Store, StoredEntry, StoredSession
+from tailrace.core.ports import StoredEntry, StoredSession
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import StoreBusy, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
-from tailrace.stores.tickets import Failed, Tickets, failures
+from tailrace.stores.queued import QueuedStore
 from tailrace.stores.valkey_link import Link, Unreachable, judged
 from tailrace.stores.valkey_records import stored_session
-from tailrace.stores.valkey_writer import Job, Listener, Write, Writer
-from tailrace.stores.weight import OVERHEAD, write_weight
+from tailrace.stores.valkey_writer import Job, Listener, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from tailrace.core.ports import Committed
+    from tailrace.stores.queued import Write
     from tailrace.stores.valkey_scripts import Script
 
 __all__ = ["ValkeyStore"]
@@ -38,7 +37,7 @@ __all__ = ["ValkeyStore"]
 _LONGEST_LOOK = 0.5  # seconds between two looks whether another's lease has ended
 
 
-class ValkeyStore(Store):
+class ValkeyStore(QueuedStore):
     """Keeps sessions, streams, calls and entries in Valkey (7 or newer) or Redis (6.2 or newer).
 
     Args:
@@ -85,14 +84,13 @@ class ValkeyStore(Store):
         expiry_interval: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.durable = True
-        self.partition = partition
         self._link = Link(url, service, timeout=timeout, partition=partition)
+        super().__init__(self._link.name, max_queued)
+        self.partition = partition
         self._id = owner or secrets.token_hex(8)
         self._new = new
         self._on_lost = on_lost
         self._lease = lease
-        self._max_queued = max_queued
         self._close_timeout = close_timeout
         self._options: dict[str, Any] = {
             "lease": lease,
@@ -104,27 +102,15 @@ class ValkeyStore(Store):
             "clock": clock,
         }
         self._clock = clock
-        self._tickets = Tickets()
         self._loop: asyncio.AbstractEventLoop | None = None  # from the start of `open` to the end of `close`
         self._writer: Writer | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._is_open = False
-        self._closing: asyncio.Future[None] | None = None
-        self._asked: set[Job] = set()
-        self._queued = 0
-        self._failure: StoreError | None = None
-        self._commits = self._records = self._failed = self._largest_batch = 0
         self._persistence = "unknown"
 
     @property
     def name(self) -> str:
         """``valkey://HOST:PORT/DB``, and ``#PARTITION`` of one; without the password."""
         return self._link.name
-
-    @property
-    def failure(self) -> StoreError | None:
-        """Why writing does not work at the moment, else None."""
-        return self._failure
 
     async def open(self, *, wait: float = 30.0) -> None:
         """Take the lease, and look whether this Valkey can keep what it is given. Cancelling lets go again.
@@ -142,7 +128,7 @@ class ValkeyStore(Store):
             raise StoreBusy(f"{self.name} is open already in this store: close it first")
         loop = self._loop = asyncio.get_running_loop()
         self._tickets.bind(loop)
-        self._reset()
+        self._forget()
         self._failure = None
         try:
             if not self.partition:  # else the membership did
@@ -170,7 +156,7 @@ class ValkeyStore(Store):
             return
         if self._loop.is_closed():  # what was queued went with it
             self._tickets.bind(asyncio.get_running_loop())
-            self._reset()
+            self._forget()
             self._loop = None
             return
         if self._closing is None:
@@ -180,21 +166,6 @@ class ValkeyStore(Store):
             self._closing.add_done_callback(lambda _: limit.cancel())
             self._writer.end()
         await asyncio.shield(self._closing)
-
-    def write(self, records: Sequence[Record]) -> int:
-        """As `Store.write`."""
-        writer = self._taking(weight := write_weight(records))
-        ticket = self._tickets.issue()
-        writer.put((ticket, tuple(records), weight))
-        return ticket
-
-    def when(self, ticket: int, committed: Committed) -> None:
-        """As `Store.when`."""
-        self._tickets.when(ticket, committed)
-
-    async def flush(self) -> None:
-        """As `Store.flush`."""
-        await self._tickets.flush()
 
     async def load(self, session: str | None = None, *, handle: bytes | None = None) -> StoredSession | None:
         """As `Store.load`."""
@@ -239,28 +210,10 @@ class ValkeyStore(Store):
     def statistics(self) -> dict[str, int | float | str]:
         """As `Store.statistics`; also `largest_batch` (writes), `lost` (commits that Valkey confirmed and forgot) and
         `persistence` (what Valkey says of its disk)."""
-        return {
-            "queued_bytes": self._queued,
-            "commits": self._commits,
-            "records": self._records,
-            "failed": self._failed,
-            "commit_seconds": self._tickets.waited,
-            "lag": self._tickets.lag,
-            "largest_batch": self._largest_batch,
-            "lost": 0 if self._writer is None else self._writer.lost,
-            "persistence": self._persistence,
-        }
+        lost = 0 if self._writer is None else self._writer.lost
+        return {**super().statistics(), "lost": lost, "persistence": self._persistence}
 
     # --- what the task tells (see `Listener`) -----------------------------------------------------
-
-    def _settled(self, writes: Sequence[Write], failed: Sequence[Failed], error: StoreError | None) -> None:
-        self._queued -= sum(weight for _, _, weight in writes)
-        self._failed += failures(failed)
-        if error is None:
-            self._commits += 1
-            self._records += sum(len(records) for _, records, _ in writes)
-        self._largest_batch = max(self._largest_batch, len(writes))
-        self._tickets.settle(writes[-1][0], failed)
 
     def _health(self, error: StoreError | None) -> None:
         if isinstance(self._failure, StoreLost):
@@ -269,30 +222,16 @@ class ValkeyStore(Store):
         if isinstance(error, StoreLost) and self._on_lost is not None:
             self._on_lost(self)
 
-    def _answered(self, job: Job, answer: list[Any] | None, error: StoreError | None) -> None:
-        self._queued -= OVERHEAD
-        self._asked.discard(job)
-        _resolve(job, answer, error)
-
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if task is not self._task:  # of an opening before this one
             return
-        self._is_open = False
         error = StoreError(f"{self.name} was closed")
         if task.cancelled():
             error = self._failure = StoreError(f"closing {self.name} took longer than {self._close_timeout:g} s")
         elif (bug := task.exception()) is not None:
             error = self._failure = StoreError(f"{self.name}: the store failed ({type(bug).__name__}: {bug})")
-        for job in self._asked:
-            _resolve(job, None, error)
-        first, last = self._tickets.settled + 1, self._tickets.newest
-        if first <= last:
-            self._failed += last - first + 1
-            self._tickets.settle(last, [(first, last, error)])
-        closing, self._loop = self._closing, None
-        self._reset()
-        if closing is not None and not closing.done():
-            closing.set_result(None)
+        self._loop = None
+        self._give_up(error)
 
     # --- within ------------------------------------------------------------------------------------
 
@@ -318,32 +257,17 @@ class ValkeyStore(Store):
             lasts = max(rest[0], 0) / 1000 + 0.01
             await asyncio.sleep(max(0.0, min(lasts, _LONGEST_LOOK, until - loop.time())))
 
-    def _taking(self, weight: int) -> Writer:
-        if not self._is_open or self._writer is None:
-            raise StoreError(f"the store {self.name} is not open")
-        if self._queued + weight > self._max_queued:
-            raise StoreError(f"{self.name}: more than {self._max_queued} bytes are waiting to be committed")
-        self._queued += weight
-        return self._writer
+    def _put_write(self, write: Write) -> None:
+        assert self._writer is not None  # while it is open
+        self._writer.put(write)
+
+    def _put_question(self, question: Job) -> None:
+        assert self._writer is not None
+        self._writer.put(question)
 
     async def _ask(self, script: Script, *arguments: Any) -> list[Any]:
-        writer = self._taking(OVERHEAD)
-        job = Job(script, arguments, asyncio.get_running_loop().create_future())
-        self._asked.add(job)
-        writer.put(job)
-        return await job.answer
+        return await self._ask_writer(Job(script, arguments, asyncio.get_running_loop().create_future()))
 
-    def _reset(self) -> None:
-        self._is_open = False
-        self._writer = self._task = self._closing = None
-        self._queued = 0
-        self._asked.clear()
-
-
-def _resolve(job: Job, answer: list[Any] | None, error: StoreError | None) -> None:
-    if job.answer.done() or job.answer.get_loop().is_closed():
-        return
-    if error is not None:
-        job.answer.set_exception(error)
-    else:
-        job.answer.set_result(answer or [])
+    def _forget(self) -> None:
+        super()._forget()
+        self._writer = self._task = None

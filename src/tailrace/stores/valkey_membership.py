@@ -20,6 +20,7 @@ from tailrace.core.waiters import Waiters
 from tailrace.errors import StoreBusy, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.valkey import ValkeyStore
+from tailrace.stores.valkey_inbox import ValkeyInbox
 from tailrace.stores.valkey_link import Link, Unreachable, judged
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ValkeyMembership(Membership):
 
     Args:
         url: As of `ValkeyStore`.
-        inbox: Makes what the other members reach this one by, from the member's name.
+        inbox: Makes what the other members reach this one by, from the member's name; default: a `ValkeyInbox`.
         service: Whose partitions these are.
         lease: Seconds for which the ownership of a partition lasts unless it is renewed.
         timeout: Seconds for one answer of Valkey's.
@@ -54,7 +55,7 @@ class ValkeyMembership(Membership):
     def __init__(
         self,
         url: str,
-        inbox: Callable[[str], Inbox],
+        inbox: Callable[[str], Inbox] | None = None,
         *,
         service: str = "tailrace",
         lease: float = 5.0,
@@ -64,7 +65,10 @@ class ValkeyMembership(Membership):
     ) -> None:
         self.member = secrets.token_hex(6)
         self.lease = lease
-        self.inbox = inbox(self.member)
+        if inbox is None:
+            self.inbox: Inbox = ValkeyInbox(url, self.member, service=service, lease=lease, timeout=timeout)
+        else:
+            self.inbox = inbox(self.member)
         self.on_lost: Callable[[Store], None] | None = None
         self._url, self._service, self._timeout, self._clock = url, service, timeout, clock
         self._options: dict[str, Any] = {

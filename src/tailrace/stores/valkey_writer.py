@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from tailrace.errors import StoreError, StoreLost
 from tailrace.stores import valkey_scripts as scripts
@@ -22,15 +22,13 @@ from tailrace.stores.valkey_link import Link, Unreachable
 from tailrace.stores.valkey_records import encode
 
 if TYPE_CHECKING:
-    from tailrace.core.ports import Record
+    from tailrace.stores.queued import Write
     from tailrace.stores.tickets import Failed
     from tailrace.stores.valkey_scripts import Script
 
-__all__ = ["Job", "Listener", "Write", "Writer"]
+__all__ = ["Job", "Listener", "Writer"]
 
 logger = logging.getLogger("tailrace.stores.valkey")
-
-Write: TypeAlias = tuple[int, "tuple[Record, ...]", int]  # ticket, records, weight
 
 _EXPIRED_AT_ONCE = 500
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries
@@ -57,7 +55,7 @@ class Listener:
 
     settled: Callable[[Sequence[Write], Sequence[Failed], StoreError | None], None]
     health: Callable[[StoreError | None], None]
-    answered: Callable[[Job, list[Any] | None, StoreError | None], None]
+    answered: Callable[[Job, Any, StoreError | None], None]
 
 
 class Writer:
