@@ -93,7 +93,7 @@ class ServerProcess:
 
     # --- its life -----------------------------------------------------------------------------------
 
-    def wait_ready(self, limit: float = 20.0) -> None:
+    def wait_ready(self, limit: float = 60.0) -> None:
         """Wait for the ready line, at most `limit` seconds.
 
         Raises:

@@ -184,7 +184,7 @@ def test_an_address_that_others_reach_needs_authentication(monkeypatch: pytest.M
         reached.append(host)
         raise OSError("far enough")
 
-    monkeypatch.setattr("tailrace.server.process._listen", listen)
+    monkeypatch.setattr("tailrace.server.sockets.listen", listen)
     with pytest.raises(DefinitionError, match="--auth-token"):
         run(make_service(), transport="http", host="0.0.0.0")
     with pytest.raises(OSError, match="far enough"):

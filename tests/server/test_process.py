@@ -17,7 +17,8 @@ from tailrace.cli.target import default_store, load
 from tailrace.server import make_settings, run
 from tailrace.server.logs import _JsonFormatter, _TextFormatter, set_up_logging  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.places import store_of_program
-from tailrace.server.process import _listen, _tls_context, _unlink  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.process import _tls_context  # pyright: ignore[reportPrivateUsage]
+from tailrace.server.sockets import listen, unlink
 from tests.rigs.server import ServerProcess, tailrace_command
 
 STARTS_SLOWLY = """
@@ -54,29 +55,29 @@ def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
     precious = tmp_path / "data.db"
     precious.write_text("precious")
     with pytest.raises(OSError, match="in use"):
-        _listen("", 0, str(precious))
+        listen("", 0, str(precious))
     assert precious.read_text() == "precious"
 
 
 def test_a_stale_socket_is_replaced_and_one_that_answers_is_not(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    _listen("", 0, str(path)).close()
-    with _listen("", 0, str(path)):
+    listen("", 0, str(path)).close()
+    with listen("", 0, str(path)):
         assert path.stat().st_mode & 0o777 == 0o600
         with pytest.raises(OSError, match="in use"):
-            _listen("", 0, str(path))
+            listen("", 0, str(path))
 
 
 def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    first = _listen("", 0, str(path))
+    first = listen("", 0, str(path))
     bound = path.stat()
     first.close()
     path.rename(tmp_path / "kept")  # so that its inode is not used again
-    with _listen("", 0, str(path)):
-        _unlink(str(path), bound)
+    with listen("", 0, str(path)):
+        unlink(str(path), bound)
         assert path.exists()
-        _unlink(str(path), path.stat())
+        unlink(str(path), path.stat())
         assert not path.exists()
 
 
@@ -91,7 +92,7 @@ def test_half_of_tls_is_refused_and_not_served_in_the_clear(half: dict[str, str]
 
 def test_replies_do_not_wait_for_a_delayed_ack() -> None:
     """asyncio sets TCP_NODELAY on accepted sockets whose listening socket names its protocol, and on no other."""
-    with _listen("127.0.0.1", 0, None) as listening:
+    with listen("127.0.0.1", 0, None) as listening:
         assert listening.proto == socket.IPPROTO_TCP
 
 

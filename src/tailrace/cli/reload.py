@@ -25,14 +25,14 @@ from types import FrameType
 
 import click
 
-__all__ = ["Files", "Supervisor", "end_with_parent", "folders_of", "free_port"]
+__all__ = ["PARENT", "Files", "Supervisor", "end_with_parent", "folders_of", "free_port"]
 
 _TICK = 0.1  # seconds between two looks at the child and at signals
 _LOOK = 0.5  # seconds between two looks at the files
 _MARGIN = 3.0  # seconds that the child gets beyond its own limits, before it is killed
 _MAX_FILES = 10_000
 _POSIX = os.name == "posix"
-_PARENT = "TAILRACE_RELOAD_PIPE"  # of the child's environment: the descriptor that ends with the parent
+PARENT = "TAILRACE_RELOAD_PIPE"  # of the child's environment: the descriptor that ends with the parent
 _SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
 Seen = Mapping[str, tuple[int, int]]  # by path: time of the last change, and size
@@ -190,7 +190,7 @@ class Supervisor:
         kept: tuple[int, ...] = ()
         if self._ends:
             kept = self._ends[:1]
-            environment[_PARENT] = str(kept[0])
+            environment[PARENT] = str(kept[0])
         self._child = subprocess.Popen(self._command, env=environment, start_new_session=_POSIX, pass_fds=kept)
 
     def _end(self) -> int:
@@ -221,7 +221,7 @@ class Supervisor:
 
 def end_with_parent() -> None:
     """In the child: end as by SIGTERM when the parent is gone. Without a parent that reloads, nothing."""
-    number = os.environ.pop(_PARENT, "")
+    number = os.environ.pop(PARENT, "")
     if not number.isdecimal():
         return
 

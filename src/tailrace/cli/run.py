@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from tailrace.cli.failures import explained
 from tailrace.cli.reload import Files, Supervisor, end_with_parent, folders_of, free_port
 from tailrace.cli.target import Target, default_store, load
+from tailrace.server.worker import Worker
 
 __all__ = ["check_flags", "run_command"]
 
@@ -83,6 +84,9 @@ class _Remembering(click.Command):
          metavar="ADDRESS")  # fmt: skip
 @_option("--admin-token", "Token that everything at --admin asks for, metrics, too.", metavar="TOKEN",
          show_default=False)  # fmt: skip
+@_option("--workers", "Serve with so many processes, which are started again when they end, and replaced one after the "
+         "other on SIGHUP. More than one need --store valkey://... or --stateless.", type=click.IntRange(1, 256),
+         metavar="N")  # fmt: skip
 @_option(
     "--reload", "Start again whenever a .py file below the target's folder changes: for development.", is_flag=True
 )
@@ -90,16 +94,24 @@ class _Remembering(click.Command):
          type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False))  # fmt: skip
 @_option("--log-format", "How it is written to stderr.", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
-def run_command(context: click.Context, target: str, stdio: bool, reload: bool, **flags: Any) -> None:
+def run_command(
+    context: click.Context, target: str, stdio: bool, reload: bool, workers: int | None, **flags: Any
+) -> None:
     """Serve the Service in TARGET: file.py, file.py:svc or pkg.mod:svc.
 
     Over HTTP it is at /mcp (Streamable HTTP) and /sse (HTTP+SSE). One line on stderr says when it is ready.
     SIGTERM or SIGINT drains it: running calls are answered or kept.
     """
     check_flags(context, stdio, flags)
-    if reload:
+    worker = Worker.of_environment()
+    if worker is None and (reload or workers is not None):
+        name = "reload" if reload else "workers"
         if stdio:
-            raise click.UsageError("--reload is for HTTP: over --stdio the client starts the server.")
+            raise click.UsageError(f"--{name} is for HTTP: over --stdio the client starts the server.")
+        if reload and workers is not None:
+            raise click.UsageError("give --reload or --workers, not both: one is for development.")
+        if workers is not None:
+            raise SystemExit(_supervise(context.meta[_WORDS], workers, flags))
         raise SystemExit(_reload(context.meta[_WORDS], target, flags))
     with explained(debug=flags["log_level"] == "debug"):
         pipes: dict[str, Any] = {}
@@ -114,7 +126,7 @@ def run_command(context: click.Context, target: str, stdio: bool, reload: bool, 
         from tailrace import server
 
         transport = "stdio" if stdio else "http"
-        server.run(found.service, transport=transport, target=found.resolved, **pipes, **flags)
+        server.run(found.service, transport=transport, target=found.resolved, worker=worker, **pipes, **flags)
 
 
 def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
@@ -131,6 +143,34 @@ def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
     if flags["store"] == "memory":
         say("sessions do not survive a restart with --store memory")
     return Supervisor(command, Files(folders), limit=flags["drain"] + flags["shutdown_delay"] + 2.0, say=say).run()
+
+
+def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
+    """Be the parent of several processes that serve on one port."""
+    from tailrace.cli.workers import Workers, slots
+
+    store: str | None = flags["store"]
+    is_shared = store is not None and not store.startswith(("memory", "sqlite"))
+    if count > 1 and not is_shared and not flags["stateless"]:
+        raise click.UsageError(
+            f"--workers {count} needs a store that processes can share: --store valkey://HOST:PORT; "
+            "or --stateless, where no session is kept."
+        )
+    if count > 1 and store is not None and store.startswith("sqlite"):
+        raise click.UsageError("a SQLite file has one worker: give --store valkey://HOST:PORT, or memory.")
+    if count > 1 and store is None:
+        words = [*words, "--store", "memory"]
+    with explained(debug=flags["log_level"] == "debug"), slots(count, flags) as places:
+        return Workers(
+            [sys.executable, "-m", "tailrace", "run", *words],
+            places,
+            limit=flags["drain"] + flags["shutdown_delay"] + 3.0,
+            waits=flags["store_wait"],
+            exclusive=not is_shared and count == 1 and store != "memory",
+            keeps=count == 1 or is_shared,
+            say=lambda text: click.echo(f"tailrace workers: {text}", err=True),
+            ready=lambda facts: click.echo(f"tailrace ready {facts}", err=True),
+        ).run()
 
 
 def check_flags(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:

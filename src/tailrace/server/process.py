@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import ssl
-import stat
 import sys
 import threading
 import time
@@ -26,6 +25,9 @@ from tailrace.server import Server, make_server
 from tailrace.server.admin import Admin, read_address
 from tailrace.server.logs import set_up_logging
 from tailrace.server.places import store_of_program
+from tailrace.server.sockets import listening, url_of
+from tailrace.stores.memory import MemoryStore
+from tailrace.stores.sqlite import SqliteStore
 from tailrace.telemetry import set_up_export
 from tailrace.transports.authorization import guarded_by
 from tailrace.transports.guard import is_loopback
@@ -33,12 +35,15 @@ from tailrace.transports.guard import is_loopback
 if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.publish import Publisher
+    from tailrace.server.worker import Worker
     from tailrace.service import Service
     from tailrace.transports.stdio import Pipes
 
 __all__ = ["run_process"]
 
 logger = logging.getLogger("tailrace.server")
+
+_RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
 
 
 def run_process(
@@ -65,6 +70,7 @@ def run_process(
     log_level: str = "info",
     log_format: str = "text",
     pipes: Pipes | None = None,
+    worker: Worker | None = None,
     **options: Any,
 ) -> None:
     """Serve until SIGTERM or SIGINT (or, over stdio, the end of input).
@@ -95,6 +101,7 @@ def run_process(
         log_level: debug, info, warning or error; of a program that has set up its log already, that stays as it is.
         log_format: ``text`` or ``json``.
         pipes: stdio's descriptors, if they were guarded before.
+        worker: This process is one of several that a supervisor started.
         options: Any field of `Settings`.
 
     Raises:
@@ -113,6 +120,8 @@ def run_process(
         store = store_of_program(service)
     end_export = set_up_export(service.name)  # before the server asks whether anybody wants spans
     running = make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish)
+    if worker is not None and worker.count > 1 and isinstance(running.store, (MemoryStore, SqliteStore)):
+        _check_stateless(service, running, worker.count)
     if transport == "stdio":
         from tailrace.transports.stdio import guard
 
@@ -131,13 +140,28 @@ def run_process(
             _tls_context(tls_cert, tls_key)  # refused now, whatever serves it later
         tls = (tls_cert, tls_key) if tls_cert and tls_key else None
         try:
-            with _listening(host, port, uds) as listening, _admin_door(running, admin, admin_token) as door:
-                url = _url(listening, host, uds, tls is not None)
-                _run_loop(_serve_http(running, listening, tls, url, server, door))
+            with (
+                listening(host, port, uds) if worker is None else worker.socket() as bound,
+                _admin_door(running, admin, admin_token, worker) as door,
+            ):
+                report = _Report(running, url_of(bound, host, uds, tls is not None), door, worker)
+                _run_loop(_serve_http(running, bound, tls, report, server, door))
         finally:
             end_export()
     else:
         raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
+
+
+def _check_stateless(service: Service, running: Server, count: int) -> None:
+    """Refuse workers of which each would remember for itself what all of them have to know."""
+    named = [name for name, tool in service.tools.items() if tool.once or tool.task]
+    if named:
+        raise DefinitionError(
+            f"{count} workers need --store valkey://HOST:PORT for what they have to remember together: "
+            f"once=, or task=, of {', '.join(sorted(named))[:500]}"
+        )
+    if running.publisher is not None:
+        raise DefinitionError(f"{count} workers need --store valkey://HOST:PORT for the outbox of --publish")
 
 
 # --- the two ways of serving --------------------------------------------------------------------
@@ -147,19 +171,21 @@ async def _serve_http(
     running: Server,
     listening: socket.socket,
     tls: tuple[str, str] | None,
-    url: str,
+    report: _Report,
     server: str,
     door: Admin | None,
 ) -> None:
     stop = _stop_at_signal()
+    report.loaded()
     if not await _started(running, stop):
         return
     serving = _transport(running, listening, tls, server)
     await serving.start()
     async with _opened(door):
         try:
-            _say_ready(running, url, door)
+            report.ready()
             await stop.wait()
+            await report.retire(serving)
         finally:
             await running.drain()
             await running.end_sessions()
@@ -171,6 +197,7 @@ class _Transport(Protocol):
     """What serves HTTP: our listener, or uvicorn."""
 
     async def start(self) -> None: ...
+    def retire(self) -> None: ...
     async def close(self, seconds: float) -> None: ...
 
 
@@ -208,28 +235,56 @@ async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> Non
     settings = running.settings
     if not await _started(running, stop):
         return
+    report = _Report(running, "stdio", door)
     async with _opened(door), Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
         conversation = running.converse()
         talking = running.tasks.start(conversation.run(stdio.lines(), stdio.sink), name="tailrace-conversation")
-        _say_ready(running, "stdio", door)
+        report.ready()
         signalled = running.tasks.start(stop.wait(), name="tailrace-signal")
         await asyncio.wait([talking, signalled], return_when="FIRST_COMPLETED")
         await running.stop()
 
 
-def _say_ready(running: Server, url: str, door: Admin | None) -> None:
-    durable = "" if running.store.durable else " (not durable)"
-    line = f"tailrace ready url={url} store={running.store.name}{durable} drain={running.settings.drain:g}"
-    if door is not None:
-        line += f" admin={door.front}"
-    print(line, file=sys.stderr, flush=True)
+class _Report:
+    """Says when it is ready: on stderr, or to the supervisor, which says it when all of its workers are."""
+
+    def __init__(self, running: Server, url: str, door: Admin | None, worker: Worker | None = None) -> None:
+        self._running = running
+        self._url = url
+        self._door = door
+        self._worker = worker
+
+    def loaded(self) -> None:
+        """The service's code is there and the flags make sense; the store comes next."""
+        if self._worker is not None:
+            self._worker.say("loaded")
+
+    def ready(self) -> None:
+        """Requests are served."""
+        running, settings = self._running, self._running.settings
+        durable = "" if running.store.durable else " (not durable)"
+        facts = f"url={self._url} store={running.store.name}{durable} drain={settings.drain:g}"
+        admin = "" if self._door is None else f" admin={self._door.front}"
+        if self._worker is not None:
+            self._worker.say(f"ready {facts}\t{admin}")
+        else:
+            print(f"tailrace ready {facts}{admin}", file=sys.stderr, flush=True)
+
+    async def retire(self, serving: _Transport) -> None:
+        """Leave new connections to the other workers, which have the socket as well, and let the clients on those that
+        there are go over to them with their next reply: nobody is refused for the change."""
+        if self._worker is not None:
+            serving.retire()
+            await asyncio.sleep(_RETIRING)
 
 
 # --- the admin door -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _admin_door(running: Server, admin: str | None, token: str | None) -> Generator[Admin | None]:
+def _admin_door(
+    running: Server, admin: str | None, token: str | None, worker: Worker | None = None
+) -> Generator[Admin | None]:
     """The door, its address taken; None where none is wanted."""
     if admin is None:
         if token is not None:
@@ -239,8 +294,11 @@ def _admin_door(running: Server, admin: str | None, token: str | None) -> Genera
     address = read_address(admin, token=token)
     running.record()
     running.measure()
-    with _listening(*address) as listening:
-        yield Admin(running, listening, _url(listening, address.host, address.uds, tls=False), token)
+    uds = address.uds
+    if worker is not None and uds is not None:
+        uds += f".{worker.index}"
+    with listening(*address) if worker is None else worker.admin_socket() as bound:
+        yield Admin(running, bound, url_of(bound, address.host, uds, tls=False), token)
 
 
 @contextlib.asynccontextmanager
@@ -253,82 +311,6 @@ async def _opened(door: Admin | None) -> AsyncGenerator[None]:
         yield
     finally:
         await door.close()
-
-
-# --- sockets ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int, uds: str | None) -> Generator[socket.socket]:
-    """A listening socket, and its file if it has one, for the time of a block."""
-    listening = _listen(host, port, uds)
-    bound = os.stat(uds) if uds else None
-    try:
-        yield listening
-    finally:
-        listening.close()
-        if uds and bound:
-            _unlink(uds, bound)
-
-
-def _listen(host: str, port: int, uds: str | None) -> socket.socket:
-    """A bound, listening socket; the error of one that is in use names it."""
-    if uds is not None:
-        _unlink_stale(uds)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        address: Any = uds
-    else:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Only of sockets that name their protocol asyncio turns Nagle's algorithm off; with it, each reply that is
-        # written in two pieces (uvicorn's) waits 40 ms for the client's delayed ACK.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        address = (host, port)
-    try:
-        if uds is not None:
-            previous = os.umask(0o177)
-            try:
-                listening.bind(address)
-            finally:
-                os.umask(previous)
-        else:
-            listening.bind(address)
-        listening.listen(2048)
-        listening.setblocking(False)
-    except OSError as error:
-        listening.close()
-        where = uds or f"{host}:{port}"
-        raise OSError(error.errno, f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
-    return listening
-
-
-def _unlink_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more; one that answers is in use, and a file is none of ours."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # it refuses a connection just like a stale socket; `bind` says that it is in the way
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-            except TimeoutError:
-                pass  # somebody is there, and busy
-
-
-def _unlink(path: str, bound: os.stat_result) -> None:
-    """Remove our socket, unless another process put its own there meanwhile."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.stat(path), bound):
-            os.unlink(path)
-
-
-def _url(listening: socket.socket, host: str, uds: str | None, tls: bool) -> str:
-    if uds is not None:
-        return f"unix:{uds}"
-    name = f"[{host}]" if ":" in host else host
-    return f"{'https' if tls else 'http'}://{name}:{listening.getsockname()[1]}"
 
 
 # --- signals and the loop -----------------------------------------------------------------------

@@ -11,7 +11,9 @@ import os
 
 from tailrace.errors import DefinitionError
 
-__all__ = ["secrets_of_environment"]
+__all__ = ["VARIABLE", "secrets_of_environment"]
+
+VARIABLE = "TAILRACE_SECRET"
 
 _SHORTEST = 16  # characters
 
@@ -22,7 +24,7 @@ def secrets_of_environment() -> list[bytes]:
     Raises:
         DefinitionError: There are more, or one is too short to be one.
     """
-    given = os.environ.get("TAILRACE_SECRET", "").split()
+    given = os.environ.get(VARIABLE, "").split()
     if len(given) > 2 or any(len(secret) < _SHORTEST for secret in given):
         raise DefinitionError(
             f"TAILRACE_SECRET is one secret, or the new and the old one; each has {_SHORTEST} characters"

@@ -63,6 +63,11 @@ class Embedded:
         finally:
             self._ended.set()
 
+    def retire(self) -> None:
+        """Stop accepting: another process listens on the same socket."""
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+
     async def close(self, seconds: float) -> None:
         """Stop accepting, let connections finish for `seconds`, then cut them."""
         self._server.should_exit = True

@@ -96,7 +96,7 @@ class H1Connection(asyncio.Protocol):
         self._body: Body | None = None  # not complete yet
         self._source: Incoming | None = None  # of it, where the server reads it as it comes
         self._exchange: H1Exchange | None = None
-        self._closes = listener.draining  # behind the current reply
+        self._closes = listener.draining or listener.retiring  # behind the current reply
         self._dropped = 0  # of what is left over
         self._fresh = True  # no request has come
         self._reading = True
@@ -114,7 +114,7 @@ class H1Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._loopback = is_loopback(transport.get_extra_info("sockname"))
         if self._listener.add(self):
-            if self._closes:  # accepted just before the listener was closed
+            if self._listener.draining:  # accepted just before the listener was closed
                 self._end(State.CLOSED)
         elif self._listener.crowded:
             self._listener.discard(self)
@@ -191,6 +191,10 @@ class H1Connection(asyncio.Protocol):
         if self._state is State.LEFT_OVER:
             return self._end(State.CLOSED)
         return self.abort()
+
+    def retire(self) -> None:
+        """Close behind the current reply, or the next one."""
+        self._closes = True
 
     def drain(self) -> None:
         """Close now if idle, else behind the current reply."""

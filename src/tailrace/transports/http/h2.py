@@ -240,6 +240,10 @@ class H2Connection(asyncio.Protocol):
             self._check_alive(clock)
         return None
 
+    def retire(self) -> None:
+        """As `drain`: a client of HTTP/2 is told which of its requests was the last, and sends the others again."""
+        self.drain()
+
     def drain(self) -> None:
         """Take no new requests, and close behind the last reply. Those on their way are still served: the client is
         told first that the connection will end, and a moment later which request is the last (RFC 9113, 6.8)."""

@@ -50,6 +50,10 @@ class Connection(Protocol):
         """`deadline` has passed, on the listener's clock."""
         ...
 
+    def retire(self) -> None:
+        """Close behind the reply that is being given, or behind the next one."""
+        ...
+
     def drain(self) -> None:
         """Close now if idle, else behind the reply that is being given."""
         ...
@@ -70,6 +74,7 @@ class Listener:
 
     Attributes:
         clock: Seconds in which the loop was alive. A client is not blamed for the time in which it was blocked.
+        retiring: `retire` was called.
         draining: `close` was called.
         idles_until: The deadline of a connection that becomes idle now.
     """
@@ -87,6 +92,7 @@ class Listener:
         self.heads = Heads()
         self.loop = asyncio.get_running_loop()
         self.clock = 0.0
+        self.retiring = False
         self.draining = False
         self.accepted = 0
         self.requests = 0
@@ -124,6 +130,15 @@ class Listener:
             create: Any = self.loop.create_unix_server if unix else self.loop.create_server
             self._ports.append(await create(self._accepted, sock=listening, backlog=_BACKLOG))
         self._sweeper.add(self)
+
+    def retire(self) -> None:
+        """Accept nothing more, as another process listens on the same sockets. Connections go on, each for one reply
+        more at most: the client's next connection is the other's."""
+        self.retiring = True
+        while self._ports:
+            self._ports.pop().close()
+        for connection in list(self._connections):
+            connection.retire()
 
     async def close(self, seconds: float) -> None:
         """Accept nothing more, let replies be finished, then cut what is left. Idempotent.

@@ -98,6 +98,9 @@ class _Handshake(asyncio.Protocol):
         self._listener.expired += 1
         self.abort()
 
+    def retire(self) -> None:
+        """It is accepted; its protocol asks the listener how things are."""
+
     def drain(self) -> None:
         """No request has begun."""
         self.abort()

@@ -1,0 +1,320 @@
+"""`tailrace run --workers N`: a parent that keeps N server processes on one port, and replaces them one by one.
+
+The parent binds the sockets, one for each worker on the same port (``SO_REUSEPORT``), and keeps them: what waits to be
+accepted when a worker ends is accepted by the one that comes after it. It knows nothing of sessions. What outlives a
+worker is the store's affair: over Valkey the others take over what a dead worker held; a SQLite file has one worker.
+
+SIGHUP is the rolling restart: for each worker a new one is started, and when that is ready the old one is told to end.
+Where only one process may hold the store, the old one is told when the new one has loaded its code and waits for the
+store. SIGTERM and SIGINT end all; a worker that ends by itself is started again, later and later if that does not help.
+When the parent dies, however it does, its workers end (`end_with_parent`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import FrameType
+from typing import Any
+
+from tailrace.cli.reload import PARENT
+from tailrace.server.admin import read_address
+from tailrace.server.sealing import VARIABLE as SECRET
+from tailrace.server.sockets import listen, listening
+from tailrace.server.worker import VARIABLE, Worker
+
+__all__ = ["Slot", "Workers", "slots"]
+
+_TICK = 0.1  # seconds between two looks at processes
+_MARGIN = 3.0  # seconds that a worker gets beyond its own limits, before it is killed
+_LOAD = 60.0  # seconds for a new worker's code
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds before a worker that failed is started again
+_STEADY = 30.0  # seconds after which a worker's end is taken for an accident of its own
+
+
+class State(Enum):
+    """Of a process: `STARTING` -> `LOADED` (its code is there) -> `READY`."""
+
+    STARTING = 0
+    LOADED = 1
+    READY = 2
+
+
+@dataclass(eq=False)
+class _Process:
+    child: subprocess.Popen[bytes]
+    pipe: int  # what it tells of itself
+    began: float
+    state: State = State.STARTING
+    facts: str = ""  # of its ready line
+    admin: str = ""
+    told: bool = False  # to end
+    kill_at: float | None = None
+    buffer: bytes = b""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One worker's place: its sockets, and the process that serves on them; two while one replaces the other."""
+
+    index: int
+    listening: socket.socket
+    admin: socket.socket | None = None
+    processes: list[_Process] = field(default_factory=list[_Process])  # the newest last
+    failures: int = 0
+    start_at: float | None = None
+
+
+@contextlib.contextmanager
+def slots(count: int, flags: Mapping[str, Any]) -> Generator[list[Slot]]:
+    """The places of so many workers, bound as the flags of `tailrace run` say, for the time of a block.
+
+    Raises:
+        OSError: An address cannot be had.
+        DefinitionError: The admin address is none, or others can reach it.
+    """
+    host, port, uds = flags["host"], flags["port"], flags["uds"]
+    with contextlib.ExitStack() as kept:
+        shared = uds is None and count > 1
+        if shared and port:
+            listen(host, port, None).close()  # with `shared`, a second server on the port would go unnoticed
+        places: list[Slot] = []
+        for index in range(count):
+            if uds is not None and places:
+                bound = places[0].listening  # one Unix socket for all
+            elif shared:
+                bound = kept.enter_context(listen(host, port, None, shared=True))
+                port = bound.getsockname()[1]
+            else:
+                bound = kept.enter_context(listening(host, port, uds))
+            places.append(Slot(index, bound))
+        if flags["admin"] is not None:
+            address = read_address(flags["admin"], token=flags["admin_token"])
+            for place in places:
+                own = address.uds and f"{address.uds}.{place.index}"
+                port = address.port and address.port + place.index
+                place.admin = kept.enter_context(listening(address.host, port, own))
+        yield places
+
+
+class Workers:
+    """Runs one command in several processes until a signal ends them.
+
+    Args:
+        command: A server's command line; each process learns from its environment which worker it is.
+        slots: Where they serve.
+        limit: Seconds that a worker may take to end after a signal, by its own limits.
+        waits: Seconds that a worker may wait for its store.
+        exclusive: Only one process at a time can hold the store.
+        keeps: The store keeps the secrets with which event ids and request states are sealed; else they are made here.
+        say: Tells the user.
+        ready: Says the ready line.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        slots: Sequence[Slot],
+        *,
+        limit: float,
+        waits: float,
+        exclusive: bool,
+        keeps: bool,
+        say: Callable[[str], object],
+        ready: Callable[[str], object],
+    ) -> None:
+        self._command = list(command)
+        self._slots = list(slots)
+        self._limit = limit + _MARGIN
+        self._waits = waits
+        self._exclusive = exclusive
+        self._secret = "" if keeps else secrets.token_urlsafe(32)
+        self._say = say
+        self._ready = ready
+        self._signals: list[int] = []
+        self._ends = os.pipe()  # the workers end with this process
+        self._selector = selectors.DefaultSelector()
+        self._rolling: list[Slot] = []  # to be replaced; the first is under way
+        self._successor: _Process | None = None  # of that one
+        self._announced = False
+        self._ending = False
+        self._code = 0
+
+    def run(self) -> int:
+        """Until the end; the exit code: 0, or that of a worker which did not end in order."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signalled)
+        try:
+            for slot in self._slots:
+                self._start(slot)
+            while any(slot.processes or (slot.start_at is not None and not self._ending) for slot in self._slots):
+                self._turn()
+            return self._code
+        finally:
+            for slot in self._slots:
+                for process in slot.processes:
+                    process.child.kill()
+                    process.child.wait()
+
+    # --- one turn -------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(_TICK):
+            self._read(key.data)
+        now = time.monotonic()
+        for slot in self._slots:
+            for process in list(slot.processes):
+                if process.child.poll() is not None:
+                    self._ended(slot, process)
+                elif process.kill_at is not None and now > process.kill_at:
+                    self._say(f"worker {slot.index} did not end in time and was killed pid={process.child.pid}")
+                    process.kill_at = None
+                    process.child.kill()
+            if slot.start_at is not None and now >= slot.start_at and not self._ending:
+                self._start(slot)
+        while self._signals:
+            self._obey(self._signals.pop(0))
+        if self._ending:
+            return
+        if self._rolling:
+            self._roll(self._rolling[0])
+        if not self._announced:
+            self._announce()
+
+    def _obey(self, number: int) -> None:
+        if number != signal.SIGHUP:
+            self._ending = True
+            for slot in self._slots:
+                for process in slot.processes:
+                    self._tell(process, number)
+        elif self._ending or not self._announced:
+            self._say("no restart: the workers are still starting, or are told to end")
+        elif len(self._rolling) > len(self._slots):
+            self._say("no restart: one is under way, and another follows it")
+        else:
+            self._say(f"restarting, one after the other count={len(self._slots)}")
+            self._rolling += self._slots
+
+    def _roll(self, slot: Slot) -> None:
+        """Go on with the replacement of one worker."""
+        new = self._successor
+        old = [process for process in slot.processes if process is not new]
+        now = time.monotonic()
+        if new is None:
+            if not old:  # it failed just now: the one that is started for it is new enough
+                self._rolling.pop(0)
+            elif old[-1].state is State.READY:
+                self._successor = self._start(slot)
+        elif new not in slot.processes:
+            self._give_up("the new one ended before it was ready")
+        elif new.state is State.READY and not old:
+            self._say(f"worker {slot.index} was replaced pid={new.child.pid} seconds={now - new.began:.1f}")
+            self._successor = None
+            self._rolling.pop(0)
+            if not self._rolling:
+                self._say("restarted")
+        elif new.state is State.READY or (self._exclusive and new.state is State.LOADED):
+            for process in old:
+                if not process.told:
+                    self._tell(process, signal.SIGTERM)
+        elif now > new.began + _LOAD + (0.0 if self._exclusive else self._waits):
+            self._tell(new, signal.SIGKILL)
+            self._give_up("the new one did not get ready in time")
+
+    def _give_up(self, why: str) -> None:
+        slot, self._successor = self._rolling[0], None
+        self._rolling.clear()
+        left = "the old one goes on" if any(not process.told for process in slot.processes) else "another is started"
+        self._say(f"the restart stops at worker {slot.index}: {why}; {left}")
+
+    def _announce(self) -> None:
+        newest = [slot.processes[-1] for slot in self._slots if slot.processes]
+        if len(newest) < len(self._slots) or any(process.state is not State.READY for process in newest):
+            return
+        self._announced = True
+        admins = ",".join(process.admin for process in newest if process.admin)
+        self._ready(f"{newest[0].facts} workers={len(newest)}" + (f" admin={admins}" if admins else ""))
+
+    # --- processes ------------------------------------------------------------------------------------
+
+    def _start(self, slot: Slot) -> _Process:
+        slot.start_at = None
+        command = list(self._command)
+        if slot.processes and self._exclusive:  # it waits for the end of the one before it
+            command += ["--store-wait", f"{self._limit + self._waits:g}"]
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        admin = None if slot.admin is None else slot.admin.fileno()
+        worker = Worker(slot.index, len(self._slots), slot.listening.fileno(), admin, writing)
+        passed = [worker.listening, writing, self._ends[0], *([] if admin is None else [admin])]
+        environment = {**os.environ, VARIABLE: worker.encode(), PARENT: str(self._ends[0])}
+        if self._secret:
+            environment.setdefault(SECRET, self._secret)
+        try:
+            child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=passed)
+        finally:
+            os.close(writing)
+        process = _Process(child, reading, time.monotonic())
+        slot.processes.append(process)
+        self._selector.register(reading, selectors.EVENT_READ, process)
+        return process
+
+    def _read(self, process: _Process) -> None:
+        """What it tells: ``loaded``, or ``ready`` with the facts of its ready line and its admin address."""
+        try:
+            data = os.read(process.pipe, 65_536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(process.pipe)
+            return
+        *lines, process.buffer = (process.buffer + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            process.state = State.READY if word == "ready" else State.LOADED
+            facts, _, admin = rest.partition("\t")
+            process.facts, process.admin = facts, admin.strip().removeprefix("admin=")
+
+    def _ended(self, slot: Slot, process: _Process) -> None:
+        slot.processes.remove(process)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(process.pipe)
+        os.close(process.pipe)
+        code, now = process.child.returncode, time.monotonic()
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        if process.told or self._ending:
+            if code:
+                self._code = self._code or (code if code > 0 else 128 - code)
+                self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
+            return
+        if not self._announced and process.state is not State.READY:  # nothing has worked yet: say why, and leave it
+            self._code = code if code > 0 else 1
+            self._obey(signal.SIGTERM)
+            return
+        slot.failures = 1 if now - process.began > _STEADY else slot.failures + 1
+        if slot.processes:
+            self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
+            return
+        pause = 0.0 if slot.failures == 1 else min(_FIRST_PAUSE * 2 ** (slot.failures - 2), _LONGEST_PAUSE)
+        slot.start_at = now + pause
+        self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}; another follows in {pause:g} s")
+
+    def _tell(self, process: _Process, number: int) -> None:
+        """Let it end; what is told for the second time exits at once."""
+        if not process.told:
+            process.told = True
+            process.kill_at = time.monotonic() + self._limit
+        with contextlib.suppress(OSError):
+            process.child.send_signal(number)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)

@@ -1,0 +1,203 @@
+"""`tailrace run --workers N`: processes on one port that are started again, and replaced while clients call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from mcp import Client as OfficialClient
+
+from tailrace.cli import main
+from tailrace.mcp import Client
+from tests.rigs.server import ServerProcess, running, tailrace_command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+SERVICE = """
+import asyncio, os
+from tailrace import Service
+svc = Service("crowd")
+
+@svc.tool
+async def pid(seconds: float = 0.0) -> int:
+    await asyncio.sleep(seconds)
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    file = tmp_path / "crowd.py"
+    file.write_text(SERVICE)
+    return file
+
+
+@contextlib.contextmanager
+def supervised(target: Path, *flags: str, store: str = "memory") -> Iterator[ServerProcess]:
+    with running(tailrace_command(target, *flags, store=store), target.parent / "log") as server:
+        yield server
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    limit = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < limit, f"it never came that {what}"
+        time.sleep(0.05)
+
+
+def workers(server: ServerProcess) -> set[int]:
+    return {child.pid for child in psutil.Process(server.pid).children()}
+
+
+async def pids(server: ServerProcess, calls: int = 12) -> set[int]:
+    """Who answers, by a new connection for each call."""
+    found: set[int] = set()
+    for _ in range(calls):
+        async with Client(server.url + "/mcp") as client:
+            found.add((await client.call_tool("pid")).data)
+    return found
+
+
+def test_all_workers_serve_on_one_port_and_one_that_dies_is_replaced(target: Path) -> None:
+    with supervised(target, "--workers", "2", "--stateless") as server:
+        assert "workers=2" in server.ready_line
+        first = workers(server)
+        assert len(first) == 2
+        seen: set[int] = set()
+        for _ in range(20):
+            seen |= asyncio.run(pids(server))
+            if seen == first:
+                break
+        assert seen == first, "the system spreads connections over both"
+        victim = min(first)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(workers(server) - {victim}) == 2, "another worker is there")
+        assert asyncio.run(pids(server)) <= workers(server), "what is asked meanwhile waits for it"
+        assert server.stop() == 0
+    assert "ended with signal 9" in server.stderr()
+
+
+def test_workers_end_when_their_supervisor_is_killed(target: Path) -> None:
+    with supervised(target, "--workers", "2", "--stateless", "--drain", "1") as server:
+        children = [psutil.Process(pid) for pid in workers(server)]
+        server.process.kill()
+        gone, alive = psutil.wait_procs(children, timeout=30)
+        assert (len(gone), alive) == (2, [])
+
+
+@contextlib.asynccontextmanager
+async def calling(call: Callable[[], object], clients: int) -> AsyncIterator[list[int]]:
+    """So many callers, each again and again until the block ends; gives what they got. A failed call fails the test."""
+    got: list[int] = []
+    stop = asyncio.Event()
+
+    async def one() -> None:
+        while not stop.is_set():
+            got.append(await call())  # type: ignore[misc]
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(one())
+        yield got
+        stop.set()
+
+
+async def replaced(server: ServerProcess, got: list[int], times: int) -> None:
+    """SIGHUP, and wait until all are others and have answered; so many times."""
+    for _ in range(times):
+        before = workers(server)
+        count = len(got)
+        server.signal(signal.SIGHUP)
+        async with asyncio.timeout(90):
+            while workers(server) & before or len(workers(server)) != len(before):
+                await asyncio.sleep(0.05)
+            while not set(got[count:]) - before:
+                await asyncio.sleep(0.05)
+            while server.stderr().count("tailrace workers: restarted") < _ + 1:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_rolling_restart_of_two_workers_fails_no_call(target: Path) -> None:
+    with supervised(target, "--workers", "2", "--stateless") as server:
+
+        async def call() -> int:
+            async with Client(server.url + "/mcp") as client:
+                return (await client.call_tool("pid", {"seconds": 0.02}, timeout=60.0)).data
+
+        async with calling(call, clients=4) as got:
+            await replaced(server, got, times=2)
+        assert await asyncio.to_thread(server.stop) == 0
+    assert server.records() == []
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+@pytest.mark.parametrize("official", [False, True], ids=["ours", "official"])
+async def test_one_worker_over_sqlite_is_replaced_by_the_next_and_sessions_go_on(
+    target: Path, official: bool, era: Any
+) -> None:
+    store = f"sqlite:{target.parent / 'store.sqlite'}"
+    with supervised(target, "--workers", "1", "--drain", "10", store=store) as server:
+        url = server.url + "/mcp"
+        async with contextlib.AsyncExitStack() as stack:
+            if official:
+                theirs = await stack.enter_async_context(OfficialClient(url, mode=era if era == "legacy" else "auto"))
+
+                async def call() -> int:
+                    result = await theirs.call_tool("pid", {"seconds": 0.02})
+                    assert result.structured_content is not None, result
+                    return result.structured_content["result"]
+            else:
+                ours = await stack.enter_async_context(Client(url, era=era))
+
+                async def call() -> int:
+                    return (await ours.call_tool("pid", {"seconds": 0.02}, timeout=60.0)).data
+
+            async with calling(call, clients=3) as got:
+                await replaced(server, got, times=2)
+        assert await asyncio.to_thread(server.stop) == 0
+    assert server.records() == []
+
+
+def test_a_restart_with_code_that_does_not_load_leaves_the_old_worker(target: Path) -> None:
+    with supervised(target, "--workers", "2", "--stateless") as server:
+        before = workers(server)
+        target.write_text("import nothing_of_that_name\n")
+        server.signal(signal.SIGHUP)
+        until(lambda: "the old one goes on" in server.stderr(), "the restart is given up")
+        assert workers(server) == before
+        assert asyncio.run(pids(server)) <= before
+        assert server.stop() == 0
+
+
+def test_a_service_that_cannot_start_ends_the_supervisor_with_its_code(tmp_path: Path) -> None:
+    target = tmp_path / "broken.py"
+    target.write_text("import nothing_of_that_name\n")
+    with running(tailrace_command(target, "--workers", "2", "--stateless"), tmp_path / "log", ready=None) as server:
+        assert server.wait(60) == 1
+    assert "nothing_of_that_name" in server.stderr()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--workers", "2"], "needs a store that processes can share"),
+        (["--workers", "2", "--store", "sqlite"], "needs a store that processes can share"),
+        (["--workers", "2", "--stateless", "--store", "sqlite"], "a SQLite file has one worker"),
+        (["--workers", "2", "--stdio"], "--workers is for HTTP"),
+        (["--workers", "2", "--reload"], "not both"),
+        (["--workers", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_cannot_work_is_refused(target: Path, flags: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, ["run", str(target), *flags])
+    assert result.exit_code == 2
+    assert says in result.output
