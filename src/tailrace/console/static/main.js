@@ -98,7 +98,7 @@ function showGate() {
   byId("room").hidden = true;
   byId("gate").hidden = false;
   setTrouble("");
-  setStatus("lost", "Locked");
+  setStatus("locked", "Locked");
   say(byId("gate-error"), again ? "That is not the token of this server." : "");
   byId("token").focus();
 }

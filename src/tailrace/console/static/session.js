@@ -231,7 +231,8 @@ function updateStream(element, stream) {
 
 function updateLine(element, line) {
   const [, since, , what] = element.children;
-  say(since, line.before === null ? "" : `+${span(line.at - line.before)}`);
+  const passed = line.before === null ? 0 : line.at - line.before;
+  say(since, passed < 0.00005 ? "" : `+${span(passed)}`);
   const [said, more] = [what.children[what.children.length - 2], what.lastElementChild];
   say(said, saying(line));
   say(more, moreOf(line));
