@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.context import current
@@ -145,6 +145,7 @@ class Recorder:
         self._numbers = itertools.count(1)
         self._names: dict[str, str] = {}  # the public ids of the living
         self.living: dict[str, Session] = {}
+        self._texts: dict[str, str] = {}  # what the living are found by, as far as somebody has looked for it
         self.calls: dict[Call, Running] = {}
         self.work: dict[Detached, Running] = {}
         self.timelines: OrderedDict[str, Timeline] = OrderedDict()
@@ -167,11 +168,26 @@ class Recorder:
         if name is None:
             return
         self.living.pop(name, None)
+        self._texts.pop(name, None)
         self._note(name, "close", text=session.reason)
         timeline = self.timelines[name]
         timeline.closed = self._clock()
         timeline.about = about(session)
         timeline.session = None
+
+    def search(self, words: Sequence[str]) -> list[tuple[str, Session]]:
+        """The living sessions whose public id, client, principal, transport and version hold all of these words."""
+        texts = self._texts
+        found: list[tuple[str, Session]] = []
+        for name, session in self.living.items():
+            text = texts.get(name)
+            if text is None:
+                text = f"{name} {' '.join(about(session).values())}".lower()
+                if getattr(session.record, "version", ""):  # it has said who it is, and says so once
+                    texts[name] = text
+            if all(word in text for word in words):
+                found.append((name, session))
+        return found
 
     # --- calls and detached work ---
 

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tailrace.console.recorder import ALONE, MAX_EVENTS, about
-from tailrace.core.session import Lifecycle
 from tailrace.errors import StoreError
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class Views:
     def _sessions(self, search: str, offset: int, limit: int) -> dict[str, Any]:
         living = self.recorder.living
         words = search.lower().split()
-        found = [entry for entry in living.items() if _matches(words, *entry)] if words else list(living.items())
+        found = self.recorder.search(words) if words else list(living.items())
         found.sort(key=lambda entry: entry[1].touched, reverse=True)
         rows = [self._row(*entry) for entry in found[offset : offset + limit]]
         return {"open": len(living), "found": len(found), "offset": offset, "limit": limit, "rows": rows}
@@ -187,13 +186,6 @@ class Views:
     def _at(self, loop_time: float) -> float:
         """Since 1970, in tenths: the two clocks differ by a little less each time."""
         return round(self.wall() - (self._now() - loop_time), 1)
-
-
-def _matches(words: list[str], name: str, session: Session) -> bool:
-    said = about(session)
-    lifecycle = "closing" if session.lifecycle is not Lifecycle.OPEN else "open"
-    text = f"{name} {said['client']} {said['principal']} {said['transport']} {said['version']} {lifecycle}".lower()
-    return all(word in text for word in words)
 
 
 def _running_row(running: Running) -> dict[str, Any]:
