@@ -434,16 +434,16 @@ async def test_a_gap_in_what_one_side_says_ends_the_relay() -> None:
             cut.inbox._pieces = []
             send = cut.inbox.send
             if cut is here:
-                cut.inbox.send = lambda to, piece: None  # type: ignore[method-assign]
+                cut.inbox.send = lambda to, piece: None
                 asked.feed(b"lost")
                 await turns()
-                cut.inbox.send = send  # type: ignore[method-assign]
+                cut.inbox.send = send
                 asked.feed(b"seen")
             else:
                 exchange = there.seen[-1]
-                cut.inbox.send = lambda to, piece: None  # type: ignore[method-assign]
+                cut.inbox.send = lambda to, piece: None
                 exchange.stream(200, OK, never)
-                cut.inbox.send = send  # type: ignore[method-assign]
+                cut.inbox.send = send
                 exchange.finish()  # type: ignore[attr-defined]
             await turns()
             assert asked.status == 502
@@ -454,7 +454,7 @@ async def test_a_gap_in_what_one_side_says_ends_the_relay() -> None:
 @virtual
 async def test_whoever_handles_a_request_has_to_show_that_it_lives() -> None:
     here, there = await two_members()
-    there.relay._hear = lambda sender, piece: None  # type: ignore[method-assign]
+    there.relay._hear = lambda sender, piece: None
     post, get = FakeExchange("POST", "/mcp"), FakeExchange("GET", "/sse")
     here.relay.forward(post, "there")
     here.relay.forward(get, "there")
@@ -580,6 +580,29 @@ async def test_an_inbox_that_ends_ends_everything() -> None:
     await there.stop()
 
 
+@virtual
+async def test_a_member_hears_that_all_has_ended_before_it_hears_of_anything_new() -> None:
+    async with pair() as (here, there):
+        begun = FakeExchange("POST", "/mcp")
+        here.relay.forward(begun, "there")
+        await turns()
+        there.handle = echo
+        send = here.inbox.send
+
+        def full(to: str, piece: bytes) -> None:
+            raise StoreError("too much is waiting")
+
+        here.inbox.send = full
+        here.relay.lost("there")
+        here.inbox.send = send
+        after = FakeExchange("POST", "/mcp", b"after")
+        here.relay.forward(after, "there")
+        await turns()
+        assert there.seen[0].gone
+        assert (begun.status, after.status, after.reply_body) == (502, 200, b"after")
+        assert open_relays(here, there) == [0, 0]
+
+
 # --- faults -----------------------------------------------------------------------------------------
 
 
@@ -595,7 +618,7 @@ async def test_what_cannot_be_sent_is_refused_at_once_and_ends_what_was_begun() 
         def full(to: str, piece: bytes) -> None:
             raise StoreError("too much is waiting")
 
-        here.inbox.send = full  # type: ignore[method-assign]
+        here.inbox.send = full
         late = FakeExchange("POST", "/mcp")
         here.relay.forward(late, "there")
         assert late.status == 503
@@ -607,7 +630,7 @@ async def test_what_cannot_be_sent_is_refused_at_once_and_ends_what_was_begun() 
         assert not there.seen[0].gone
         with pytest.raises(StoreError):
             here.relay.tell("there", "hello")
-        here.inbox.send = send  # type: ignore[method-assign]
+        here.inbox.send = send
         await asyncio.sleep(1.0)  # the next look
         assert (theirs.status, there.seen[0].gone) == (502, True)
         assert open_relays(here, there) == [0, 0]
@@ -665,7 +688,7 @@ async def test_a_reply_that_the_clients_transport_cannot_say_is_an_error() -> No
                     raise ValueError("not like this")
                 respond(status, *reply)
 
-            exchange.respond = exchange.stream = checked  # type: ignore[method-assign]
+            exchange.respond = exchange.stream = checked
             return exchange
 
         there.handle = lambda exchange: streaming(never)(exchange) if exchange.method == "GET" else echo(exchange)
@@ -702,7 +725,7 @@ async def test_a_piece_whose_handling_fails_costs_its_own_relays_only(caplog: py
         def broken(*reply: Any) -> None:
             raise RuntimeError("a bug")
 
-        asked.respond = broken  # type: ignore[method-assign]
+        asked.respond = broken
         here.relay.forward(asked, "there")
         await turns()
         fine = FakeExchange("POST", "/mcp", b"fine")
