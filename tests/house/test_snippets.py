@@ -82,3 +82,43 @@ def test_a_fragment_compiles_and_its_names_are_ours(block: str) -> None:
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     named = re.findall(r"(?<![\w./-])(?:tests|examples|bench|src/tailrace)/[\w./-]+\.\w+", page.read_text())
     assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
+
+
+NAVIGATED = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    pages = sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+    assert sorted(NAVIGATED) == pages
+
+
+SHOWN = re.findall(
+    r"^::: ([\w.]+)$",
+    "\n".join(
+        path.read_text() for path in [ROOT / "docs/reference.md", *sorted((ROOT / "docs/reference").glob("*.md"))]
+    ),
+    re.MULTILINE,
+)
+
+
+def named(path: str) -> object:
+    """What the name of a module, or of something in one, stands for."""
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name, None)  # a name may hide a module of the same name
+    return importlib.import_module(path) if found is None else found
+
+
+def test_the_reference_shows_nothing_twice() -> None:
+    assert len({id(named(path)) for path in SHOWN}) == len(SHOWN)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["tailrace", "tailrace.asgi", "tailrace.auth", "tailrace.connect", "tailrace.mcp", "tailrace.publish",
+     "tailrace.testing"],
+)  # fmt: skip
+def test_the_reference_has_every_public_name(module: str) -> None:
+    errors = importlib.import_module("tailrace.errors")
+    shown = {id(named(path)) for path in SHOWN} | {id(getattr(errors, name)) for name in errors.__all__}
+    here = importlib.import_module(module)
+    assert [name for name in here.__all__ if name != "__version__" and id(getattr(here, name)) not in shown] == []
