@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tailrace.schema import converters, messages, protobuf
@@ -191,6 +191,8 @@ def the_short_way(hint: Any) -> MessageType:
 
 @pytest.mark.parametrize("hint", HINTS, ids=str)
 @given(data=JSON)
+@example(data={"result": False})
+@example(data={"result": ""})
 def test_json_is_read_the_same_both_ways(hint: Any, data: Any) -> None:
     text = msgspec.json.encode(data)
     assume(not EXTENSION.search(text))  # such a member is refused the long way, and passed over the short way

@@ -15,13 +15,16 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 
+from tailrace.schema.allowance import Allowance
 from tailrace.schema.compiling import Compiler
 from tailrace.schema.json_converters import JsonConverters
 from tailrace.schema.protobuf import InvalidMessage
 from tailrace.schema.shapes import Enumeration, Field, Known, Node, Scalar, Shape
 from tailrace.schema.types import encode_custom
 
-__all__ = ["Converters"]
+__all__ = ["ALLOWANCE", "Converters"]
+
+ALLOWANCE = Allowance()  # what reads messages asks it; who gives them one to read begins it
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EXACT = 2**53  # integers up to it are exact in a double, which is all that google.protobuf.Value has
@@ -44,6 +47,7 @@ class Converters(Compiler):
                 "missing": _missing,
                 "plain_of": _plain_of,
                 "struct_of": _struct_of,
+                "take": ALLOWANCE.take,
                 "value_of": _value_of,
             }
         )
@@ -219,9 +223,9 @@ class Converters(Compiler):
     def _field_in(self, field: Field, x: str) -> str:
         inner = self._in(field.type, "y")
         if field.map_key is not None:
-            return f"dict({x})" if inner == "y" else f"{{k: {inner} for k, y in {x}.items()}}"
+            return f"dict({x})" if inner == "y" else f"{{k: {inner} for k, y in {_counted(field, x)}.items()}}"
         if field.label == "repeated":
-            return f"list({x})" if inner == "y" else f"[{inner} for y in {x}]"
+            return f"list({x})" if inner == "y" else f"[{inner} for y in {_counted(field, x)}]"
         return self._in(field.type, x)
 
     def _in(self, node: Node, x: str) -> str:
@@ -235,9 +239,14 @@ class Converters(Compiler):
                 "Timestamp": f"datetime_of({x})",
                 "Duration": f"duration_of({x})",
                 "Value": f"plain_of({x})",
-                "Struct": f"{{k: plain_of(y) for k, y in {x}.fields.items()}}",
+                "Struct": f"{{k: plain_of(y) for k, y in take({x}.fields).items()}}",
             }[node.name]
         return f"{self._reader(node)}({x})"
+
+
+def _counted(field: Field, x: str) -> str:
+    """A list or map, of whose messages there may not be too many."""
+    return f"take({x})" if isinstance(field.type, (Shape, Known)) else x
 
 
 def _attribute(field: Field) -> str:
@@ -339,7 +348,7 @@ def _plain_of(message: Any) -> Any:
         number = message.number_value
         return int(number) if number.is_integer() and abs(number) <= _EXACT else number
     if kind == "struct_value":
-        return {key: _plain_of(one) for key, one in message.struct_value.fields.items()}
+        return {key: _plain_of(one) for key, one in ALLOWANCE.take(message.struct_value.fields).items()}
     if kind == "list_value":
-        return [_plain_of(one) for one in message.list_value.values]
+        return [_plain_of(one) for one in ALLOWANCE.take(message.list_value.values)]
     return getattr(message, kind) if kind in ("string_value", "bool_value") else None

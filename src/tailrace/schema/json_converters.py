@@ -110,6 +110,8 @@ class JsonConverters(Compiler):
             absent = "None" if field.nullable else "no()"
         if field.nullable and field.label in ("repeated", "map"):
             lines.append(f"    if x: p[{key!r}] = {text}")
+            kind = "list" if field.label == "repeated" else "dict"
+            lines.append(f"    elif x is not None and type(x) is not {kind}: no()")
         else:
             lines.append(f"    if x is not None: p[{key!r}] = {text}")
         if absent is not None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tailrace.schema import models, protobuf
+from tailrace.schema.allowance import check_json
 from tailrace.schema.complaints import Complaint, problems_of_pydantic, shorten
-from tailrace.schema.converters import Converters
+from tailrace.schema.converters import ALLOWANCE, Converters
 from tailrace.schema.descriptors import Pool, draft
 from tailrace.schema.protobuf import InvalidMessage, is_generated
 from tailrace.schema.protobuf_types import Shapes, is_message
@@ -139,6 +140,7 @@ def shaped_type(
             raise error if isinstance(error, InvalidMessage) else InvalidMessage(_words(error)) from None
 
     def from_proto(data: bytes) -> Any:
+        ALLOWANCE.begin(len(data))
         try:
             return finish(read(parse(data)))
         except broken:
@@ -147,9 +149,11 @@ def shaped_type(
             raise error if isinstance(error, InvalidMessage) else InvalidMessage(_words(error)) from None
 
     def from_json(data: bytes) -> Any:
+        check_json(data)
         try:
             plain = read_json(_decode(data))
         except _NOT_PLAIN:
+            ALLOWANCE.begin(len(data))
             return value_of(parse_json(data))
         try:
             return finish(plain)

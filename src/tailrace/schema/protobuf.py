@@ -13,13 +13,11 @@ from typing import Any
 
 import msgspec
 
+from tailrace.schema.allowance import InvalidMessage, check_json
+
 __all__ = ["InvalidMessage", "from_json", "from_proto", "google", "is_generated", "to_json", "to_proto"]
 
 _DEPTH = 100  # of nested messages, as the binary format's own limit
-
-
-class InvalidMessage(ValueError):
-    """A message does not fit its type; the text is for the caller, or, of what a method returned, for the log."""
 
 
 def google(module: str) -> Any:
@@ -72,6 +70,7 @@ def from_json(cls: Any) -> Callable[[bytes], Any]:
     decode = msgspec.json.decode
 
     def read(data: bytes) -> Any:
+        check_json(data, slowly=True)
         try:
             plain = decode(data)
             if type(plain) is not dict and not name.startswith("google.protobuf."):
