@@ -157,7 +157,8 @@ async def meet(kind: str, names: tuple[str, ...]) -> None:
     if not (asked.replied or asked.gone or meeting.again):  # nothing ended it: now something does
         meeting.body()
         meeting.reply()
-    meeting.go_on.set()
+    if not there.seen[0].gone:
+        meeting.go_on.set()
     await asyncio.sleep(60)  # whoever was told nothing has found out
     check(meeting, names)
     await here.stop()

@@ -321,6 +321,31 @@ async def test_a_client_that_goes_in_the_middle_of_its_stream_ends_the_writer() 
 
 
 @virtual
+@pytest.mark.parametrize("end", ["client", "member"])
+async def test_a_writer_that_has_nothing_to_write_learns_at_once_that_nobody_reads(end: str) -> None:
+    async with pair() as (here, there):
+        ended: list[str] = []
+
+        async def writer(sink: Sink) -> None:
+            try:
+                await never(sink)
+            finally:
+                ended.append(end)
+
+        there.handle = streaming(writer)
+        asked = FakeExchange("GET", "/sse")
+        here.relay.forward(asked, "there")
+        await turns()
+        if end == "client":
+            asked.disconnect()
+        else:
+            there.relay.lost("here")
+        await turns()
+        assert ended == [end]
+        assert open_relays(here, there) == [0, 0]
+
+
+@virtual
 async def test_a_stream_that_its_writer_leaves_unfinished_is_cut() -> None:
     async with pair() as (here, there):
 

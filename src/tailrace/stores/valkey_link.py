@@ -169,6 +169,8 @@ class Link:
         return await connection.read_response()
 
     async def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if len(commands) == 1:  # which the library packs in half the time
+            return [await self._ask(*commands[0])]
         connection = await self._connected()
         await connection.send_packed_command(connection.pack_commands(commands))
         try:

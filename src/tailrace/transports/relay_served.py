@@ -6,7 +6,8 @@ To the protocols it is a request like any other. How it is told of pieces, and o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.exchange import Exchange, Headers, Sink, StreamWriter
 from tailrace.errors import StreamReset, TransportError
@@ -85,6 +86,7 @@ class RelayedExchange(Exchange):
         "_over",
         "_said",
         "_window",
+        "_writer",
         "number",
         "sender",
         "settled",
@@ -108,6 +110,7 @@ class RelayedExchange(Exchange):
         self._window = Window(home.window)
         self._consumed = 0  # bytes of the body of which the other member does not know yet that they were taken
         self._gathered: list[bytes] | None = [] if opened.more else None
+        self._writer: asyncio.Task[Any] | None = None
         self._incoming: _Upstream | None = None
         if opened.streams:
             self._incoming = self.source = _Upstream(self)
@@ -155,7 +158,7 @@ class RelayedExchange(Exchange):
             return
         self._claim(headers)
         self._say(Head(self.number, self._said, status, list(headers), False))
-        self._home.tasks.start(_RelayedSink(self).run(writer), name="tailrace-relay-stream")
+        self._writer = self._home.tasks.start(_RelayedSink(self).run(writer), name="tailrace-relay-stream")
 
     def decline(self) -> None:
         """This member does not have what it is about, and has done nothing: whoever sent it looks again."""
@@ -166,8 +169,11 @@ class RelayedExchange(Exchange):
             self._finish()
 
     def leave(self, by: ClientGone | None = None) -> None:
-        """The client is gone, or the member to which it is connected."""
+        """The client is gone, or the member to which it is connected: its writer need not wait for anything more."""
         self._finish()
+        writer, self._writer = self._writer, None
+        if writer is not None and writer is not asyncio.current_task():
+            writer.cancel()
         super().leave(by)
 
     def due(self) -> None:
