@@ -267,6 +267,12 @@ def test_meta_may_only_name_a_modern_version(version: str) -> None:
     mcp.check_modern_version(mcp.check_modern_meta(meta(protocol_version=MODERN)))
 
 
+def test_what_a_version_that_nobody_speaks_requires_is_not_asked_for() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        mcp.check_modern_meta(meta(protocol_version="2099-01-01", client_capabilities=UNSET))
+    assert (caught.value.code, caught.value.data["requested"]) == (mcp.UNSUPPORTED_VERSION, "2099-01-01")
+
+
 # --- the modern headers -------------------------------------------------------------------------
 
 

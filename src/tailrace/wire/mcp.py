@@ -340,11 +340,13 @@ def check_modern_meta(meta: Meta) -> str:
     """The version a request names, once its `_meta` has what 2026-07-28 requires of every request.
 
     Raises:
-        ProtocolError: -32602 where a required key is missing.
+        ProtocolError: -32602 where a required key is missing; -32022 where that is of a version that nobody speaks, of
+            which is not known what it requires.
     """
     if meta.protocol_version is UNSET:
         raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/protocolVersion")
     if meta.client_capabilities is UNSET:
+        check_modern_version(meta.protocol_version)
         raise ProtocolError(INVALID_PARAMS, "_meta lacks io.modelcontextprotocol/clientCapabilities")
     return meta.protocol_version
 

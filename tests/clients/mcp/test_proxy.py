@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from tailrace import Context, DefinitionError, ElicitResult, Image, ProtocolError, Service, ToolError, ToolResponse
+from tailrace.errors import RequestRefused
 from tailrace.mcp import Client, proxy
 from tailrace.service import Invocation
 
@@ -210,6 +211,23 @@ async def test_a_list_that_cannot_be_had_leaves_the_others(caplog: pytest.LogCap
         assert next(one.name for one in await client.list_tools()) == "double"
         assert await client.list_prompts() == []
     assert "does not list its prompts: no prompts today" in caplog.text
+
+
+async def test_a_refusal_of_the_client_in_front_reaches_the_server_behind_in_its_own_words() -> None:
+    svc = behind()
+
+    @svc.tool
+    async def ask(ctx: Context) -> str:
+        try:
+            return (await ctx.sample("Who?", max_tokens=5)).text
+        except RequestRefused as error:
+            return f"{error.code} {error} {error.details}"
+
+    def refuse(params: Any) -> str:
+        raise ProtocolError(-1, "User rejected sampling request", {"by": "the user"})
+
+    async with Client(proxy(svc), era="legacy", sampling=refuse) as client:
+        assert (await client.call_tool("ask")).text == "-1 User rejected sampling request {'by': 'the user'}"
 
 
 async def test_a_client_that_cannot_be_asked_is_not_declared_to_be() -> None:

@@ -142,6 +142,8 @@ class Answers:
             result = mcp.encode(await work(params))
         except msgspec.ValidationError as error:
             return self._reply(jsonrpc.encode_error(id, jsonrpc.INVALID_PARAMS, str(error)))
+        except ProtocolError as error:  # the callback refuses, in words that are meant for the server
+            return self._reply(jsonrpc.encode_error(id, error.code, error.message, error.data))
         except Exception:  # the callback's own; its text is nobody else's business
             logger.exception("an answer to the server failed")
             return self._reply(jsonrpc.encode_error(id, INTERNAL_ERROR, "the client could not answer"))

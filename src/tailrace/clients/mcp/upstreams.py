@@ -9,21 +9,23 @@ legacy sessions that can be asked something: its handlers may know only the lega
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tailrace.core.context import Context, current
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
-from tailrace.errors import CapabilityError, LimitError, ProtocolError, TransportError
+from tailrace.errors import CapabilityError, LimitError, ProtocolError, RequestRefused, TransportError
 
 if TYPE_CHECKING:
     from tailrace.clients.mcp.client import Client
     from tailrace.clients.mcp.results import LogMessage
 
 __all__ = ["Upstream", "Upstreams"]
+
+T = TypeVar("T")
 
 Key: TypeAlias = "tuple[str, ...] | str"  # what its callers can be asked, or whose session it is
 
@@ -55,13 +57,13 @@ class Upstream:
         return self.running[-1]
 
     async def _elicit(self, message: str, schema: dict[str, Any]) -> Any:
-        return await self._asked.elicit(message, schema)
+        return await self._told(self._asked.elicit(message, schema))
 
     async def _elicit_url(self, message: str, url: str) -> Any:
-        return await self._asked.elicit_url(message, url)
+        return await self._told(self._asked.elicit_url(message, url))
 
     async def _sample(self, params: dict[str, Any]) -> Any:
-        return await self._asked.sample(
+        asked = self._asked.sample(
             params["messages"],
             max_tokens=params["maxTokens"],
             system_prompt=params.get("systemPrompt"),
@@ -72,9 +74,19 @@ class Upstream:
             tools=params.get("tools"),
             tool_choice=params.get("toolChoice"),
         )
+        return await self._told(asked)
 
     async def _roots(self) -> Any:
-        return await self._asked.list_roots()
+        return await self._told(self._asked.list_roots())
+
+    async def _told(self, asked: Awaitable[T]) -> T:
+        """What the client in front answers; that it refuses is said to a legacy server behind in the client's words."""
+        try:
+            return await asked
+        except RequestRefused as error:
+            if self.client.era == "modern":  # its call ends with this
+                raise
+            raise ProtocolError(error.code, str(error), error.details) from None
 
     def _log(self, message: LogMessage) -> None:
         """A record does not say of which call it is: among calls of strangers it is nobody's."""
