@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from redis.crc import key_slot
@@ -14,8 +17,10 @@ from tailrace.errors import EntryTaken, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.valkey import ValkeyStore
 from tailrace.stores.valkey_membership import ValkeyMembership
+from tests.rigs.proxy import Plan, running_proxy
 from tests.rigs.valkey import Valkey
 from tests.stores.test_store import SESSION, claim, event, outcome, put
+from tests.stores.test_stress import note
 from tests.stores.test_valkey import names
 
 OWN = "{tailrace:tailrace}:"
@@ -187,6 +192,102 @@ async def test_an_owner_that_slept_is_told_once_and_writes_nothing_more(join, se
     assert await outcome(again, SESSION) is None
     for store in (taken, again):
         await store.close()
+
+
+# --- a network that breaks ----------------------------------------------------------------------------
+
+
+async def test_through_cuts_everywhere_a_key_is_claimed_once_and_the_one_who_has_it_knows(server: Valkey) -> None:
+    cuts = random.Random(9)
+
+    def plan(_: int) -> Plan:  # after the handshake, mostly: in the middle of a question or of an answer
+        up, down = cuts.choice([(cuts.randint(500, 20_000), None), (None, cuts.randint(20, 300))])
+        return Plan(cut_after=down, cut_up_after=up, fault=cuts.choice(["rst", "fin"]))
+
+    async with running_proxy(server.port, plan) as proxy:
+        url = f"valkey://127.0.0.1:{proxy.port}/0"
+        stores = [
+            ValkeyStore(
+                server.url if number == 2 else url,
+                partition=f"p{number}",
+                new=True,
+                retry_for=60.0,
+                batch_writes=8,
+            )
+            for number in range(3)
+        ]
+        for store in stores:
+            await opened(store)
+        mine: list[list[int]] = [[] for _ in stores]  # what each believes to have
+        for number in range(300):
+            for holder, store in enumerate(stores):
+                ticket = store.write([claim(f"{number}", b"%d" % holder, expires=4e9), SESSION, event(number + 1)])
+                store.when(ticket, partial(note, mine[holder], number + 1))
+            if cuts.random() < 0.3:
+                await asyncio.sleep(cuts.uniform(0.0, 0.005))
+        for store in stores:
+            await store.flush()
+        assert sum(passed.struck for passed in proxy.connections) > 3
+        won: list[list[int]] = [[] for _ in stores]
+        for number in range(300):
+            kept = await stores[2].entry("once", f"{number}")
+            assert kept is not None
+            won[int(kept.data)].append(number + 1)
+        for holder, store in enumerate(stores):
+            found = await store.load("s1")
+            assert mine[holder] == won[holder] == ([event.seq for event in found.events] if found else [])
+            await store.close()
+
+
+async def opened(store: ValkeyStore) -> None:
+    """Opening is not tried again by itself."""
+    while True:  # ends by the test's time-out
+        try:
+            await store.open(wait=30)
+        except StoreLost:  # it was made before the cut: its answer was lost
+            store._new = False
+        except StoreError:
+            continue
+        else:
+            return
+
+
+async def test_an_owner_behind_a_network_that_went_dead_is_replaced_and_told_when_it_is_back(
+    join, server: Valkey
+) -> None:
+    heir = await join()
+    async with running_proxy(server.port) as proxy:
+        cut_off = ValkeyMembership(
+            f"valkey://127.0.0.1:{proxy.port}/0", Deaf, lease=1.0, timeout=2.0, retry_for=0.1, probe_interval=0.05
+        )
+        await cut_off.join()
+        lost: list[Store] = []
+        cut_off.on_lost = lost.append
+        store = await cut_off.take()
+        assert await outcome(store, SESSION) is None
+        proxy.plan = lambda _: Plan(cut_after=0, cut_up_after=0, fault="black-hole")
+        for passed in proxy.connections:
+            passed.plan = replace(passed.plan, fault="black-hole")
+            passed.cut_after = passed.down
+        adopted: Store | None = None
+        async with asyncio.timeout(30):
+            while adopted is None:
+                adopted = await heir.adopt(store.partition)
+                await asyncio.sleep(0.01)
+        assert isinstance(await outcome(store, event(1)), StoreError)
+        assert lost == []
+        proxy.plan = lambda _: Plan()
+        async with asyncio.timeout(30):
+            while not lost:
+                await asyncio.sleep(0.01)
+        assert isinstance(await outcome(store, event(2)), StoreLost)
+        assert await outcome(adopted, event(3)) is None
+        found = await adopted.load("s1")
+        assert found is not None
+        assert [event.seq for event in found.events] == [3]
+        await store.close()
+        await adopted.close()
+        await cut_off.leave()
 
 
 # --- empty ones -------------------------------------------------------------------------------------
