@@ -19,7 +19,7 @@ from tests.rigs.server import ServerProcess
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them"),
 ]
 

@@ -103,7 +103,7 @@ async def _transport(link: Link, url: str) -> Finding:
     with contextlib.suppress(StoreError):
         user = (await link.ask("ACL", "WHOAMI")).decode()
     saw = f"{'TLS' if encrypted else 'no TLS'}, user {user}, {'a' if parts.password else 'no'} password"
-    if not parts.password and not near and not parts.query:
+    if not parts.password and not near and "cert=" not in parts.query:
         return risk(
             link.name,
             "access",
