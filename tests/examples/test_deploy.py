@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "examples/deploy"
 DEFAULTS: dict[str, Any] = {parameter.name or "": parameter.default for parameter in run_command.params}
 VARIABLES = {str(parameter.envvar) for parameter in run_command.params if parameter.envvar}
 END = 2  # seconds that a server may take beside its drain: docs/promises.md
+PARENT = 3  # seconds that the parent of `--workers` grants beyond
 CONNECTION_IDLE = Settings().idle_time
 STREAMS = Settings().server_log
 HOST = "agents.example.com"
@@ -170,7 +171,9 @@ def test_the_unit_has_time_for_the_drain() -> None:
     found = unit()
     environment = dict(value.split("=", 1) for value in found["Environment"])
     needed = float(environment["TAILRACE_SHUTDOWN_DELAY"]) + float(environment["TAILRACE_DRAIN"]) + END
-    assert seconds(found["TimeoutStopSec"][0]) >= needed + 5
+    assert seconds(found["TimeoutStopSec"][0]) >= needed + PARENT + 5
+    assert found["ExecStart"][0].endswith(" --workers 1")  # whose parent the reload tells
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert found["KillSignal"] == ["SIGTERM"]
     assert environment["TAILRACE_STORE"] == f"sqlite:/var/lib/{found['StateDirectory'][0]}/store.sqlite"
     assert found["StateDirectoryMode"] == ["0700"]
