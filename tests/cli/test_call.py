@@ -61,6 +61,25 @@ def pay() -> str:
     """Pay."""
     return "paid"
 
+@svc.resource("shop://all", title="All orders", mime_type="text/plain")
+def orders() -> str:
+    """Every order."""
+    return "none"
+
+@svc.resource("shop://{id}")
+def order(id: str) -> str:
+    """One order."""
+    return id
+
+@svc.prompt(title="Recommend")
+def recommend(mood: str) -> str:
+    """Ask for something to buy.
+
+    Args:
+        mood: How the customer feels.
+    """
+    return mood
+
 if __name__ == "__main__":
     svc.run()
 '''
@@ -88,10 +107,29 @@ def test_ls_shows_the_tools_of_a_file(cli: Invoke) -> None:
     assert "place (read only)" in lines
     assert "item string, required What is ordered." in lines
     assert "qty integer = 1" in lines
+    at = lines.index("Resources")
+    assert [line for line in lines[at:] if line] == [
+        "Resources",
+        "shop://all All orders (text/plain)",
+        "Every order.",
+        "Templates",
+        "shop://{id} order",
+        "One order.",
+        "Prompts",
+        "recommend Recommend",
+        "Ask for something to buy.",
+        "mood required How the customer feels.",
+    ]
 
 
 def test_ls_as_json_is_what_the_server_sent(cli: Invoke) -> None:
-    tools = json.loads(cli("ls", "shop.py", "--json").stdout)["tools"]
+    offered = json.loads(cli("ls", "shop.py", "--json").stdout)
+    assert offered["resources"][0]["uri"] == "shop://all"
+    assert [one["uriTemplate"] for one in offered["resourceTemplates"]] == ["shop://{id}"]
+    assert offered["prompts"][0]["arguments"] == [
+        {"name": "mood", "title": None, "description": "How the customer feels.", "required": True}
+    ]
+    tools = offered["tools"]
     assert [tool["name"] for tool in tools] == ["place", "greet", "fail", "bug", "wait", "pay"]
     assert tools[0]["inputSchema"]["required"] == ["item"]
     assert "outputSchema" in tools[0]

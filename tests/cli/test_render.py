@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tailrace.cli import render
-from tailrace.cli.render import CallView, clean, print_result, print_tools
+from tailrace.cli.render import CallView, clean, print_offered, print_result
 from tailrace.clients.mcp.results import LogMessage
 
 Captured = pytest.CaptureFixture[str]
@@ -67,7 +67,8 @@ def test_tools_are_shown_with_their_arguments(capsys: Captured) -> None:
         "required": ["item"],
     }
     tool = {"name": "place", "description": "Place an order.\n\nMore.", "inputSchema": schema}
-    print_tools([{**tool, "annotations": {"readOnlyHint": True, "idempotentHint": False}}, {"name": "bare"}])
+    tools = [{**tool, "annotations": {"readOnlyHint": True, "idempotentHint": False}}, {"name": "bare"}]
+    print_offered({"tools": tools})
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "place (read only)",
@@ -83,8 +84,43 @@ def test_tools_are_shown_with_their_arguments(capsys: Captured) -> None:
     ]
 
 
+def test_resources_templates_and_prompts_follow_under_their_headings(capsys: Captured) -> None:
+    print_offered(
+        {
+            "tools": [],
+            "resources": [
+                {"uri": "orders://all", "name": "orders://all", "mimeType": "text/plain"},
+                {"uri": "orders://1", "name": "first", "description": "The first.\n\nEver."},
+            ],
+            "resourceTemplates": [{"uriTemplate": "orders://{id}", "name": "order", "title": "An order \x1b[2J"}],
+            "prompts": [
+                {
+                    "name": "ask",
+                    "title": "Ask",
+                    "arguments": [{"name": "who", "required": True, "description": "Whom."}],
+                },
+                {"name": "bare"},
+            ],
+        }
+    )
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line] == [
+        "This server has no tools.",
+        "Resources",
+        "orders://all (text/plain)",
+        "orders://1 first",
+        "The first.",
+        "Templates",
+        "orders://{id} An order �[2J",
+        "Prompts",
+        "ask Ask",
+        "who required Whom.",
+        "bare",
+    ]
+
+
 def test_no_tools_is_said(capsys: Captured) -> None:
-    print_tools([])
+    print_offered({"tools": []})
     assert "no tools" in capsys.readouterr().out
 
 

@@ -10,12 +10,13 @@ import click
 
 from tailrace import __version__
 from tailrace.cli.bench import bench_command
-from tailrace.cli.call import call_command, ls_command
+from tailrace.cli.call import call_command
 from tailrace.cli.check import check_command
 from tailrace.cli.doctor import doctor_command
 from tailrace.cli.gen import gen_group
 from tailrace.cli.guard import guard_command
 from tailrace.cli.install import install_command
+from tailrace.cli.ls import ls_command
 from tailrace.cli.outbox import outbox_group
 from tailrace.cli.run import run_command
 

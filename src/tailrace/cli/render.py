@@ -1,4 +1,4 @@
-"""How tools, progress and results look on a terminal. Text from servers is shown as text, never obeyed.
+"""How what is offered, progress and results look on a terminal. Text from servers is shown as text, never obeyed.
 
 Results go to standard output; progress, log records and errors to standard error, so that a pipe gets
 the result alone. What is drawn is plain MCP JSON, as dictionaries.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tailrace.clients.mcp.results import LogMessage
 
-__all__ = ["CallView", "clean", "print_result", "print_tools"]
+__all__ = ["CallView", "clean", "print_offered", "print_result"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LEVELS = {"debug": "dim", "info": "cyan", "notice": "cyan", "warning": "yellow"}  # all above: red
@@ -37,28 +37,62 @@ def clean(text: str) -> str:
     return _CONTROL.sub("�", text.replace("\r\n", "\n"))
 
 
-def print_tools(tools: Sequence[Mapping[str, Any]]) -> None:
-    """One block for each tool: its name and what it does, then its arguments."""
+def print_offered(offered: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """What a server offers: its tools, and under headings of their own what else there is."""
     console = _console()
-    for tool in tools:
-        head = Text(clean(tool["name"]), style="bold cyan")
-        if title := tool.get("title") or tool.get("annotations", {}).get("title"):
-            head.append(f"  {clean(title)}", style="default")
-        head.append(_hints(tool.get("annotations") or {}), style="dim")
-        console.print(head)
-        if description := (tool.get("description") or "").strip():
-            console.print(Padding(Text(clean(description.split("\n\n")[0])), (0, 0, 0, 2)))
-        if rows := _argument_rows(tool.get("inputSchema") or {}):
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-            table.add_column(style="green", no_wrap=True)
-            table.add_column(style="dim", overflow="fold")
-            table.add_column(overflow="fold")
-            for row in rows:
-                table.add_row(*row)
-            console.print(Padding(table, (0, 0, 0, 4)))
-        console.print()
-    if not tools:
+    for tool in offered["tools"]:
+        annotations: Mapping[str, Any] = tool.get("annotations") or {}
+        title = tool.get("title") or annotations.get("title")
+        rows = _argument_rows(tool.get("inputSchema") or {})
+        _print_one(console, tool["name"], title, _hints(annotations), tool.get("description"), rows)
+    if not offered["tools"]:
         console.print("This server has no tools.", style="dim")
+    for heading, kind, key in (("Resources", "resources", "uri"), ("Templates", "resourceTemplates", "uriTemplate")):
+        if offered.get(kind):
+            console.print(Text(heading, style="bold"))
+            for one in offered[kind]:
+                title = one.get("title") or (one["name"] if one.get("name") not in (None, "", one[key]) else None)
+                mime = f"  ({clean(one['mimeType'])})" if one.get("mimeType") else ""
+                _print_one(console, one[key], title, mime, one.get("description"), ())
+    if offered.get("prompts"):
+        console.print(Text("Prompts", style="bold"))
+        for prompt in offered["prompts"]:
+            rows = [
+                (
+                    Text(clean(one["name"])),
+                    Text("required" if one.get("required") else ""),
+                    Text(clean(one.get("description") or one.get("title") or "")),
+                )
+                for one in prompt.get("arguments") or ()
+            ]
+            _print_one(console, prompt["name"], prompt.get("title"), "", prompt.get("description"), rows)
+
+
+def _print_one(
+    console: Console,
+    name: str,
+    title: str | None,
+    more: str,
+    description: str | None,
+    rows: Sequence[tuple[Text, Text, Text]],
+) -> None:
+    """One block: its name and what it is for, then its arguments."""
+    head = Text(clean(name), style="bold cyan")
+    if title:
+        head.append(f"  {clean(title)}", style="default")
+    head.append(more, style="dim")
+    console.print(head)
+    if description := (description or "").strip():
+        console.print(Padding(Text(clean(description.split("\n\n")[0])), (0, 0, 0, 2)))
+    if rows:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="green", no_wrap=True)
+        table.add_column(style="dim", overflow="fold")
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(Padding(table, (0, 0, 0, 4)))
+    console.print()
 
 
 def print_result(result: Mapping[str, Any]) -> None:
