@@ -19,20 +19,35 @@ import msgspec
 
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
 from tailrace.core.waiters import Waiters
-from tailrace.errors import LimitError, StoreError, TailraceError
+from tailrace.errors import LimitError, StoreError, StoreLost, TailraceError
 
 if TYPE_CHECKING:
     from tailrace.core.outgoing import Leaving
 
-__all__ = ["Entry", "EntryState", "KeyReused", "Ledger", "Orphan", "Write"]
+__all__ = [
+    "ANSWER",
+    "HEAD",
+    "KIND",
+    "NEVER",
+    "Entry",
+    "EntryState",
+    "Head",
+    "KeyReused",
+    "Ledger",
+    "Orphan",
+    "Write",
+    "encode_head",
+    "name_of",
+    "read_head",
+]
 
 logger = logging.getLogger("tailrace.ledger")
 
 Write: TypeAlias = Callable[[Sequence[Record], Callable[[StoreError | None], None] | None], object]
 
-_KIND = "once"
-_ANSWER, _HEAD = "a:", "h:"  # two records an entry, so that a start reads the small ones only: those behind "h:"
-_NEVER = 1e11  # wall clock: what has not ended does not expire
+KIND = "once"
+ANSWER, HEAD = "a:", "h:"  # two records an entry, so that a start reads the small ones only: those behind "h:"
+NEVER = 1e11  # wall clock: what has not ended does not expire
 _GRACE = 60.0  # seconds for which a new process still knows what expired while there was none
 _OVERHEAD = 512  # bytes that an entry takes beside its own
 _PAGE = 1000  # entries that are read, or forgotten, at once
@@ -94,7 +109,7 @@ class Entry:
         self.owner = owner
         self.outcome: Outcome | None = Outcome()
         self.kept: bytes | None = None
-        self.expires = _NEVER
+        self.expires = NEVER
         self.size = size
 
 
@@ -105,7 +120,9 @@ class Orphan(msgspec.Struct, frozen=True):
     detail: bytes
 
 
-class _Head(msgspec.Struct, frozen=True, array_like=True):
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """What the store knows of an entry but for its answer."""
+
     principal: str
     fingerprint: bytes
     size: int
@@ -114,7 +131,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode_head = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode_head = msgspec.msgpack.Decoder(Head).decode
 
 
 class Ledger:
@@ -173,11 +190,11 @@ class Ledger:
         """
         orphans: list[Orphan] = []
         ended: list[Entry] = []
-        after = _HEAD
-        while page := await self._store.entries(_KIND, after=after, limit=_PAGE):
+        after = HEAD
+        while page := await self._store.entries(KIND, after=after, limit=_PAGE):
             for stored in page:
-                head = _read_head(stored.data)
-                entry = Entry(stored.key.removeprefix(_HEAD), head.principal, head.fingerprint, None, head.size)
+                head = read_head(stored.data)
+                entry = Entry(stored.key.removeprefix(HEAD), head.principal, head.fingerprint, None, head.size)
                 entry.state = EntryState.BEGUN
                 self._enter(entry)
                 if head.open:
@@ -201,7 +218,7 @@ class Ledger:
         Raises:
             KeyReused: It stands for another call.
         """
-        entry = self._entries.get(_name(principal, key))
+        entry = self._entries.get(name_of(principal, key))
         if entry is None:
             return None
         if entry.expires <= self._clock():
@@ -211,6 +228,11 @@ class Ledger:
             self.refused += 1
             raise KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
         return entry
+
+    async def elsewhere(self, principal: str, key: str, fingerprint: bytes) -> tuple[bytes, bool] | None:
+        """What came of a key whose claim failed with `EntryTaken`, and whether that was there already; None where the
+        key is free again. Here nobody else has keys (see `core.shared_ledger`)."""
+        return None
 
     def check_room(self, principal: str) -> None:
         """Before a key is claimed.
@@ -242,7 +264,7 @@ class Ledger:
             return outcome.answer
         if entry.kept is not None:
             return entry.kept
-        stored = await self._store.entry(_KIND, _ANSWER + entry.name)
+        stored = await self._store.entry(KIND, ANSWER + entry.name)
         if stored is None:
             raise StoreError("the answer that belongs to the idempotency key is not there")
         return stored.data
@@ -272,7 +294,7 @@ class Ledger:
         Raises:
             LimitError: As `check_room`.
         """
-        name = _name(principal, key)
+        name = name_of(principal, key)
         if (before := self._entries.get(name)) is not None:
             self._leave(before)  # it was open
         else:
@@ -291,7 +313,7 @@ class Ledger:
                 self._tell(entry, error=error)
             begin(error)
 
-        self._write([self._head(entry, detail)], committed)
+        self._write(self._begun(entry, detail, claim=True), committed)
         return entry
 
     def rerun(self, orphan: Orphan, detail: bytes, begin: Callable[[StoreError | None], None], owner: Any) -> None:
@@ -306,7 +328,7 @@ class Ledger:
                 self.abandon(entry, error)
             begin(error)
 
-        self._write([self._head(entry, detail)], committed)
+        self._write(self._begun(entry, detail), committed)
 
     def finish(self, entry: Entry, answer: bytes, leaving: Leaving | None = None) -> None:
         """The work has ended: commit its answer, then give it to all who are attached.
@@ -327,6 +349,9 @@ class Ledger:
         def committed(error: StoreError | None) -> None:
             if leaving is not None and (instead := leaving.settled(error)) is not None:
                 self.finish(entry, instead)
+                return
+            if isinstance(error, StoreLost):  # whoever has the store now says what came of it
+                self._tell(entry, error=error)
                 return
             if error is not None:
                 entry.kept = answer
@@ -356,8 +381,7 @@ class Ledger:
             outcome.answer = answer
             outcome.waiters.wake()
 
-        head = _Head(entry.principal, entry.fingerprint, entry.size, None, open=True)
-        self._write([PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), entry.expires)], committed)
+        self._write(self._paused(entry), committed)
 
     def drop(self, entry: Entry, answer: bytes) -> None:
         """The work was not begun, and will not be: the key is free again; those who are attached get `answer`."""
@@ -394,15 +418,17 @@ class Ledger:
 
     def _answered(self, entry: Entry, answer: bytes) -> list[Record]:
         gone = self._clock() + 2 * self.ttl  # the store lets it go later than the ledger does, which tells it so
-        head = _Head(entry.principal, entry.fingerprint, _OVERHEAD + len(answer), None)
         return [
-            PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), gone),
-            PutEntry(_KIND, _ANSWER + entry.name, answer, gone),
+            PutEntry(KIND, HEAD + entry.name, encode_head(entry, None), gone),
+            PutEntry(KIND, ANSWER + entry.name, answer, gone),
         ]
 
-    def _head(self, entry: Entry, detail: bytes) -> PutEntry:
-        head = _Head(entry.principal, entry.fingerprint, entry.size, detail)
-        return PutEntry(_KIND, _HEAD + entry.name, _encode_head(head), _NEVER)
+    def _begun(self, entry: Entry, detail: bytes, *, claim: bool = False) -> list[Record]:
+        """The records of work that begins; `claim`: unless the key is held, which without others cannot be."""
+        return [PutEntry(KIND, HEAD + entry.name, encode_head(entry, detail), NEVER)]
+
+    def _paused(self, entry: Entry) -> list[Record]:
+        return [PutEntry(KIND, HEAD + entry.name, encode_head(entry, None, open=True), entry.expires)]
 
     def _tell(self, entry: Entry, *, answer: bytes | None = None, error: Exception | None = None) -> None:
         """Only the first time counts."""
@@ -437,19 +463,25 @@ class Ledger:
     def _forget(self, *entries: Entry) -> None:
         for entry in entries:
             self._leave(entry)
-        names = [prefix + entry.name for entry in entries for prefix in (_HEAD, _ANSWER)]
-        self._write([DropEntry(_KIND, name) for name in names], None)
+        names = [prefix + entry.name for entry in entries for prefix in (HEAD, ANSWER)]
+        self._write([DropEntry(KIND, name) for name in names], None)
 
 
-def _name(principal: str, key: str) -> str:
+def name_of(principal: str, key: str) -> str:
     """What names an entry: the same size for every key, and nobody's key can be read from the store."""
     owner = principal.encode()
     return hashlib.sha256(b"%d:%b%b" % (len(owner), owner, key.encode())).hexdigest()
 
 
-def _read_head(data: bytes) -> _Head:
+def encode_head(entry: Entry, detail: bytes | None, *, open: bool = False) -> bytes:
+    """What the store is to know of an entry but for its answer; `detail` is None once its work has ended."""
+    return _encode_head(Head(entry.principal, entry.fingerprint, entry.size, detail, open))
+
+
+def read_head(data: bytes) -> Head:
+    """What it knows; of what cannot be read, that its key is taken."""
     try:
         return _decode_head(data)
     except msgspec.MsgspecError:
         logger.error("an entry of the ledger cannot be read: its key stays taken until it expires")
-        return _Head("", b"", _OVERHEAD, None)
+        return Head("", b"", _OVERHEAD, None)

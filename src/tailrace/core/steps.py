@@ -3,6 +3,10 @@
 A step is recorded before it begins and when it has ended, under its call's identity and its own name; a later run of
 the same call gets what was recorded. It runs in a task of its own, so that the end of the run that began it is not its
 end. What began and did not end in another process life is said to be unknown, and not begun again.
+
+Where a service has several partitions, their steps are common to all: one is begun on the condition that nobody has
+begun it, and one that goes on in another process is waited for. What a partition has begun is listed in it besides, for
+whoever takes it over.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import msgspec
 
 from tailrace.core.ports import DropEntry, PutEntry
 from tailrace.core.waiters import Waiters
-from tailrace.errors import LimitError, StepError, StoreError, ToolError
+from tailrace.errors import EntryTaken, LimitError, StepError, StoreError, ToolError
 
 if TYPE_CHECKING:
     from tailrace.core.context import Context
@@ -34,9 +38,13 @@ logger = logging.getLogger("tailrace.steps")
 
 MAX_STEPS = 100  # of one run of a handler
 _KIND = "step"
+_OURS = "step-begun"  # kind of what one of several partitions has begun; not shared
 _MAX_NAME = 128  # characters
 _RECOUNT = 5.0  # seconds between two looks at how many are kept, where that is too many
+_PAGE = 1000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between two looks at a step of another process
 _BEGUN, _RESULT, _REFUSED, _FAILED = b"b", b"r", b"t", b"f"  # how a record begins: what follows is JSON
+_UNKNOWN = b"u"  # it was begun, and its partition has another owner since
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -97,6 +105,21 @@ class Steps:
         self._count = max_entries  # until it was looked at
         self._counted = float("-inf")
         self._running: dict[str, _Step] = {}
+        self._shared = bool(store.partition)
+
+    async def recover(self) -> None:
+        """At the start, where others have the same steps: they need not wait for those that another owner of this
+        partition has begun.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        while self._shared and (page := await self._store.entries(_OURS, limit=_PAGE)):
+            expires = self._clock() + self.ttl
+            records: list[Record] = [PutEntry(_KIND, entry.key, _UNKNOWN, expires) for entry in page]
+            error = await self._commit(*records, *(DropEntry(_OURS, entry.key) for entry in page))
+            if error is not None:
+                raise error
 
     async def run(self, context: Context, identity: str, name: str, fn: Callable[..., Any], args: Any) -> Any:
         """The result of a step: of this run, of one that goes on, or as it was recorded.
@@ -144,9 +167,10 @@ class Steps:
 
     async def _work(self, key: str, name: str, step: _Step, fn: Callable[..., Any], args: Any) -> None:
         try:
-            step.result = await self._recorded(key, name)
-            if step.result is None:
-                step.result = await self._run(key, name, fn, args)
+            while step.result is None:
+                step.result = await self._recorded(key, name)
+                if step.result is None:
+                    step.result = await self._run(key, name, fn, args)
         except Exception as error:
             step.error = error
         finally:
@@ -158,9 +182,15 @@ class Steps:
                 self._drop([key])
 
     async def _recorded(self, key: str, name: str) -> bytes | None:
-        entry = await self._store.entry(_KIND, key)
-        if entry is None:
-            return None
+        pause = _FIRST_PAUSE
+        while True:
+            entry = await self._store.entry(_KIND, key)
+            if entry is None:
+                return None
+            if entry.data != _BEGUN or not self._shared:
+                break
+            await asyncio.sleep(pause)  # it goes on elsewhere, or is settled by whoever takes that over
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
         kind, rest = entry.data[:1], entry.data[1:]
         if kind == _RESULT:
             return rest
@@ -171,28 +201,37 @@ class Steps:
             raise StepError(f"the step {name!r} has failed before, and is not run again", unknown=False)
         raise _unknown(name)
 
-    async def _run(self, key: str, name: str, fn: Callable[..., Any], args: Any) -> bytes:
+    async def _run(self, key: str, name: str, fn: Callable[..., Any], args: Any) -> bytes | None:
+        """Its result; None if somebody else was faster to begin it."""
         await self._check_room()
         expires = self._clock() + self.ttl
         self._count += 1
-        if (error := await self._commit(PutEntry(_KIND, key, _BEGUN, expires))) is not None:
+        ours = [PutEntry(_OURS, key, b"", expires)] if self._shared else []
+        error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)
+        if error is not None:
             self._count -= 1
+            if isinstance(error, EntryTaken):
+                return None
             raise StoreError(f"the step {name!r} could not be recorded, and was not begun") from error
         try:
             result = _encoded(await _call(self._tasks, fn, args))
             if len(result) > self.max_result:
                 raise LimitError("step", f"the result of the step {name!r} is over {self.max_result} bytes")
         except ToolError as error:
-            await self._commit(PutEntry(_KIND, key, _refusal(error), expires))
+            await self._commit(PutEntry(_KIND, key, _refusal(error), expires), *self._ended(key))
             raise
         except Exception:
-            await self._commit(PutEntry(_KIND, key, _FAILED, expires))
+            await self._commit(PutEntry(_KIND, key, _FAILED, expires), *self._ended(key))
             raise
-        if (error := await self._commit(PutEntry(_KIND, key, _RESULT + result, expires))) is not None:
+        error = await self._commit(PutEntry(_KIND, key, _RESULT + result, expires), *self._ended(key))
+        if error is not None:
             logger.error(
                 "the result of a step is not recorded: it counts as unknown later name=%s error=%s", name, error
             )
         return result
+
+    def _ended(self, key: str) -> list[DropEntry]:
+        return [DropEntry(_OURS, key)] if self._shared else []
 
     async def _check_room(self) -> None:
         now = self._tasks.loop.time()

@@ -76,7 +76,7 @@ class Partition:
             sweeper,
             Journals(store),
             Hooks(hooks.register, hooks.unregister, hooks.restore, settings.hook_time),
-            Seals(secrets, epoch),
+            Seals(secrets, epoch, store.partition),
         )
         self._exits.callback(endpoint.close)
         self.outbox: StoreOutbox | None = None
@@ -136,6 +136,7 @@ class Partition:
         Raises:
             StoreError: The store cannot be read.
         """
+        await self.endpoint.asking.steps.recover()
         await self.endpoint.once.recover()
         await self.endpoint.recovery.recover()
         await TaskRecovery(self.endpoint.task_table).recover()

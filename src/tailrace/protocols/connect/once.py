@@ -17,7 +17,7 @@ import msgspec
 from tailrace.core.context import Context
 from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger
 from tailrace.core.outgoing import Leaving
-from tailrace.errors import CallCancelled, ClientGone, Code, DeadlineExceeded, RpcError, StoreError
+from tailrace.errors import CallCancelled, ClientGone, Code, DeadlineExceeded, EntryTaken, RpcError, StoreError
 from tailrace.protocols.connect.call import RpcCall, RpcReply
 from tailrace.wire.grpc import Status, decode_status, encode_status
 from tailrace.wire.rpc import details_of
@@ -92,10 +92,19 @@ class OnceCall(RpcCall):
 
     async def _outcome(self, key: str, value: Any) -> tuple[bytes, bool]:
         """The remembered answer, and whether it was there before this request came. The first request of a key starts
-        a run; those that come while it goes on attach to it."""
+        a run; those that come while it goes on attach to it, or wait for it where it is another process's."""
         plain = _encode_sorted(msgspec.json.decode(self.method.input.to_json(value)))
         fingerprint = hashlib.sha256(b"rpc\0" + self.method.path.encode() + b"\0" + plain).digest()
         claim = Claim(self.reply.exchange.principal, key, fingerprint)
+        while True:
+            try:
+                return await self._attach(claim, value)
+            except EntryTaken:
+                found = await self.ledger.elsewhere(*claim)
+                if found is not None:
+                    return found
+
+    async def _attach(self, claim: Claim, value: Any) -> tuple[bytes, bool]:
         entry = self.ledger.find(*claim)
         if entry is not None and entry.state is EntryState.ENDED:
             self.ledger.replayed += 1

@@ -3,7 +3,8 @@
 An event id names the session (by its handle, which is no secret), the stream, the process life and
 the event, and is sealed with the store's secret for the principal it was given to: nobody can make
 one up, and nobody else can use it. The sequence number stands behind the seal in the clear, for a
-forged one could only move its owner's own cursor.
+forged one could only move its owner's own cursor. So does, in front of it, the tag of the partition
+where there are several: it only says where to look.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import hmac
 import struct
 from typing import NamedTuple
 
-__all__ = ["EventId", "LineFraming", "Seals", "SseFraming"]
+__all__ = ["EventId", "LineFraming", "Seals", "SseFraming", "tag_of"]
 
 _PLACE = struct.Struct(">9sQI")  # handle, stream, epoch
 _MAC = 12
 _TOKEN = (_PLACE.size + _MAC) // 3 * 4  # 33 bytes are 44 characters
 _STAMP = 32
+_TILDE = "~"  # behind the tag: legal in headers and URLs as it is, and in no id otherwise
+_TAG = frozenset("0123456789abcdefghijklmnopqrstuvwxyz")
+_MAX_TAG = 8
 
 
 class EventId(NamedTuple):
@@ -38,16 +42,22 @@ class Seals:
     Args:
         secrets: The newest first; the others are still accepted.
         epoch: The number of this process life, so that ids are never used twice.
+        tag: Of the partition, where there are several: all ids begin with it.
     """
 
-    def __init__(self, secrets: list[bytes], epoch: int) -> None:
+    def __init__(self, secrets: list[bytes], epoch: int, tag: str = "") -> None:
         self._secrets = secrets
         self.epoch = epoch
+        self._front = f"{tag}{_TILDE}" if tag else ""
+
+    def name(self, random: str) -> str:
+        """The id of something that a client may ask for: it says which partition has it."""
+        return self._front + random
 
     def seal(self, handle: bytes, stream: int, principal: str) -> bytes:
         """The part of an event id that all events of a stream share."""
         place = _PLACE.pack(handle, stream, self.epoch)
-        return base64.urlsafe_b64encode(place + _mac(self._secrets[0], place, principal))
+        return self._front.encode() + base64.urlsafe_b64encode(place + _mac(self._secrets[0], place, principal))
 
     def open(self, text: str, principal: str) -> EventId:
         """Read an event id back.
@@ -55,6 +65,9 @@ class Seals:
         Raises:
             ValueError: It was not made here, or for somebody else.
         """
+        if not text.startswith(self._front):
+            raise ValueError("not an event id of this server")
+        text = text[len(self._front) :]
         token, dash, number = text[:_TOKEN], text[_TOKEN : _TOKEN + 1], text[_TOKEN + 1 :]
         if dash != "-" or not (number.isascii() and number.isdigit()) or len(number) > 18:
             raise ValueError("not an event id of this server")
@@ -82,6 +95,12 @@ class Seals:
         if not any(hmac.compare_digest(stamp, _stamp(secret, purpose, payload, principal)) for secret in self._secrets):
             raise ValueError("not made by this server, or for somebody else")
         return payload
+
+
+def tag_of(id: str) -> str:
+    """Which partition an id names; empty where it names none."""
+    tag, tilde, _ = id.partition(_TILDE)
+    return tag if tilde and 0 < len(tag) <= _MAX_TAG and _TAG.issuperset(tag) else ""
 
 
 def _mac(secret: bytes, place: bytes, principal: str) -> bytes:

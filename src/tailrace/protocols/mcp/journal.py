@@ -1,7 +1,8 @@
 """A session's way into the store: what was promised is written before the promise is given.
 
 An event may be sent once its commit is known. If a commit fails (a full disk), running work goes on
-from memory and is still delivered, new work is refused, and one ERROR is logged for the outage.
+from memory and is still delivered, new work is refused, and one ERROR is logged for the outage. Where another
+process has taken the store over, nothing that it does not know is delivered: the other one speaks now.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import AppendEvent, Kind, Record, Store, TrimStream
-from tailrace.errors import StoreError
+from tailrace.errors import EntryTaken, StoreError, StoreLost
 
 if TYPE_CHECKING:
     from tailrace.core.log import Log
@@ -71,7 +72,7 @@ class Journals:
             logger.error("the store does not commit; running calls go on from memory error=%s", error)
 
     def _outcome(self, then: Callable[[StoreError | None], None] | None, error: StoreError | None) -> None:
-        if error is not None or self.failing:
+        if (error is not None or self.failing) and not isinstance(error, EntryTaken):
             self.note(error)
         if then is not None:
             then(error)
@@ -121,7 +122,7 @@ class SessionJournal:
         if ticket:
             self._newest[log] = (seq, ticket)
             self.journals.store.when(ticket, partial(self._committed, log, seq))
-        else:  # the store took nothing: deliver from memory
+        elif not isinstance(self.journals.store.failure, StoreLost):  # it took nothing: deliver from memory
             log.commit(seq)
 
     def _committed(self, log: Log, seq: int, error: StoreError | None) -> None:
@@ -130,4 +131,5 @@ class SessionJournal:
         newest, ticket = self._newest.pop(log)
         if newest > seq:
             self._watch(log, newest, ticket)
-        log.commit(seq)
+        if not isinstance(error, StoreLost):
+            log.commit(seq)

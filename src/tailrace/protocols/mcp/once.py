@@ -19,8 +19,10 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from tailrace.core.context import Context
 from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger, Orphan
 from tailrace.core.session import ANSWER_ROOM
+from tailrace.core.shared_ledger import SharedLedger
 from tailrace.errors import (
     CallCancelled,
+    EntryTaken,
     LimitError,
     ProtocolError,
     StoreError,
@@ -102,7 +104,8 @@ class Once:
     def __init__(self, endpoint: Endpoint) -> None:
         settings, journals = endpoint.settings, endpoint.journals
         self.endpoint = endpoint
-        self.ledger = Ledger(
+        make = SharedLedger if journals.store.partition else Ledger
+        self.ledger = make(
             journals.store,
             journals.write,
             ttl=settings.once_ttl,
@@ -160,7 +163,8 @@ class Once:
     async def outcome(self, call: OnceCall) -> Outcome:
         """The answer to a request.
 
-        The first request of a key starts a run; those that come while it goes on attach to it.
+        The first request of a key starts a run; those that come while it goes on attach to it. Where that is another
+        process's, its answer is waited for.
 
         Raises:
             KeyReused: The key stands for another call.
@@ -169,6 +173,16 @@ class Once:
             StoreError: The claim could not be committed, or the answer cannot be read.
             CallCancelled: The server ends before the run does.
         """
+        while True:
+            try:
+                return await self._outcome(call)
+            except EntryTaken:
+                found = await self.ledger.elsewhere(*call.claim)
+                if found is not None:
+                    self.ledger.replayed += found[1]
+                    return Outcome(*found, False)
+
+    async def _outcome(self, call: OnceCall) -> Outcome:
         entry = self.ledger.find(*call.claim)
         if entry is not None and entry.state is EntryState.ENDED:
             self.ledger.replayed += 1

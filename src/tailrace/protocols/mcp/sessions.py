@@ -59,7 +59,8 @@ class SessionHome:
         Raises:
             ProtocolError: Too many are open.
         """
-        session = self.make(secrets.token_urlsafe(24), os.urandom(9), principal, Record(transport))
+        id = self.endpoint.seals.name(secrets.token_urlsafe(24))
+        session = self.make(id, os.urandom(9), principal, Record(transport))
         try:
             if self.endpoint.draining:
                 raise LimitError("draining", "the server is shutting down; try again in a moment")

@@ -21,7 +21,7 @@ from tailrace.core.ledger import EntryState
 from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.core.waiters import Waiters
-from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError
+from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError, StoreLost
 from tailrace.protocols.mcp.task_call import OnceTaskCall, Stage, TaskCall, TaskReply
 from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, capabilities_of
 from tailrace.wire import jsonrpc, mcp
@@ -114,7 +114,8 @@ class TaskTable:
         if tool.task != "auto":
             self._check_room(principal)
         arguments = params.arguments if isinstance(params.arguments, Raw) else Raw(b"{}")
-        task = ToolTask(secrets.token_urlsafe(16), principal, tool.name, arguments, None, self.wall())
+        id = self.endpoint.seals.name(secrets.token_urlsafe(16))
+        task = ToolTask(id, principal, tool.name, arguments, None, self.wall())
         if claim is not None:
             task.key, task.fingerprint = claim.key, claim.fingerprint
         reply = TaskReply(self, task, inner)
@@ -263,11 +264,12 @@ class TaskTable:
             records.append(PutEntry(RESULT, task.id, body, task.expires))
 
         def committed(error: StoreError | None) -> None:
-            if error is not None:  # it is told from memory; a crash would leave its outcome open
-                task.kept = body
-            task.status, task.updated, task.message = status, now, message
-            self._said.pop(task, None)
-            self.endpoint.listens.tell_task(task.id, lambda: self._told(task, body))
+            if not isinstance(error, StoreLost):  # else whoever has the store now tells how it ended
+                if error is not None:  # it is told from memory; a crash would leave its outcome open
+                    task.kept = body
+                task.status, task.updated, task.message = status, now, message
+                self._said.pop(task, None)
+                self.endpoint.listens.tell_task(task.id, lambda: self._told(task, body))
             self._unsettled -= 1
             if not self._unsettled:
                 self._idle.wake()
