@@ -84,6 +84,8 @@ class Exchange(ABC):
         gone: The peer went away, or reset the stream, before the reply was complete.
         gone_by: What ended it, where that was not the end of its connection: `StreamReset`; else None.
         replied: `respond` or `stream` was called.
+        put_off: Takes a request that is refused because this process ends, if it can give it to another one, and says
+            so; None: it cannot.
         on_gone: Called once, on the loop, when `gone` becomes true; set it before returning from the handler.
         verdicts: What was found out from method, path, query and headers alone. A transport that knows a head again
             gives the same dict again, and what is in it need not be looked up (1.3 us of an echo call). Each key is
@@ -102,6 +104,7 @@ class Exchange(ABC):
         "path",
         "prefix",
         "principal",
+        "put_off",
         "query",
         "replied",
         "source",
@@ -129,6 +132,7 @@ class Exchange(ABC):
         self.gone_by: ClientGone | None = None
         self.replied = False
         self.on_gone: Callable[[], None] | None = None
+        self.put_off: Callable[[Exchange], bool] | None = None
         self.verdicts: dict[str, Any] = {} if verdicts is None else verdicts
 
     @abstractmethod

@@ -30,9 +30,9 @@ from tailrace.core.ports import DropEntry, PutEntry
 if TYPE_CHECKING:
     from tailrace.core.ports import Record
 
-__all__ = ["SharedLedger"]
+__all__ = ["BEGUN_KEYS", "SharedLedger"]
 
-_BEGUN = "once-begun"  # kind of what one partition has begun; not shared
+BEGUN_KEYS = "once-begun"  # kind of what one partition has begun; not shared
 _PAGE = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between two looks at another's work
 
@@ -52,7 +52,7 @@ class SharedLedger(Ledger):
         """
         orphans: list[Orphan] = []
         after = ""
-        while page := await self._store.entries(_BEGUN, after=after, limit=_PAGE):
+        while page := await self._store.entries(BEGUN_KEYS, after=after, limit=_PAGE):
             for stored in page:
                 head = read_head(stored.data)
                 entry = Entry(stored.key, head.principal, head.fingerprint, None, head.size)
@@ -93,19 +93,19 @@ class SharedLedger(Ledger):
         head = encode_head(entry, detail)
         return [
             PutEntry(KIND, HEAD + entry.name, head, NEVER, claim=claim),
-            PutEntry(_BEGUN, entry.name, head, NEVER),
+            PutEntry(BEGUN_KEYS, entry.name, head, NEVER),
         ]
 
     def _paused(self, entry: Entry) -> list[Record]:
         head = encode_head(entry, None, open=True)
-        return [PutEntry(KIND, HEAD + entry.name, head, entry.expires, free=True), DropEntry(_BEGUN, entry.name)]
+        return [PutEntry(KIND, HEAD + entry.name, head, entry.expires, free=True), DropEntry(BEGUN_KEYS, entry.name)]
 
     def _answered(self, entry: Entry, answer: bytes) -> list[Record]:
         gone = self._clock() + self.ttl
         return [
             PutEntry(KIND, HEAD + entry.name, encode_head(entry, None), gone),
             PutEntry(KIND, ANSWER + entry.name, answer, gone),
-            DropEntry(_BEGUN, entry.name),
+            DropEntry(BEGUN_KEYS, entry.name),
         ]
 
     def _forget(self, *entries: Entry) -> None:
@@ -115,4 +115,4 @@ class SharedLedger(Ledger):
         held = [entry.name for entry in entries if entry.state in (EntryState.CLAIMED, EntryState.BEGUN)]
         if held:
             records: list[Record] = [DropEntry(KIND, HEAD + name) for name in held]
-            self._write([*records, *(DropEntry(_BEGUN, name) for name in held)], None)
+            self._write([*records, *(DropEntry(BEGUN_KEYS, name) for name in held)], None)

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Record, Store
     from tailrace.core.tasks import Tasks
 
-__all__ = ["MAX_STEPS", "Steps", "check_name", "run_here"]
+__all__ = ["BEGUN_STEPS", "MAX_STEPS", "Steps", "check_name", "run_here"]
 
 logger = logging.getLogger("tailrace.steps")
 
 MAX_STEPS = 100  # of one run of a handler
 _KIND = "step"
-_OURS = "step-begun"  # kind of what one of several partitions has begun; not shared
+BEGUN_STEPS = "step-begun"  # kind of what one of several partitions has begun; not shared
 _MAX_NAME = 128  # characters
 _RECOUNT = 5.0  # seconds between two looks at how many are kept, where that is too many
 _PAGE = 1000
@@ -114,10 +114,10 @@ class Steps:
         Raises:
             StoreError: The store cannot be read.
         """
-        while self._shared and (page := await self._store.entries(_OURS, limit=_PAGE)):
+        while self._shared and (page := await self._store.entries(BEGUN_STEPS, limit=_PAGE)):
             expires = self._clock() + self.ttl
             records: list[Record] = [PutEntry(_KIND, entry.key, _UNKNOWN, expires) for entry in page]
-            error = await self._commit(*records, *(DropEntry(_OURS, entry.key) for entry in page))
+            error = await self._commit(*records, *(DropEntry(BEGUN_STEPS, entry.key) for entry in page))
             if error is not None:
                 raise error
 
@@ -206,7 +206,7 @@ class Steps:
         await self._check_room()
         expires = self._clock() + self.ttl
         self._count += 1
-        ours = [PutEntry(_OURS, key, b"", expires)] if self._shared else []
+        ours = [PutEntry(BEGUN_STEPS, key, b"", expires)] if self._shared else []
         error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)
         if error is not None:
             self._count -= 1
@@ -231,7 +231,7 @@ class Steps:
         return result
 
     def _ended(self, key: str) -> list[DropEntry]:
-        return [DropEntry(_OURS, key)] if self._shared else []
+        return [DropEntry(BEGUN_STEPS, key)] if self._shared else []
 
     async def _check_room(self) -> None:
         now = self._tasks.loop.time()

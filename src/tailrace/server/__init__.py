@@ -27,6 +27,7 @@ from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.http import answer_later, not_allowed, refuse
 from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.publish.publishers import make_publisher
+from tailrace.server.cluster import Cluster
 from tailrace.server.lifespan import Lifespan
 from tailrace.server.partition import Partition
 from tailrace.server.sealing import secrets_of_environment
@@ -42,7 +43,7 @@ from tailrace.wire.jsonrpc import INVALID_REQUEST
 if TYPE_CHECKING:
     from tailrace.clients.mcp.links import MemoryLink
     from tailrace.core.exchange import Exchange, Handler
-    from tailrace.core.ports import Store
+    from tailrace.core.ports import Membership, Store
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.endpoint import Endpoint
@@ -67,11 +68,13 @@ class Server:
     Args:
         service: What is served.
         settings: Limits and times.
-        store: Where sessions, streams and calls are kept.
+        store: Where sessions, streams and calls are kept; None: in partitions of the membership's.
         bearer: Tells who asks over HTTP; None: everybody may, and is nobody.
         publisher: Where what is published goes; None: `publish` raises.
+        membership: Of the processes that serve this together; None: it is the only one.
 
     Attributes:
+        cluster: The others, where there are any.
         partitions: What it owns.
         home: That of them which takes all that is in none yet: new sessions, modern calls, RPC.
         times: How long its calls took, where that is measured (`measure`).
@@ -82,23 +85,28 @@ class Server:
         self,
         service: Service,
         settings: Settings,
-        store: Store,
+        store: Store | None,
         bearer: Bearer | None = None,
         publisher: Publisher | None = None,
+        membership: Membership | None = None,
     ) -> None:
+        if (store is None) == (membership is None):
+            raise DefinitionError("a server has a store, or a membership that gives it some")
         self.service = service
         self.settings = settings
-        self.store = store
         self.guard = Guard(settings.allow_hosts, settings.allow_origins)
         self.bearer = bearer
         self.publisher = publisher
         self.ready = False
+        self.cluster: Cluster | None = None
         self.partitions: list[Partition] = []
         self.home: Partition
         self.recorder: Recorder | None = None
         self.times: Times | None = None
         self.listener: Listening | None = None
         self.rpc: RpcEndpoint
+        self._store = store
+        self._membership = membership
         self._tasks: Tasks | None = None
         self._sweeper: Sweeper | None = None
         self._starting: asyncio.Future[None] | None = None
@@ -118,6 +126,11 @@ class Server:
         if self._tasks is None:
             raise DefinitionError("the server has not started")
         return self._tasks
+
+    @property
+    def store(self) -> Store:
+        """Its home's; before the start, the one that it was given."""
+        return self.home.store if self._store is None else self._store
 
     @property
     def endpoint(self) -> Endpoint:
@@ -200,12 +213,12 @@ class Server:
             tasks.meter = meters[0] if len(meters) == 1 else Meters(meters)
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
-        await self.store.open(wait=settings.store_wait)
-        self.home = home = await Partition.of(
-            self.store, self.service, settings, tasks, sweeper, self.publisher, secrets_of_environment()
-        )
+        self.home = home = await self.partition(await self._open_store())
         self.partitions.append(home)
         self._exits.push_async_callback(home.close)
+        if self._membership is not None:
+            self.cluster = cluster = Cluster(self, self._membership, sweeper)
+            self._exits.callback(cluster.close)
         self.rpc = RpcEndpoint(self.service, settings, tasks, self._serves)
         if self.bearer is not None:
             settle_at_exit()  # a verifier may be an HTTP client
@@ -217,13 +230,48 @@ class Server:
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
         await home.recover()
-        self.rpc.outbox, self.rpc.ledger = home.outbox, home.endpoint.once.ledger
+        self.settle_in(home)
         self._routes = {
             **home.routes,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
         }
+        if self.cluster is not None:
+            self._routes |= dict.fromkeys(home.routes, self.cluster.route)
+            self.cluster.start()
         self.ready = True
+
+    async def _open_store(self) -> Store:
+        if self._store is not None:
+            await self._store.open(wait=self.settings.store_wait)
+            return self._store
+        assert self._membership is not None
+        self._exits.push_async_callback(self._membership.leave)
+        await self._membership.join()
+        return await self._membership.take()
+
+    async def partition(self, store: Store) -> Partition:
+        """What an opened store holds; nothing of it runs yet. The store is closed if it cannot be read.
+
+        Raises:
+            StoreError: It cannot.
+        """
+        assert self._sweeper is not None
+        sealing = secrets_of_environment()
+        try:
+            if self._membership is not None and not sealing:
+                sealing = await self._membership.secrets()
+        except BaseException:
+            await store.close()
+            raise
+        return await Partition.of(
+            store, self.service, self.settings, self.tasks, self._sweeper, self.publisher, sealing
+        )
+
+    def settle_in(self, home: Partition) -> None:
+        """New sessions, modern calls and RPC belong here from now on."""
+        self.home = home
+        self.rpc.outbox, self.rpc.ledger = home.outbox, home.endpoint.once.ledger
 
     async def _undo_start(self) -> None:
         await self.end_sessions()
@@ -245,6 +293,8 @@ class Server:
         if self.settings.shutdown_delay:
             await asyncio.sleep(self.settings.shutdown_delay)
         self.rpc.draining = True
+        if self.cluster is not None:
+            self.cluster.leave()
         for partition in self.partitions:
             partition.endpoint.draining = True
         self.rpc.end_watching()
@@ -281,6 +331,8 @@ class Server:
                 limit,
                 sum(len(partition.endpoint.sessions) for partition in self.partitions),
             )
+        if self.cluster is not None:
+            await self.cluster.hand_over()
 
     async def _empty_outbox(self) -> None:
         """Deliver what waits, for what is left of the drain's time; no more of it comes."""
@@ -310,14 +362,14 @@ class Server:
         return self.rpc.streams(exchange)
 
     def handle(self, exchange: Exchange) -> None:
-        """Route one request; the reply comes now or later."""
+        """Judge one request, and route it; the reply comes now or later."""
         verdict = self.guard.check(exchange)
         if verdict is not None:
             return self.refuse(exchange, *verdict)
         if exchange.method == "OPTIONS" and self.rpc.preflight(exchange):
             return None
         if self.bearer is None or exchange.path in _OPEN:
-            return self._route(exchange)
+            return self.handle_admitted(exchange)
         resource = self.bearer.resource
         if resource is not None and resource.serves(exchange.path):
             return self._describe(exchange, resource)
@@ -334,17 +386,20 @@ class Server:
         if exchange.gone:  # while the token was verified
             return None
         if refusal is None:
-            return self._route(exchange)
+            return self.handle_admitted(exchange)
         assert self.bearer is not None
         error = ProtocolError(INVALID_REQUEST, refusal.text)
         headers = [*self.bearer.challenge(exchange, refusal), *self.rpc.cors(exchange)]
         return refuse(exchange, refusal.status, error, headers=headers)
 
-    def _route(self, exchange: Exchange) -> None:
+    def handle_admitted(self, exchange: Exchange) -> None:
+        """Route a request whose sender is known."""
         handler = self._routes.get(exchange.path)
         try:
             if handler is not None:
                 return handler(exchange)
+            if self.cluster is not None and self.cluster.take_in(exchange):
+                return None
             if not self.rpc.handle(exchange):
                 self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
             return None
@@ -389,6 +444,8 @@ class Server:
 
     async def broadcast(self, method: str, params: Any) -> None:
         """Send a notification to every session that was initialized, and to the streams that asked for its kind."""
+        if self.cluster is not None:
+            self.cluster.news.broadcast(method, params)
         for partition in list(self.partitions):
             await partition.endpoint.notifications.broadcast(method, params)
 
@@ -401,10 +458,14 @@ class Server:
         self.tasks.on_loop(self._changed, kind, session)
 
     def _updated(self, uri: str) -> None:
+        if self.cluster is not None:
+            self.cluster.news.updated(uri)
         for partition in self.partitions:
             partition.endpoint.notifications.updated(uri)
 
     def _changed(self, kind: str, session: Session | None) -> None:
+        if self.cluster is not None and session is None:
+            self.cluster.news.changed(kind)
         for partition in self.partitions:
             partition.endpoint.notifications.changed(kind, session)
 

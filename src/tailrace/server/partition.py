@@ -10,6 +10,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from tailrace.core.shared_ledger import BEGUN_KEYS
+from tailrace.core.steps import BEGUN_STEPS
 from tailrace.errors import CallCancelled
 from tailrace.protocols.mcp.call import McpCall
 from tailrace.protocols.mcp.endpoint import Endpoint
@@ -19,11 +21,12 @@ from tailrace.protocols.mcp.journal import Journals
 from tailrace.protocols.mcp.sse import HttpSse
 from tailrace.protocols.mcp.streamable import Streamable
 from tailrace.protocols.mcp.task_recovery import TaskRecovery
-from tailrace.publish.outbox import StoreOutbox
+from tailrace.protocols.mcp.task_state import RESULT, STATE
+from tailrace.publish.outbox import DEAD, WAITING, StoreOutbox
 
 if TYPE_CHECKING:
     from tailrace.core.call import Call
-    from tailrace.core.exchange import Handler
+    from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Store
     from tailrace.core.session import Completion
     from tailrace.core.settings import Settings
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from tailrace.service import Service
 
 __all__ = ["Partition"]
+
+_KINDS = (STATE, RESULT, WAITING, DEAD, BEGUN_KEYS, BEGUN_STEPS)  # of entries that a partition holds
 
 
 class Partition:
@@ -48,6 +53,7 @@ class Partition:
         publisher: Where what is published goes; None: nowhere.
 
     Attributes:
+        tag: Which one it is of several; empty where there is but one.
         endpoint: MCP.
         outbox: Where its calls publish to.
         routes: MCP's handlers, by path.
@@ -65,6 +71,7 @@ class Partition:
         publisher: Publisher | None,
     ) -> None:
         self.store = store
+        self.tag = store.partition
         self._tasks = tasks
         self._exits = AsyncExitStack()
         self._exits.push_async_callback(store.close)
@@ -158,8 +165,49 @@ class Partition:
         return self.endpoint.sessions.close_all(reason, keep=self.store.durable, grace=grace)
 
     def owns(self, call: Call) -> bool:
-        """Whether a call is kept here, if anywhere."""
-        return isinstance(call, McpCall) and call.asking.endpoint is self.endpoint
+        """Whether a call is kept here, if anywhere: MCP's, and the runs of RPC's keys."""
+        if isinstance(call, McpCall):
+            return call.asking.endpoint is self.endpoint
+        return getattr(call, "ledger", None) is self.endpoint.once.ledger
+
+    def handle(self, exchange: Exchange) -> None:
+        """A request for MCP."""
+        self.routes[exchange.path](exchange)
+
+    def cut(self) -> None:
+        """The store is lost: nothing new begins here, and those who read are sent to whoever has it now."""
+        endpoint = self.endpoint
+        endpoint.draining = endpoint.ending = True
+        for session in list(endpoint.sessions.by_id.values()):
+            for log in (session.log, *session.streams.values()):
+                if log.reader is not None:
+                    log.reader.stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of it is alive."""
+        endpoint = self.endpoint
+        return not (
+            endpoint.sessions.by_id
+            or endpoint.sessions.evicted
+            or endpoint.task_table.tasks
+            or len(endpoint.listens)
+            or (self.outbox is not None and self.outbox.waiting)
+            or any(self.owns(call) for call in self._tasks.calls)
+        )
+
+    async def is_empty(self) -> bool:
+        """Nothing is stored either.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        if await self.store.sessions():
+            return False
+        for kind in _KINDS:
+            if await self.store.count(kind):
+                return False
+        return True
 
     async def close(self) -> None:
         """Stop to deliver, flush and close the store. Idempotent."""

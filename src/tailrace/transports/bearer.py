@@ -170,10 +170,10 @@ class Bearer:
             return _NARROW
         exchange.principal = verdict.principal
         exchange.access = verdict
-        exchange.challenge = self._narrower
+        exchange.challenge = self.narrower
         return None
 
-    def _narrower(self, exchange: Exchange, scopes: Sequence[str]) -> bytes:
+    def narrower(self, exchange: Exchange, scopes: Sequence[str]) -> bytes:
         return self._challenge(exchange, "insufficient_scope", None, scopes)
 
     def challenge(self, exchange: Exchange, refusal: Refusal) -> Headers:

@@ -211,6 +211,11 @@ class Relay:
         if self._when_lost is not None:
             self._when_lost()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Other members have requests of this one's clients that have no reply yet, not even its beginning."""
+        return any(not asked.exchange.replied for peer in self._peers.values() for asked in peer.asked.values())
+
     def statistics(self) -> dict[str, int]:
         """Numbers for people: requests at other members and of others here, now and ever; refused and lost ones."""
         return {

@@ -29,6 +29,9 @@ from tailrace.protocols.mcp.subscriptions import Subscriptions
 from tailrace.protocols.mcp.tasks import TaskTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailrace.core.exchange import Exchange
     from tailrace.core.outgoing import Outbox
     from tailrace.core.settings import Settings
     from tailrace.protocols.mcp.framing import Seals
@@ -73,6 +76,7 @@ class Endpoint:
         self.hooks = hooks
         self.seals = seals
         self.outbox: Outbox | None = None  # where calls publish to
+        self.elsewhere: Callable[[Exchange, str], bool] | None = None  # has another partition what this id names?
         self.now = tasks.loop.time
         self.wall = time.time
         server_info: dict[str, Any] = {"name": service.name, "version": service.version}

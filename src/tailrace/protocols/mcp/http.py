@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["accepts", "answer_later", "is_json", "not_allowed", "parse_body", "refuse"]
 
+_DRAINING = {"limit": "draining"}  # what a refusal says of a server that shuts down
+
 
 def refuse(
     exchange: Exchange, status: int, error: ProtocolError, id: RequestId | None = None, *, headers: Headers = ()
 ) -> None:
     """Reply with an HTTP error that carries a JSON-RPC error, so that every kind of client learns why."""
+    if exchange.put_off is not None and error.data == _DRAINING and exchange.put_off(exchange):
+        return
     headers = [*JSON, *headers]
     if isinstance(error, InsufficientScope) and exchange.challenge is not None:
         status = 403

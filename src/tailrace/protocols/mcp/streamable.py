@@ -136,8 +136,13 @@ class Streamable:
                 if tool is not None and tool.param_headers:
                     self._check_param_headers(exchange, params, tool)
             elif request.method == "subscriptions/listen":
+                watched = params.notifications.task_ids
+                if watched and endpoint.elsewhere is not None and endpoint.elsewhere(exchange, watched[0]):
+                    return None
                 return endpoint.listens.open_exchange(exchange, request, params)
             elif request.method in tasks.METHODS:
+                if endpoint.elsewhere is not None and endpoint.elsewhere(exchange, params.task_id):
+                    return None
                 answering = partial(endpoint.task_table.answer, request, params, exchange.principal)
                 work = self._answer_task(exchange, request, answering)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")

@@ -1,0 +1,360 @@
+"""Several servers of one service: any of them takes any request, and what a dead one owned is taken over whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tailrace.core.settings import Settings
+from tailrace.protocols.mcp.framing import tag_of
+from tailrace.server import Server
+from tailrace.stores.memory_membership import MemoryCluster, MemoryMembership
+from tests.rigs.exchange import (
+    FakeExchange,
+    LegacySession,
+    SseSession,
+    initialize,
+    modern_request,
+    post_modern,
+    send,
+    text_of,
+)
+from tests.rigs.workshop import Workshop
+
+pytestmark = pytest.mark.timeout(60)
+
+TASKS = {"clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
+
+HEADERS = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")]
+
+
+class Town:
+    """Servers that share partitions, each with a workshop of its own.
+
+    Attributes:
+        ran: What the tool `once` of any of them did, in order.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.cluster = MemoryCluster(lease=0.15)
+        self.settings = {"drain": 0.0, "hold": 0.02, "keep_alive": 0.0} | settings
+        self.servers: dict[Server, tuple[MemoryMembership, Workshop]] = {}
+        self.ran: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def add(self) -> tuple[Server, Workshop]:
+        """One more member, started."""
+        workshop, membership = Workshop(), self.cluster.member()
+
+        @workshop.service.tool(once="key")
+        async def pay(key: str, amount: int = 1) -> str:
+            self.ran.append(f"{membership.member} {key}")
+            await self.gate.wait()
+            return f"paid {amount}"
+
+        @workshop.service.tool(task="required")
+        async def bake(key: str) -> str:
+            workshop.seen.append(f"begin {key}")
+            await workshop.gates[key].wait()
+            return key
+
+        server = Server(workshop.service, Settings(**self.settings), None, membership=membership)
+        self.servers[server] = membership, workshop
+        await server.start()
+        return server, workshop
+
+    async def kill(self, server: Server) -> None:
+        """It says and stores nothing more, and the others see that it is gone."""
+        membership, _ = self.servers.pop(server)
+        membership.on_lost = None
+        await membership.crash()
+        await server.stop()
+
+    def sleep_and_wake(self, server: Server, partition: str) -> None:
+        """It sleeps for longer than its lease, and learns when it wakes that another one may have the partition."""
+        self.servers[server][0].lose(partition)
+
+
+@asynccontextmanager
+async def town(count: int, **settings: Any) -> AsyncIterator[tuple[Any, ...]]:
+    place = Town(**settings)
+    try:
+        members = [await place.add() for _ in range(count)]
+        for server, _ in members:  # each has seen all others
+            await until(lambda server=server: len(cluster_of(server)._others()) == count - 1)
+        yield place, *members
+    finally:
+        for server in list(place.servers):
+            await server.stop()
+
+
+def cluster_of(server: Server) -> Any:
+    assert server.cluster is not None
+    return server.cluster
+
+
+async def until(true: Any, seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+async def moved_to(server: Server, session: LegacySession) -> LegacySession:
+    """The session, as soon as its partition is there: what is sent to a dead owner may have been done by it."""
+    await until(lambda: tag_of(session.id) in {partition.tag for partition in server.partitions})
+    return session.on(server)
+
+
+async def begins(workshop: Workshop, key: str) -> None:
+    await until(lambda: f"begin {key}" in workshop.seen)
+
+
+# --- any of them takes any request ----------------------------------------------------------------
+
+
+async def test_ids_name_the_partition_of_their_session() -> None:
+    async with town(2) as (_, (first, _), (second, _)):
+        one, other = await LegacySession(first).start(), await LegacySession(second).start()
+        assert tag_of(one.id) == first.home.tag != second.home.tag == tag_of(other.id)
+
+
+async def test_a_session_is_used_at_the_other_server() -> None:
+    async with town(2) as (_, (first, workshop), (second, idle)):
+        session = (await LegacySession(first).start()).on(second)
+        assert text_of(await session.call(1, "echo", {"text": "there"}).answer(1)) == "there"
+        reply = session.call(2, "work", {"key": "slow", "progress": 2}, progress="p")
+        await begins(workshop, "slow")
+        await reply.event_count(3)  # the priming event, and what it reports
+        workshop.gates["slow"].set()
+        assert text_of(await reply.answer(2)) == "slow"
+        await reply.end()
+        assert await session.delete().status_code() == 200
+        await until(lambda: not first.endpoint.sessions.by_id)
+        assert await session.call(3, "echo", {"text": "gone"}).status_code() == 404
+        assert workshop.seen.count("register") == workshop.seen.count("unregister") == 1
+        assert idle.seen == []
+
+
+async def test_a_stream_is_resumed_at_the_other_server() -> None:
+    async with town(2) as (_, (first, workshop), (second, _)):
+        session = await LegacySession(first).start()
+        reply = session.call(1, "work", {"key": "slow", "progress": 1}, progress="p")
+        await reply.event_count(2)
+        reply.disconnect()
+        workshop.gates["slow"].set()
+        resumed = session.on(second).get(reply.last_id)
+        assert text_of(await resumed.answer(1)) == "slow"
+        assert resumed.headers["tailrace-resume"] == "complete"
+
+
+async def test_http_sse_is_used_and_resumed_at_the_other_server() -> None:
+    async with town(2) as (_, (first, _), (second, _)):
+        session = await SseSession(first).start()
+        session.server = second
+        assert await session.call(1, "echo", {"text": "one"}).status_code() == 202
+        assert text_of(await session.stream.answer(1)) == "one"
+        last = session.stream.last_id
+        session.stream.disconnect()
+        assert await session.call(2, "echo", {"text": "two"}).status_code() == 202
+        await session.open(last)
+        assert session.stream.headers["tailrace-resume"] == "complete"
+        assert text_of(await session.stream.answer(2)) == "two"
+
+
+async def test_a_client_that_leaves_is_seen_at_the_owner() -> None:
+    async with town(2) as (_, (first, _), (second, _)):
+        session = await LegacySession(first).start()
+        listening = session.on(second).get()
+        assert await listening.status_code() == 200
+        inside = first.endpoint.sessions.by_id[session.id]
+        await until(lambda: inside.log.reader is not None)
+        listening.disconnect()
+        await until(lambda: inside.log.reader is None)
+
+
+async def test_a_task_is_asked_for_and_cancelled_at_the_other_server() -> None:
+    async with town(2) as (_, (first, workshop), (second, _)):
+        begun = post_modern(
+            first, modern_request(1, "tools/call", {"name": "bake", "arguments": {"key": "a"}}, **TASKS)
+        )
+        id = (await begun.answer(1))["result"]["taskId"]
+        assert tag_of(id) == first.home.tag
+        await begins(workshop, "a")
+        asked = post_modern(second, modern_request(2, "tasks/get", {"taskId": id}, **TASKS))
+        assert (await asked.answer(2))["result"]["status"] == "working"
+        workshop.gates["a"].set()
+        await until(lambda: first.endpoint.task_table.tasks[id].status == "completed")
+        asked = post_modern(second, modern_request(3, "tasks/get", {"taskId": id}, **TASKS))
+        assert (await asked.answer(3))["result"]["result"]["content"][0]["text"] == "a"
+        unknown = post_modern(second, modern_request(4, "tasks/get", {"taskId": f"nobody~{id[3:]}"}, **TASKS))
+        assert "no such task" in (await unknown.answer(4))["error"]["message"]
+
+
+@pytest.mark.parametrize("id", ["zzz~made-up", "never here", "~", "UPPER~case"])
+async def test_an_id_that_names_nothing_is_not_found(id: str) -> None:
+    async with town(2) as (_, (first, _), _):
+        assert await LegacySession(first, id=id).call(1, "echo", {"text": "x"}).status_code() == 404
+
+
+async def test_what_everybody_is_told_reaches_the_sessions_of_all_servers() -> None:
+    async with town(2) as (_, (first, workshop), (second, _)):
+        near, far = await LegacySession(first).start(), await LegacySession(second).start()
+        streams = [near.get(), far.get()]
+        for stream in streams:
+            await stream.status_code()
+        await workshop.service.broadcast("notifications/message", {"level": "info", "data": "all"})
+        for stream in streams:
+            assert (await stream.message("notifications/message"))["params"]["data"] == "all"
+        first.changed("tools")
+        for stream in streams:
+            await stream.message("notifications/tools/list_changed")
+            assert [message["method"] for message in stream.messages].count("notifications/tools/list_changed") == 1
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+async def test_a_key_at_both_servers_at_once_runs_once() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        sessions = [await LegacySession(first).start(), await LegacySession(second).start()]
+        replies = [session.call(1, "pay", {"key": "k", "amount": 3}) for session in sessions]
+        await until(lambda: place.ran)
+        await asyncio.sleep(0.1)  # whatever the other one does, it has had its turn
+        place.gate.set()
+        assert [text_of(await reply.answer(1)) for reply in replies] == ["paid 3", "paid 3"]
+        assert len(place.ran) == 1
+        again = await sessions[1].call(2, "pay", {"key": "k", "amount": 3}).answer(2)
+        assert again["result"]["_meta"]["io.tailrace/replayed"] is True
+        refused = await sessions[0].on(second).call(3, "pay", {"key": "k", "amount": 4}).answer(3)
+        assert "another tool, or with other arguments" in refused["error"]["message"]
+        other = await sessions[1].call(4, "pay", {"key": "k", "amount": 4}).answer(4)
+        assert "another tool, or with other arguments" in other["error"]["message"]
+        assert len(place.ran) == 1
+
+
+async def test_who_waits_for_the_run_of_a_server_that_dies_learns_that_its_outcome_is_unknown() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        one, other = await LegacySession(first).start(), await LegacySession(second).start()
+        one.call(1, "pay", {"key": "k"})
+        await until(lambda: place.ran)
+        waiting = other.call(1, "pay", {"key": "k"})
+        await place.kill(first)
+        answer = await waiting.answer(1)
+        assert answer["result"]["_meta"]["io.tailrace/outcome"] == "unknown"
+        assert len(place.ran) == 1
+
+
+# --- owners that die, sleep, or leave --------------------------------------------------------------
+
+
+async def test_the_sessions_of_a_dead_server_live_on_at_another() -> None:
+    async with town(2) as (place, (first, _), (second, heir)):
+        session, other = await LegacySession(first).start(), await SseSession(first).start()
+        reply = session.call(1, "work", {"key": "cut", "progress": 1}, progress="p")
+        await reply.event_count(2)
+        last, seen = reply.last_id, other.stream.last_id
+        await place.kill(first)
+        moved = await moved_to(second, session)
+        assert text_of(await moved.call(2, "echo", {"text": "alive"}).answer(2)) == "alive"
+        resumed = moved.get(last)
+        assert (await resumed.answer(1))["result"]["_meta"]["io.tailrace/outcome"] == "unknown"
+        other.server = second
+        await other.open(seen)
+        assert await other.call(3, "echo", {"text": "too"}).status_code() == 202
+        assert text_of(await other.stream.answer(3)) == "too"
+        assert heir.seen.count("restore") == 2
+        assert first.home.tag in {partition.tag for partition in second.partitions}
+
+
+async def test_a_request_that_comes_before_anybody_has_taken_over_waits_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        session, tag = await LegacySession(first).start(), first.home.tag
+        await session.call(1, "remember", {"name": "n", "value": "v"}).answer(1)
+        await first.store.flush()
+        membership, allowed = place.servers[second][0], asyncio.Event()
+        adopt = membership.adopt
+
+        async def slowly(partition: str) -> Any:
+            await allowed.wait()
+            return await adopt(partition)
+
+        monkeypatch.setattr(membership, "adopt", slowly)
+        await place.kill(first)
+        await until(lambda: tag not in cluster_of(second)._owners)
+        asked = session.on(second).call(2, "recall", {"name": "n"})
+        await until(lambda: cluster_of(second).statistics()["waiting"] == 1)
+        assert not asked.replied
+        allowed.set()
+        assert text_of(await asked.answer(2)) == "v"
+
+
+async def test_a_request_whose_partition_nobody_takes_over_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with town(2, hook_time=0.1) as (place, (first, _), (second, _)):
+        session, tag = await LegacySession(first).start(), first.home.tag
+
+        async def refused(partition: str) -> Any:
+            return None
+
+        monkeypatch.setattr(place.servers[second][0], "adopt", refused)
+        await place.kill(first)
+        await until(lambda: tag not in cluster_of(second)._owners)
+        asked = session.on(second).call(2, "echo", {"text": "x"})
+        assert await asked.status_code() == 503
+        assert asked.headers["retry-after"] == "1"
+
+
+async def test_an_owner_that_slept_says_nothing_more_and_finds_a_new_home() -> None:
+    async with town(2) as (place, (first, workshop), (second, heir)):
+        session = await LegacySession(first).start()
+        reply = session.call(1, "work", {"key": "cut", "progress": 1}, progress="p")
+        await reply.event_count(2)
+        lost = first.home
+        place.sleep_and_wake(first, lost.tag)
+        await reply.end()  # in order, without an answer: its client asks for the rest
+        assert all("result" not in message and "error" not in message for message in reply.messages)
+        await until(lambda: lost.tag in place.cluster.owners)
+        moved = session.on(second)
+        assert text_of(await moved.call(2, "echo", {"text": "alive"}).answer(2)) == "alive"
+        await until(lambda: first.home is not lost and lost not in first.partitions)
+        assert "cancelled cut" in workshop.seen
+        fresh = await LegacySession(first).start()
+        assert text_of(await fresh.call(1, "echo", {"text": "new"}).answer(1)) == "new"
+        assert (workshop.seen + heir.seen).count("unregister") == 1
+
+
+async def test_a_server_that_leaves_hands_its_sessions_over_and_nothing_fails() -> None:
+    async with town(2, drain=20.0) as (place, (first, workshop), (second, heir)):
+        session = await LegacySession(first).start()
+        running = session.call(1, "work", {"key": "long"})
+        await begins(workshop, "long")
+        place.servers.pop(first)
+        leaving = asyncio.ensure_future(first.stop())
+        await until(lambda: cluster_of(first).leaving)
+        late = session.call(2, "echo", {"text": "late"})  # the session is not handed over yet
+        new = send(first, FakeExchange("POST", "/mcp", initialize("2025-11-25"), HEADERS))
+        assert await new.status_code() == 200
+        assert tag_of(new.headers["mcp-session-id"]) == second.home.tag
+        assert not late.replied
+        workshop.gates["long"].set()
+        assert text_of(await running.answer(1)) == "long"
+        assert text_of(await late.answer(2)) == "late"
+        await leaving
+        assert heir.seen.count("restore") == 1
+        assert text_of(await session.on(second).call(3, "echo", {"text": "moved"}).answer(3)) == "moved"
+
+
+async def test_a_partition_that_holds_nothing_any_more_is_retired() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        session, tag = await LegacySession(first).start(), first.home.tag
+        await place.kill(first)
+        moved = await moved_to(second, session)
+        assert text_of(await moved.call(1, "echo", {"text": "x"}).answer(1)) == "x"
+        assert await moved.delete().status_code() == 200
+        await until(lambda: tag not in place.cluster.partitions)
+        assert second.partitions == [second.home]
