@@ -66,6 +66,7 @@ def test_the_defaults_are_those_that_are_promised(run: Run, server: Server, fold
         "uds": None,
         "publish": None,
         "store_wait": 30.0,
+        "lease": 5.0,
         "server": "listener",
         "drain": 25.0,
         "shutdown_delay": 0.0,

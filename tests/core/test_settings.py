@@ -20,6 +20,7 @@ PROMISED = {
     "answer_time": 3600.0,
     "eof_drain": 1.5,
     "store_wait": 30.0,
+    "lease": 5.0,
     "retry": 2000,
     "max_body": 4_194_304,
     "max_result": 4_194_304,

@@ -59,6 +59,7 @@ class _Remembering(click.Command):
          "Default: sqlite in your state folder; with --stdio: memory.", callback=_store)  # fmt: skip
 @_option("--publish", "Where what calls publish goes: kafka://HOST:PORT, log: or memory:.", metavar="URL")
 @_option("--store-wait", "Seconds to wait for a process that holds the store.", type=_SECONDS, default=30.0)
+@_option("--lease", "Seconds for which a process owns its sessions in Valkey.", type=_SECONDS, default=5.0)
 @_option("--server", "What moves the bytes.", type=click.Choice(["listener", "uvicorn"]), default="listener")
 @_option("--drain", "Seconds that running calls get at shutdown.", type=_SECONDS, default=25.0)
 @_option("--shutdown-delay", "Seconds to go on accepting after the signal.", type=_SECONDS, default=0.0)

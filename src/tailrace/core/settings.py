@@ -38,6 +38,7 @@ class Settings:
     dialogue_time: float = 86_400.0  # the same, for all of its legs; steps are remembered as long
     eof_drain: float = 1.5  # stdio: for running calls after the end of input
     store_wait: float = 30.0  # for another process that holds the store
+    lease: float = 5.0  # Valkey: for which a process owns its partitions unless it renews that
     once_ttl: float = 86_400.0  # for which the answer of a call with an idempotency key is remembered
     rpc_time: float | None = None  # for a call over RPC: the default of its time-out, and the most a client may give
     list_ttl: float = 60.0  # for which a modern client may keep a list, and what the server is

@@ -43,7 +43,7 @@ from tailrace.wire.jsonrpc import INVALID_REQUEST
 if TYPE_CHECKING:
     from tailrace.clients.mcp.links import MemoryLink
     from tailrace.core.exchange import Exchange, Handler
-    from tailrace.core.ports import Membership, Store
+    from tailrace.core.ports import Inbox, Membership, Store
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.endpoint import Endpoint
@@ -545,11 +545,14 @@ def make_store(text: str | Store | None, service: str = "tailrace") -> Store:
     kind, _, path = text.partition(":")
     if kind == "sqlite" and path:
         return SqliteStore(path)
-    if kind in ("valkey", "valkeys", "redis", "rediss"):
+    if text.startswith(_VALKEY):
         from tailrace.stores.valkey import ValkeyStore
 
         return ValkeyStore(text, service=service)
     raise DefinitionError(f"no such store: {text!r}; give memory, sqlite:PATH or valkey://HOST:PORT/DB")
+
+
+_VALKEY = ("valkey:", "valkeys:", "redis:", "rediss:")
 
 
 def make_server(
@@ -569,7 +572,29 @@ def make_server(
     settings = make_settings(options)
     bearer = make_bearer(auth, auth_token, seconds=settings.auth_time, limit=settings.max_calls)
     publisher = None if publish is None else make_publisher(publish)
+    if isinstance(store, str) and store.startswith(_VALKEY):
+        return Server(service, settings, None, bearer, publisher, make_membership(store, service.name, settings.lease))
     return Server(service, settings, make_store(store, service.name), bearer, publisher)
+
+
+def make_membership(url: str, service: str, lease: float = 5.0) -> Membership:
+    """A membership of the processes that share a service in Valkey.
+
+    Args:
+        url: ``valkey://HOST:PORT/DB``.
+        service: Whose partitions they are.
+        lease: Seconds for which an ownership lasts unless it is renewed.
+
+    Raises:
+        DefinitionError: No such URL, or redis-py is not installed.
+    """
+    from tailrace.stores.valkey_inbox import ValkeyInbox
+    from tailrace.stores.valkey_membership import ValkeyMembership
+
+    def inbox(member: str) -> Inbox:
+        return ValkeyInbox(url, member, service=service, lease=lease)
+
+    return ValkeyMembership(url, inbox, service=service, lease=lease)
 
 
 def asgi(
