@@ -1,10 +1,8 @@
-"""Server processes on a real Valkey: killed and started again, Valkey killed under them, an owner put to sleep."""
+"""A server process on a real Valkey: killed and started again, Valkey killed under it. Several: `test_workers`."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,29 +79,3 @@ async def test_no_call_is_lost_or_doubled_when_valkey_is_killed(
     runs = [witness.count(f"start {key}") for key in keys]
     print(f"calls {len(keys)}, kills of Valkey 3, lost {runs.count(0)}, doubled {sum(run > 1 for run in runs)}")
     assert runs == [1] * len(keys)
-
-
-async def test_a_server_that_slept_while_another_took_over_writes_nothing(
-    witness: Witness, valkey: Valkey, tmp_path: Path
-) -> None:
-    async with start(valkey, tmp_path, witness, log="sleeper") as sleeper:
-        client = await HttpSse(sleeper.url).open()
-        assert await client.post(call("a", "add", {"terms": [1]})) == 202
-        assert (await client.answer("a"))["result"]["structuredContent"]["total"] == 1
-        os.kill(sleeper.pid, signal.SIGSTOP)
-        try:
-            async with start(valkey, tmp_path, witness, log="owner") as owner:
-                os.kill(sleeper.pid, signal.SIGCONT)
-                witness.open("late")
-                assert await client.post(call("late", "gate", {"key": "late"})) != 202
-                other = await HttpSse(owner.url).open()
-                assert await other.post(call("b", "add", {"terms": [2]})) == 202
-                assert (await other.answer("b"))["result"]["structuredContent"]["total"] == 2
-                other.close()
-                client.close()
-                assert owner.records() == [], owner.stderr_tail()
-                assert "taken over" in "".join(sleeper.records()), sleeper.stderr_tail()
-        finally:
-            os.kill(sleeper.pid, signal.SIGCONT)
-            await kill(sleeper)
-    assert witness.count("start late") == 0

@@ -209,6 +209,11 @@ class Store(Protocol):
         """
         ...
 
+    @property
+    def is_held(self) -> bool:
+        """Nobody can have taken it over by now. Where that is not sure, what memory says of it may be the past."""
+        return True
+
     async def open(self, *, wait: float = 30.0) -> None:
         """Take hold of the store.
 

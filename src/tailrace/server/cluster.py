@@ -182,6 +182,8 @@ class Cluster:
         partition = self._by_tag.get(tag)
         if partition is None:
             return self._pass_on(exchange, tag)
+        if not partition.store.is_held:  # this process slept, or does not reach the store: is it still the owner?
+            return self._wait(exchange, tag)
         if self.leaving:
             exchange.put_off = self._put_off
         return partition.handle(exchange)
@@ -192,10 +194,12 @@ class Cluster:
         if not tag or exchange is self._own:
             return False
         partition = self._by_tag.get(tag)
-        if partition is not None:
+        if partition is None:
+            self._pass_on(exchange, tag)
+        elif partition.store.is_held:
             self._at(partition, exchange)
         else:
-            self._pass_on(exchange, tag)
+            self._wait(exchange, tag)
         return True
 
     def take_in(self, exchange: Exchange) -> bool:
@@ -251,7 +255,7 @@ class Cluster:
                 await asyncio.sleep(pause)
             while not exchange.gone:
                 partition = self._by_tag.get(tag)
-                if partition is not None and not self.leaving:
+                if partition is not None and partition.store.is_held and not self.leaving:
                     return self._at(partition, exchange)
                 if partition is None and tag not in self._entering:
                     await self._look()

@@ -112,6 +112,12 @@ class ValkeyStore(QueuedStore):
         """``valkey://HOST:PORT/DB``, and ``#PARTITION`` of one; without the password."""
         return self._link.name
 
+    @property
+    def is_held(self) -> bool:
+        """Its lease was confirmed, and cannot have ended since."""
+        writer = self._writer
+        return writer is not None and asyncio.get_running_loop().time() < writer.confirmed + self._lease
+
     async def open(self, *, wait: float = 30.0) -> None:
         """Take the lease, and look whether this Valkey can keep what it is given. Cancelling lets go again.
 

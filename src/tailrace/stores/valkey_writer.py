@@ -110,6 +110,7 @@ class Writer:
         self._acknowledged = 0  # the newest that Valkey has confirmed
         self._failing = False
         self._gone: StoreLost | None = None  # another owner took over: for good
+        self.confirmed = self._loop.time()  # when the newest renewal of the lease began
         self.lost = 0  # commits that were confirmed, and that Valkey no longer knows
 
     def put(self, item: Write | Job) -> None:
@@ -238,6 +239,7 @@ class Writer:
         while True:
             if self._gone is not None:
                 raise self._gone
+            began = self._loop.time()
             try:
                 status, *answer = await self._link.call(script, *self._head, *arguments)
             except Unreachable:
@@ -252,6 +254,8 @@ class Writer:
                              "Valkey forgot it); nothing more is written", self._link.name)  # fmt: skip
                 self._fail(self._gone)
                 raise self._gone
+            if script is scripts.RENEW:
+                self.confirmed = began
             return answer
 
     def _fail(self, error: StoreError) -> None:
