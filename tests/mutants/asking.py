@@ -75,8 +75,8 @@ ASKING_MUTANTS = [
         "core/steps.py",
         [
             (
-                "        error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)\n",
-                "        error = self._write([PutEntry(_KIND, key, _BEGUN, expires), *ours], None) and None\n",
+                "error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)\n",
+                "error = self._write([PutEntry(_KIND, key, _BEGUN, expires), *ours], None) and None\n",
             )
         ],
         ["tests/core/test_steps.py::test_a_step_that_cannot_be_recorded_is_not_begun"],

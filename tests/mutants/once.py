@@ -28,7 +28,8 @@ ONCE_MUTANTS = [
             (
                 "        self._write(self._begun(entry, detail, claim=True), committed)\n        return entry\n",
                 "        entry.state = EntryState.BEGUN\n        begin(None)\n"
-                "        self._write(self._begun(entry, detail, claim=True), lambda error: None)\n        return entry\n",
+                "        self._write(self._begun(entry, detail, claim=True), lambda error: None)\n"
+                "        return entry\n",
             )
         ],
         [f"{RACES}::test_ends_meet[duplicate-leave-running]"],
