@@ -13,6 +13,7 @@ from tailrace.errors import ProtocolError, TransportError
 from .fake_http import Exchange, FakeServer, Script, legacy, modern, result, serving
 
 KEY = "io.tailrace/idempotencyKey"
+_SAID = {"lost": 502, "unheard": 504, "moving": 503}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def calls(server: FakeServer) -> list[Any]:
 
 
 @pytest.mark.parametrize("era", [modern, legacy])
-@pytest.mark.parametrize("how", ["cut", "stream", "ended", "gateway", "draining"])
+@pytest.mark.parametrize("how", ["cut", "stream", "ended", "gateway", "draining", "lost", "unheard", "moving"])
 async def test_a_lost_call_is_asked_for_again_under_a_new_id(era: Any, how: str) -> None:
     async def script(x: Exchange) -> None:
         if x.rpc != "tools/call":
@@ -56,6 +57,8 @@ async def test_a_lost_call_is_asked_for_again_under_a_new_id(era: Any, how: str)
             return await x.reply(502)
         elif how == "draining":
             return await x.error(503, -32000, {"limit": "draining"})
+        elif how in _SAID:
+            return await x.error(_SAID[how], -32600, None)  # by a worker that passed it on to another one
         return x.cut()
 
     async with serving(era(listing("pay", then=script))) as server, Client(server.url) as c:

@@ -24,6 +24,7 @@ from tailrace.clients.mcp.links.http import (
 )
 from tailrace.errors import ProtocolError, TransportError
 from tailrace.wire import mcp, sse
+from tailrace.wire.jsonrpc import INVALID_REQUEST
 
 if TYPE_CHECKING:
     import pyqwest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamableLink"]
 
+_OF_THE_WAY = frozenset({502, 504})
 _ACCEPT = "application/json, text/event-stream"
 
 
@@ -258,4 +260,6 @@ class StreamableLink:
             return HttpRefused(404, f"the server does not know this session any more ({said}): connect again")
         if refused.error is None or message is None or refused.status == 401 or refused.challenge is not None:
             return refused  # who asks is no matter of the request
+        if refused.status in _OF_THE_WAY or (refused.status == 503 and refused.error.code == INVALID_REQUEST):
+            return refused  # nor is what became of the worker that had it, or whether it can be reached
         return refused.error
