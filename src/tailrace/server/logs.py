@@ -1,4 +1,8 @@
-"""The process's own log: one line a record on stderr, plain and quick, as text or as JSON."""
+"""The process's own log: one line a record on stderr, plain and quick, as text or as JSON.
+
+What is logged within a call or within detached work, by whichever logger and in whichever thread, says where it
+belongs: ``correlation_id``, and ``trace_id`` and ``span_id`` where there is a trace.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import sys
 import time
 
 import msgspec
+
+from tailrace.core.context import current
 
 __all__ = ["set_up_logging"]
 
@@ -39,6 +45,7 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_stamp(record)} {record.levelname} {record.name} {record.getMessage().translate(_ESCAPES)}"
+        line += "".join(f" {name}={value}" for name, value in _place().items() if f" {name}=" not in line)
         if record.exc_info:
             traceback = _bounded(self.formatException(record.exc_info))
             line = "\n  ".join([line, *(text.translate(_ESCAPES) for text in traceback)])
@@ -58,10 +65,27 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **_place(),
         }
         if record.exc_info:
             fields["exception"] = "\n".join(_bounded(self.formatException(record.exc_info)))
         return msgspec.json.encode(fields).decode()
+
+
+def _place() -> dict[str, str]:
+    """Where the running code belongs."""
+    context = current()
+    correlation = context.correlation_id
+    if correlation is None:
+        return {}
+    place = {"correlation_id": str(correlation)[:128].translate(_ESCAPES)}
+    trace = sys.modules.get("opentelemetry.trace")  # imported by whoever traces
+    span = None if trace is None else trace.get_current_span().get_span_context()
+    if span is not None and span.is_valid:  # the call's, or the user's own within it
+        place |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+    elif isinstance(parent := context.value("traceparent"), str) and parent.count("-") >= 3:
+        place["trace_id"] = parent.split("-")[1]  # the client's: nobody traces here
+    return place
 
 
 def _bounded(traceback: str) -> list[str]:

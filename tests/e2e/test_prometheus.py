@@ -1,0 +1,52 @@
+"""A real Prometheus scrapes `/metrics`, with a token, and knows afterwards what the clients did."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tailrace.mcp import Client
+from tests.rigs.prometheus import prometheus, scraping
+from tests.rigs.server import running, tailrace_command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+TOKEN = "scraped-with-this"
+SHOP = """
+from tailrace import Context, Service, ToolError
+
+svc = Service("shop")
+
+@svc.tool
+async def order(ctx: Context, item: str) -> str:
+    if item == "none":
+        raise ToolError("sold out")
+    await ctx.publish("orders", item)
+    return item
+"""
+
+
+@pytest.mark.may_block
+async def test_prometheus_scrapes_what_clients_did(tmp_path: Path) -> None:
+    command = prometheus()
+    if command is None:
+        pytest.skip("prometheus is not installed (pip cannot bring it)")
+    (tmp_path / "shop.py").write_text(SHOP)
+    flags = ("--publish", "memory:", "--admin", "127.0.0.1:0", "--admin-token", TOKEN)
+    with running(tailrace_command(tmp_path / "shop.py", *flags), tmp_path / "stderr") as server:
+        found = re.search(r" admin=http://(127\.0\.0\.1:\d+)", server.stderr_tail())
+        assert found is not None
+        assert TOKEN not in server.stderr_tail()
+        with scraping(command, found[1], TOKEN, tmp_path) as seen:
+            async with Client(server.url + "/mcp") as client:
+                for item in ("tea", "cups", "none"):
+                    await client.call_tool("order", {"item": item})
+            await asyncio.to_thread(seen.wait_value, 'tailrace_calls_total{target="order",outcome="ok"}', 2.0)
+            await asyncio.to_thread(seen.wait_value, 'tailrace_calls_total{target="order",outcome="error"}', 1.0)
+            await asyncio.to_thread(seen.wait_value, "tailrace_outbox_published_total", 2.0)
+            assert seen.value("up") == 1.0
+            assert seen.value("tailrace_store_up") == 1.0
+            assert seen.value('tailrace_call_duration_seconds_bucket{target="order",le="+Inf"}') == 3.0
