@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tailrace import telemetry
 from tailrace.mcp import Client
 from tailrace.telemetry import export
+from tests.rigs.collector import Collector, attributes_of, collecting
 from tests.rigs.server import running, tailrace_command
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -37,56 +35,10 @@ async def fail() -> str:
 """
 
 
-class Collector:
-    """Receives OTLP/HTTP, and keeps the spans."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.services: set[str] = set()
-        kept = self
-
-        class Receiver(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-                request = ExportTraceServiceRequest()
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    import gzip
-
-                    body = gzip.decompress(body)
-                request.ParseFromString(body)
-                for resource in request.resource_spans:
-                    kept.services |= {
-                        pair.value.string_value for pair in resource.resource.attributes if pair.key == "service.name"
-                    }
-                    for scope in resource.scope_spans:
-                        kept.spans += scope.spans
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Receiver)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def named(self, name: str) -> Any:
-        found = [span for span in self.spans if span.name == name]
-        assert len(found) == 1, (name, sorted(span.name for span in self.spans))
-        return found[0]
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-    thread = threading.Thread(target=collector.server.serve_forever)
-    thread.start()
-    yield collector
-    collector.server.shutdown()
-    collector.server.server_close()
-    thread.join()
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.mark.e2e
@@ -94,7 +46,7 @@ def collector() -> Iterator[Collector]:
 @pytest.mark.may_block
 async def test_request_run_detached_work_and_messages_are_one_trace(collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    env = collector.environment()
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
     with running(tailrace_command(tmp_path / "shop.py", "--publish", "log:"), tmp_path / "stderr", env=env) as server:
         async with Client(server.url + "/mcp", headers=headers) as client:
@@ -113,13 +65,14 @@ async def test_request_run_detached_work_and_messages_are_one_trace(collector: C
     assert sent.parent_span_id == created.span_id
     assert mailed.parent_span_id == detached.span_id
     assert mail_sent.parent_span_id == mailed.span_id
-    attributes = {pair.key: pair.value.string_value for pair in call.attributes}
+    attributes = attributes_of(call)
     assert attributes["gen_ai.tool.name"] == "order"
     assert attributes["mcp.method.name"] == "tools/call"
     assert call.status.code == 0
     failed = collector.named("tools/call fail")
     assert failed.status.code == 2
     assert "sold out" in failed.status.message
+    assert attributes_of(failed)["error.type"] == "tool_error"
 
 
 @pytest.mark.e2e

@@ -47,7 +47,7 @@ async def measured(service: Service, **settings: Any) -> AsyncGenerator[tuple[Se
 
 
 def shop() -> Service:
-    service = Service("shop", version="2")
+    service = Service("shop", version="2", package="shop.v1")
 
     @service.tool
     async def order(ctx: Context, item: str) -> str:
@@ -132,6 +132,15 @@ async def test_a_call_that_runs_once_and_fails_is_counted_as_failed() -> None:
         assert await session.post(body, ("idempotency-key", "k-1")).status_code() == 200
         assert read("tailrace_calls_total", target="fail", outcome="error") == 1
         assert read("tailrace_calls_total", target="fail", outcome="ok") is None
+
+
+async def test_calls_over_rpc_are_counted_by_method_and_protocol() -> None:
+    async with measured(shop()) as (server, read):
+        path = "/shop.v1.Shop/Order"
+        exchange = FakeExchange("POST", path, {"item": "tea"}, [("content-type", "application/json")])
+        server.handle(exchange)
+        assert await exchange.status_code() == 200, exchange.reply_body
+        assert read("tailrace_calls_total", protocol="connectrpc", method=path[1:], target="", outcome="ok") == 1
 
 
 async def test_sessions_are_counted_and_timed() -> None:

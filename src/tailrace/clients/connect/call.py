@@ -9,6 +9,7 @@ from tailrace.wire.metadata import Metadata
 
 if TYPE_CHECKING:
     from tailrace.clients.connect.options import Options
+    from tailrace.clients.observing import Observed
 
 __all__ = ["Call", "Interceptor", "Kind", "Messages", "Opens", "Sends"]
 
@@ -30,6 +31,7 @@ class Call:
         answer_trailers: The answer's, once it has ended.
         status: The answer's HTTP status, once it has begun; 0 before.
         attempts: How often it was sent.
+        observed: Of a stream: its end is told to telemetry, where anybody wants to know.
         get: It goes by GET.
         repeatable: It may run twice, so it is retried.
     """
@@ -42,6 +44,7 @@ class Call:
         "get",
         "headers",
         "kind",
+        "observed",
         "options",
         "path",
         "repeatable",
@@ -65,6 +68,7 @@ class Call:
         self.answer_trailers = Metadata()
         self.status = 0
         self.attempts = 0
+        self.observed: Observed | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.kind} {self.path} attempts={self.attempts} status={self.status}>"

@@ -17,7 +17,9 @@ from tailrace.clients.connect.options import Options, Retries
 from tailrace.clients.connect.rawstream import RawStream, Way
 from tailrace.clients.connect.requests import decoder_of, trace_headers
 from tailrace.clients.connect.streams import BidiStream, ClientStream, ServerStream
+from tailrace.clients.observing import Observer, current_trace
 from tailrace.core.context import current
+from tailrace.core.meter import Operation
 from tailrace.errors import CallCancelled, Code, DefinitionError, RpcError
 from tailrace.wire.compression import CODECS, IDENTITY
 from tailrace.wire.metadata import Metadata
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from tailrace.clients.connect.options import CallOptions
+    from tailrace.clients.observing import Observed
     from tailrace.wire.rpc import Protocol
 
 __all__ = ["Client"]
@@ -124,6 +127,7 @@ class Client:
             client_key=client_key,
         )
         self._way = Way(http, base_url, protocol, codec)
+        self._observer = Observer(base_url)
         self._send: Sends = self._retried
         for interceptor in reversed(self._interceptors):
             self._send = partial(_send_through, interceptor, self._send)
@@ -193,7 +197,17 @@ class Client:
             call.headers["idempotency-key"] = idempotency_key
         call.get = get and self._way.protocol == "connect"
         call.repeatable = idempotent or get or idempotency_key is not None
-        return await self._send(call, message)
+        observed = self._observe(call)
+        if observed is None:
+            return await self._send(call, message)
+        error: BaseException | None = None
+        try:
+            return await self._send(call, message)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            observed.end(error)
 
     def server_stream(
         self,
@@ -267,6 +281,17 @@ class Client:
         call.deadline = None if deadline == math.inf else deadline
         return call
 
+    def _observe(self, call: Call) -> Observed | None:
+        """Begin its span, if anybody wants it, and let the server know; a trace that the program names itself stays."""
+        system = "connectrpc" if self._way.protocol == "connect" else "grpc"
+        attributes = {"rpc.system.name": system, "rpc.method": call.path}
+        observed = self._observer.begin(call.path, Operation(system, call.path, ""), attributes)
+        if observed is not None and call.headers.get("traceparent") == current_trace().get("traceparent"):
+            for name, value in observed.values.items():
+                call.headers[name] = value
+            call.headers.pop("x-correlation-id", None)
+        return observed
+
     async def _retried(self, call: Call, message: Any) -> Any:
         retries = call.options.retries
         failed = 0
@@ -298,6 +323,7 @@ class Client:
 
     async def _opened(self, message: Any, call: Call) -> tuple[Messages, RawStream]:
         made: list[RawStream] = []
+        call.observed = self._observe(call)
 
         async def start(call: Call) -> Messages:
             raw = self._make(call)
@@ -315,9 +341,11 @@ class Client:
             if call.kind == "server_stream":
                 await messages.send(message)
                 await messages.close_send()
-        except BaseException:
+        except BaseException as error:
             for raw in made:
                 raw.close_nowait()
+            if call.observed is not None:
+                call.observed.end(error)
             raise
         for raw in made[:-1]:  # of an interceptor that opened twice
             raw.close_nowait()

@@ -295,3 +295,12 @@ class RawStream:
 
     def _forget(self) -> None:
         self._way.open.pop(self, None)
+        if (observed := self._call.observed) is not None:
+            observed.end(self._outcome())
+
+    def _outcome(self) -> Exception | None:
+        """Why the call failed; None: it did not."""
+        if self._answer.ended or self._answer.error is not None:
+            return self._answer.error
+        reason = self._reason if self._stream is None else self._stream.reason
+        return failure(reason) if reason is not None else None

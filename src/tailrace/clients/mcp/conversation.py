@@ -11,10 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
+from msgspec.json import Decoder
+
 from tailrace.clients.mcp.answering import Answers, Elicitation, ElicitationUrl, Roots, Sampling
 from tailrace.clients.mcp.calls import Call, Calls, Progress
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.links.link import Link, Outgoing
+from tailrace.clients.observing import Observer, current_trace
+from tailrace.core.meter import Operation
 from tailrace.wire import jsonrpc, mcp
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from tailrace.clients.mcp.changes import Changes
     from tailrace.clients.mcp.oauth import Authorizer
     from tailrace.clients.mcp.results import LogMessage
+    from tailrace.clients.observing import Observed
     from tailrace.core.tasks import Tasks
     from tailrace.wire.jsonrpc import RequestId
 
@@ -32,7 +38,15 @@ T = TypeVar("T")
 
 _MAX_REPLIES = 16  # answers to the server's own requests that are under way at once
 _MAX_AUTHORIZATIONS = 4  # for one request: refresh, authorize, ask for more scopes, and that once more
+_NAMED = {"tools/call": "gen_ai.tool.name", "prompts/get": "gen_ai.prompt.name"}
 _SAY_LIMIT = 5.0  # seconds for what nobody waits for: a cancellation, an answer to the server
+
+
+class _Result(Struct, rename="camel"):
+    is_error: bool = False
+
+
+_decode_error = Decoder(_Result).decode
 
 
 class Conversation:
@@ -68,6 +82,7 @@ class Conversation:
         authorizer: Authorizer | None = None,
     ) -> None:
         self.link = link
+        self._observer = Observer()
         self._authorizer = authorizer
         self.version: str | None = None
         self._answers = Answers(
@@ -124,9 +139,25 @@ class Conversation:
             TransportError: It was not sent, or the connection broke before the answer came.
             TimeoutError: The limit passed.
         """
-        return await self._authorized(
-            lambda: self._request_once(method, params, timeout, meta, progress, headers),
-        )
+        observed, meta = self._observe(method, params, meta)
+        if observed is None:
+            return await self._authorized(
+                lambda: self._request_once(method, params, timeout, meta, progress, headers),
+            )
+        error: BaseException | None = None
+        try:
+            result = await self._authorized(
+                lambda: self._request_once(method, params, timeout, meta, progress, headers),
+            )
+        except BaseException as failure:
+            error = failure
+            raise
+        else:
+            if method == "tools/call" and _decode_error(result).is_error:
+                observed.end("the tool failed", "tool_error")
+            return result
+        finally:
+            observed.end(error)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float) -> None:
         """Send a notification.
@@ -170,6 +201,22 @@ class Conversation:
         self._tasks.start(self._say(telling), name="tailrace-client-cancel")
 
     # --- one request ---
+
+    def _observe(
+        self, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None
+    ) -> tuple[Observed | None, Mapping[str, Any] | None]:
+        """Begin the span of a request, if anybody wants it, and let the server know where it belongs (SEP-414); a trace
+        that the program names itself stays."""
+        target = str((params or {}).get("name", "")) if method in _NAMED else ""
+        attributes = {"mcp.method.name": method}
+        if target:
+            attributes[_NAMED[method]] = target
+        name = f"{method} {target}" if target else method
+        observed = self._observer.begin(name, Operation("mcp", method, target), attributes)
+        values = current_trace() if observed is None else observed.values
+        if values and "traceparent" not in (meta or {}) and "traceparent" not in (params or {}).get("_meta", {}):
+            meta = {**values, **(meta or {})}
+        return observed, meta
 
     async def _request_once(
         self,

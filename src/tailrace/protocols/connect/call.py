@@ -155,7 +155,7 @@ class RpcCall(Call):
     @property
     def operation(self) -> Operation | None:
         """Its method; Connect and gRPC are told apart, gRPC-Web is gRPC."""
-        return Operation(self.opening.form.kind.system, self.method.path[1:], "")
+        return Operation(self.opening.form.kind.system, self.method.path, "")
 
     # --- its life ---
 

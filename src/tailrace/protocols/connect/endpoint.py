@@ -199,9 +199,8 @@ class RpcEndpoint:
     def _trace(self, tracer: Tracer, call: RpcCall) -> None:
         """Begin the call's span (semantic conventions for RPC)."""
         context, method = call.context, call.method
-        name = method.path[1:]
-        attributes = {"rpc.system.name": call.opening.form.kind.system, "rpc.method": name}
-        call.span = tracer.begin("server", name, context.own_values, attributes)
+        attributes = {"rpc.system.name": call.opening.form.kind.system, "rpc.method": method.path}
+        call.span = tracer.begin("server", method.path, context.own_values, attributes)
         context.set_values({**context.own_values, **call.span.values})
 
     def _unknown(self, exchange: Exchange) -> bool:
