@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -25,7 +26,6 @@ TARGET = Path(__file__).parent / "fixtures" / "watched.py"
 LIMIT = 45_000.0  # milliseconds for what has to come, on a busy machine
 MANY = 1000  # sessions
 LONGEST = 200  # milliseconds that a task of the page may take
-VISITS = 8  # that may be disturbed by what else the machine does
 expect.set_options(timeout=LIMIT)
 
 SEEN = """
@@ -67,7 +67,9 @@ async def served(tmp_path: Path, *flags: str) -> AsyncGenerator[tuple[ServerProc
 
 
 @asynccontextmanager
-async def visit(browser: Browser, url: str, **options: Any) -> AsyncGenerator[tuple[Page, list[str]]]:
+async def visit(
+    browser: Browser, url: str, *, traced: bool = False, **options: Any
+) -> AsyncGenerator[tuple[Page, list[str]]]:
     """A page with the console, and what it complained of."""
     context = await browser.new_context(viewport={"width": 1400, "height": 850}, **options)
     context.set_default_timeout(LIMIT)
@@ -81,6 +83,8 @@ async def visit(browser: Browser, url: str, **options: Any) -> AsyncGenerator[tu
     page.on("console", hear)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.add_init_script(SEEN)
+    if traced:
+        await browser.start_tracing(page=page, categories=["toplevel"])
     await page.goto(url)
     try:
         yield page, complaints
@@ -102,9 +106,13 @@ async def test_what_happens_is_seen_and_what_is_asked_for_is_done(browser: Brows
         await expect(row).to_have_count(1)  # it appears by itself
         assert session.session_id is not None
         assert session.session_id not in await page.content()
+        name = hashlib.sha256(session.session_id.encode()).hexdigest()[:12]
 
         await row.get_by_role("button", name=re.compile("open its timeline")).click()
         timeline = page.get_by_role("list", name=re.compile("Timeline"))
+        await expect(timeline.get_by_text("opened")).to_be_visible()
+        assert page.url.endswith(f"/console#{name}")
+        await page.reload()
         await expect(timeline.get_by_text("opened")).to_be_visible()
         await session.call(1, "spill", {"tea": "oolong"})
         await session.call(2, "wash", {"cups": 600})
@@ -207,48 +215,63 @@ async def test_keys_are_enough_everything_has_a_name_and_both_themes_are_there(
             await expect(panel.get_by_role("button", name=re.compile("open its timeline"))).to_have_count(2)
 
 
-async def test_with_a_thousand_sessions_the_page_is_never_busy_for_long(browser: Browser, tmp_path: Path) -> None:
+async def test_with_a_thousand_sessions_no_task_of_the_page_is_long(browser: Browser, tmp_path: Path) -> None:
+    """By the time on the processor: by the clock, a task is also as long as other processes keep it from running."""
     async with served(tmp_path) as (server, url):
         await open_many(server.url, MANY)
-        seen: list[float] = []
-        for _ in range(VISITS):  # one that nothing else disturbs is wanted: a page that is slow is slow every time
-            async with visit(browser, url) as (page, complaints):
-                opening = page.get_by_role("button", name=re.compile("open its timeline"))
-                await expect(page.get_by_text("1 to 50 of 1,000")).to_be_visible()
-                assert await opening.count() == 50
-                await page.get_by_role("button", name="Next").click()
-                await expect(page.get_by_text("51 to 100 of 1,000")).to_be_visible()
-                await opening.first.click()
-                await expect(page.get_by_role("list", name=re.compile("Timeline"))).to_be_visible()
-                await page.get_by_label("Filter").fill("raw streamable")
-                await expect(page.get_by_text("1 to 50 of 1,000")).to_be_visible()
-                assert complaints == []
-                seen.append(await page.evaluate("window.longest"))
-            if seen[-1] < LONGEST:
-                break
-        assert min(seen) < LONGEST, seen
+        async with visit(browser, url, traced=True) as (page, complaints):
+            opening = page.get_by_role("button", name=re.compile("open its timeline"))
+            await expect(page.get_by_text("1 to 50 of 1,000")).to_be_visible()
+            assert await opening.count() == 50
+            await page.get_by_role("button", name="Next").click()
+            await expect(page.get_by_text("51 to 100 of 1,000")).to_be_visible()
+            await opening.first.click()
+            await expect(page.get_by_role("list", name=re.compile("Timeline"))).to_be_visible()
+            await page.get_by_label("Filter").fill("raw streamable")
+            await expect(page.get_by_text("1 to 50 of 1,000")).to_be_visible()
+            assert complaints == []
+            by_clock = await page.evaluate("window.longest")
+            tasks = tasks_of(json.loads(await browser.stop_tracing())["traceEvents"])
+        assert tasks, "no task was traced"
+        assert max(tasks) < LONGEST, f"the longest, by the clock: {by_clock} ms"
+
+
+def tasks_of(events: list[dict[str, Any]]) -> list[float]:
+    """Milliseconds on the processor of all that the pages' main threads ran: tasks, and what promises leave to do."""
+    mains = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    own = [event for event in events if event.get("ph") == "X" and (event["pid"], event["tid"]) in mains]
+    return [event["tdur"] / 1000 for event in own if "tdur" in event]
 
 
 async def open_many(url: str, count: int) -> None:
-    """Sessions that are initialized and then idle; one request behind the other on one connection."""
+    """Sessions that are initialized and then idle, on one connection, a hundred requests at a time."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
 
-    async def post(message: Any, session: str = "") -> str:
+    def ask(message: Any, session: str = "") -> bytes:
         body = json.dumps(message)
         named = f"Mcp-Session-Id: {session}\r\n" if session else ""
         head = f"POST /mcp HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n{named}"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        reply = (await reader.readuntil(b"\r\n\r\n")).decode()
-        assert reply.split(" ", 2)[1] in ("200", "202"), reply
-        await reader.readexactly(int(reply.lower().partition("content-length: ")[2].split("\r")[0]))
-        return reply
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    async def reply() -> str:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert head.split(" ", 2)[1] in ("200", "202"), head
+        await reader.readexactly(int(head.lower().partition("content-length: ")[2].split("\r")[0]))
+        return head
 
     try:
-        for _ in range(count):
-            found = re.search(r"mcp-session-id: (\S+)", await post(initialize("2025-11-25")), re.IGNORECASE)
-            assert found is not None
-            await post(notification("notifications/initialized"), found[1])
+        for begun in range(0, count, 100):
+            many = min(100, count - begun)
+            writer.write(ask(initialize("2025-11-25")) * many)
+            ids = [re.search(r"mcp-session-id: (\S+)", await reply(), re.IGNORECASE) for _ in range(many)]
+            writer.writelines(ask(notification("notifications/initialized"), id[1]) for id in ids if id is not None)
+            for _ in range(many):
+                await reply()
     finally:
         writer.close()
         await writer.wait_closed()

@@ -120,6 +120,7 @@ byId("gate-form").addEventListener("submit", async (event) => {
 // --- what can be done ------------------------------------------------------------------------------
 
 function openSession(id) {
+  history.replaceState(null, "", id === "-" ? "#alone" : `#${id}`); // to be there again after a reload
   panel.open(id);
   lists.select(id);
   lookNow();
@@ -127,6 +128,7 @@ function openSession(id) {
 
 function leaveSession() {
   const id = panel.id;
+  history.replaceState(null, "", location.pathname);
   panel.leave();
   lists.select(null);
   lists.focusRow(id);
@@ -140,8 +142,9 @@ async function cancelCall(call) {
 
 async function closeSession(session) {
   const who = session.client || "its client";
-  const calls = session.calls === 1 ? "1 running call" : `${session.calls} running calls`;
-  const text = `Session ${session.id} of ${who} ends: ${calls} cancelled and answered, its streams end, its hooks run.`;
+  const calls = session.calls === 1 ? "its running call is" : `its ${session.calls} running calls are`;
+  const said = session.calls ? `${calls} cancelled and answered, ` : "";
+  const text = `Session ${session.id} of ${who} ends: ${said}its streams end, its hooks run. It cannot be resumed.`;
   if (await sure("Close this session?", text, "Close the session")) await attempt(`sessions/${session.id}/close`);
 }
 
@@ -202,7 +205,15 @@ takeToken();
 window.addEventListener("hashchange", () => {
   takeToken();
   byId("gate").hidden = true;
+  openNamed();
   lookNow();
 });
-panel.show(null);
+panel.show(undefined);
+openNamed();
 look();
+
+/** The session that stands in the page's address. */
+function openNamed() {
+  const name = location.hash.slice(1);
+  if (name === "alone" || /^[0-9a-f]{12}$/.test(name)) openSession(name === "alone" ? "-" : name);
+}

@@ -16,7 +16,7 @@ function tilesOf({ totals, limits, lag, detached }) {
     limited("Calls running", calls.running, limits.calls, `${number(calls.ended ?? 0)} ended`),
     { name: "Streams read", value: number(streams.open), note: "by a connection now" },
     limited("Detached work", detached.count, limits.detached, "spawned, not ended"),
-    limited("Held in logs", log.held, limits.log_bytes, "for readers and resumes", bytes),
+    limited("Held in logs", log.held, limits.log_bytes, "kept for resumes", bytes),
     storeTile(lag, store),
     outboxTile(outbox, limits),
   ];
