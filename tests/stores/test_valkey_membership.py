@@ -252,6 +252,46 @@ async def opened(store: ValkeyStore) -> None:
             return
 
 
+@pytest.mark.parametrize("cuts", [1, 2, 3], ids=["once", "again when it is taken back", "and again"])
+async def test_a_claim_that_was_done_though_its_answer_was_lost_is_taken_back_before_anything_else(
+    server: Valkey, cuts: int
+) -> None:
+    async with running_proxy(server.port) as proxy:
+        store = ValkeyStore(
+            f"valkey://127.0.0.1:{proxy.port}/0", partition="p1", new=True, retry_for=0.0, probe_interval=600.0
+        )
+        other = ValkeyStore(server.url, partition="p2", new=True)
+        for one in (store, other):
+            await one.open()
+        assert await outcome(other, claim("theirs", b"theirs", expires=4e9)) is None
+        for number in range(cuts):
+            if number:
+                await store.load("s1")  # a new connection
+            proxy.connections[-1].cut_after = proxy.connections[-1].down  # the next answer does not pass
+            if number:
+                error = await outcome(store, event(1))  # is not even sent: taking back comes before
+            else:
+                records = [claim("k", b"lost", expires=4e9), put("l", kind="task", expires=4e9)]
+                refused = asyncio.ensure_future(outcome(store, claim("theirs", expires=4e9)))
+                error = await outcome(store, *records)
+                assert isinstance(await refused, StoreError)
+                found = await other.entry("once", "k")
+                assert found is not None
+                assert found.data == b"lost"
+            assert "cannot be reached" in str(error)
+        assert await outcome(store, SESSION) is None
+        assert await other.entry("once", "k") is None
+        assert await store.entry("task", "l") is None
+        kept = await other.entry("once", "theirs")
+        assert kept is not None
+        assert kept.data == b"theirs"
+        assert await outcome(other, claim("k", expires=4e9)) is None
+        assert await outcome(store, SESSION) is None
+        assert isinstance(await outcome(store, claim("k", expires=4e9)), EntryTaken)
+        for one in (store, other):
+            await one.close()
+
+
 async def test_an_owner_behind_a_network_that_went_dead_is_replaced_and_told_when_it_is_back(
     join, server: Valkey
 ) -> None:

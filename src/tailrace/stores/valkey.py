@@ -5,8 +5,10 @@ paused for so long that another took over can write nothing when it wakes. This 
 opening and closing. The task that talks is `valkey_writer`, the connection `valkey_link`, the keys `valkey_scripts`.
 
 A write is never half there. One whose commit *failed* may still be found: Valkey may have done it and not been able
-to say so. How much a commit survives is Valkey's to decide: with ``appendfsync always`` its crash, with ``everysec``
-all but the last second or two, with neither only this process's end.
+to say so. (Where it claimed a key, its entries are taken back then, before anything else is committed: whoever was told
+that it failed does not know that it holds that key.) How much a commit survives is Valkey's to decide: with
+``appendfsync always`` its crash, with ``everysec`` all but the last second or two, with neither only the end of this
+process.
 """
 
 from __future__ import annotations

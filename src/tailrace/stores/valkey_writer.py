@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.ports import DropEntry, PutEntry
 from tailrace.errors import StoreError, StoreLost
 from tailrace.stores import valkey_scripts as scripts
-from tailrace.stores.claims import taken
+from tailrace.stores.claims import claims, taken
 from tailrace.stores.valkey_link import Link, Unreachable
 from tailrace.stores.valkey_records import encode
 
@@ -108,6 +109,8 @@ class Writer:
         self._ending = False
         self._number = 0  # of the newest commit
         self._acknowledged = 0  # the newest that Valkey has confirmed
+        self._doubtful: list[Write] = []  # claims of the newest commit, of which nobody knows whether it was done
+        self._undoing: list[Any] = []  # the commit that takes them back
         self._failing = False
         self._gone: StoreLost | None = None  # another owner took over: for good
         self.confirmed = self._loop.time()  # when the newest renewal of the lease began
@@ -199,7 +202,7 @@ class Writer:
                 failed.append((ticket, ticket, reason))
         failure: StoreError | None = None
         try:
-            refused = await self._send(arguments)
+            refused = await self._send(arguments, writes)
             if refused:
                 failed = sorted(failed + [(ticket, ticket, taken(self._link.name)) for ticket in refused], key=_ticket)
             self._fine()
@@ -209,9 +212,33 @@ class Writer:
             self._fail(error)
         self._loop.call_soon(self._listener.settled, writes, failed, failure)
 
-    async def _send(self, arguments: list[Any]) -> list[int]:
+    async def _send(self, arguments: list[Any], writes: Sequence[Write] = ()) -> list[int]:
         """Commit; gives the tickets of the writes whose claims were refused."""
+        await self._take_back()
         self._number += 1
+        try:
+            return (await self._ask_commit(arguments))[1]
+        except Unreachable:
+            self._doubtful = [write for write in writes if claims(write[1])]
+            raise
+
+    async def _take_back(self) -> None:
+        """Before anything else is committed: were the claims of the last commit done, though they were said to have
+        failed? Then nobody knows that it holds those keys; they are let go, with the other entries of their writes."""
+        if self._doubtful:
+            done, refused = await self._ask_commit([])  # under its number: either it was done, or never will be
+            held = [records for ticket, records, _ in self._doubtful if done and ticket not in refused]
+            entries = [record for records in held for record in records if isinstance(record, PutEntry)]
+            self._doubtful = []
+            if entries:
+                self._undoing = encode([DropEntry(entry.kind, entry.key) for entry in entries], 0, 0.0)
+                self._number += 1
+        if self._undoing:
+            await self._ask_commit(self._undoing)  # under one number, however often it is asked: once
+            self._undoing = []
+
+    async def _ask_commit(self, arguments: list[Any]) -> tuple[bool, list[int]]:
+        """Whether the commit of the present number was there already, and which claims of it were refused."""
         last, refused = await self._call(scripts.COMMIT, self._number, *arguments)
         if last < self._acknowledged:
             lost = self._acknowledged - last
@@ -219,7 +246,7 @@ class Writer:
             logger.error("%s has lost the last %d commits that it had confirmed: what is not fsynced at every write "
                          "does not survive its crash or failover", self._link.name, lost)  # fmt: skip
         self._acknowledged = self._number
-        return [int(ticket) for ticket in refused.split(b",")] if refused else []
+        return last >= self._number, [int(ticket) for ticket in refused.split(b",")] if refused else []
 
     async def _answer(self, job: Job) -> None:
         if job.answer.done():  # whoever asked was cancelled
