@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Icon,
         Image,
         PromptMessage,
+        PromptResponse,
         ResourceContents,
         ResourceLink,
         Text,
@@ -66,6 +67,7 @@ __all__ = [
     "Image",
     "LimitError",
     "PromptMessage",
+    "PromptResponse",
     "ProtocolError",
     "RequestRefused",
     "ResourceContents",
@@ -92,7 +94,7 @@ __version__ = "0.1.0"
 
 _CONTENT = (
     *("Annotations", "Audio", "EmbeddedResource", "Icon", "Image"),
-    *("PromptMessage", "ResourceContents", "ResourceLink", "Text", "ToolResponse"),
+    *("PromptMessage", "PromptResponse", "ResourceContents", "ResourceLink", "Text", "ToolResponse"),
 )
 _HOMES = {
     "Context": "core.context",

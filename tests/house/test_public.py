@@ -98,6 +98,7 @@ PUBLIC = {
         "ClientInfo",
         "Icon",
         "PromptMessage",
+        "PromptResponse",
         "ToolResponse",
         "ResourceNotFound",
         "Root",

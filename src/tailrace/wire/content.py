@@ -19,6 +19,7 @@ __all__ = [
     "Icon",
     "Image",
     "PromptMessage",
+    "PromptResponse",
     "ResourceContents",
     "ResourceLink",
     "Text",
@@ -171,6 +172,20 @@ class PromptMessage(Struct, frozen=True):
 
     content: Text | Image | Audio | EmbeddedResource | ResourceLink | str
     role: Literal["user", "assistant"] = "user"
+
+
+class PromptResponse(Struct, frozen=True):
+    """All that a prompt can answer, where its messages alone do not say enough.
+
+    Args:
+        messages: A string, a block, a `PromptMessage`, or a list of these.
+        description: Of what was written; None: the prompt's own.
+        meta: The result's `_meta`, JSON-able; None: none.
+    """
+
+    messages: Any
+    description: str | None = None
+    meta: dict[str, Any] | None = None
 
 
 class ToolResponse(Struct, frozen=True):

@@ -9,7 +9,17 @@ from typing import Any, Literal
 
 import pytest
 
-from tailrace import Context, DefinitionError, ElicitResult, Image, ProtocolError, Service, ToolError, ToolResponse
+from tailrace import (
+    Context,
+    DefinitionError,
+    ElicitResult,
+    Image,
+    PromptResponse,
+    ProtocolError,
+    Service,
+    ToolError,
+    ToolResponse,
+)
 from tailrace.errors import RequestRefused
 from tailrace.mcp import Client, proxy
 from tailrace.service import Invocation
@@ -88,8 +98,8 @@ def behind(*middleware: Any) -> Service:
         return path.encode()
 
     @svc.prompt(complete={"title": ["Emma"]})
-    async def review(title: str, length: int = 3) -> str:
-        return f"{title} in {length}"
+    async def review(title: str, length: int = 3) -> PromptResponse:
+        return PromptResponse(f"{title} in {length}", f"On {title}", {"example/n": length})
 
     return svc
 
@@ -129,7 +139,9 @@ async def test_results_and_errors_come_through(eras: tuple[Era, Era]) -> None:
         assert "secret" not in bug.text
         assert (await client.read_resource("library://hours")).contents[0].mime_type == "text/x-hours"
         assert (await client.read_resource("library://books/a/b")).contents[0].data == b"a/b"
-        assert (await client.get_prompt("review", {"title": "Emma"})).messages[0].text == "Emma in 3"
+        written = await client.get_prompt("review", {"title": "Emma"})
+        assert (written.messages[0].text, written.description) == ("Emma in 3", "On Emma")
+        assert (written.meta or {})["example/n"] == 3
         with pytest.raises(ProtocolError, match="title"):
             await client.get_prompt("review", {})
         with pytest.raises(ProtocolError) as missing:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 import pytest
 
-from tailrace import Context, EmbeddedResource, Image, PromptMessage, ResourceContents, Service, ToolError
+from tailrace import (
+    Context,
+    EmbeddedResource,
+    Image,
+    PromptMessage,
+    PromptResponse,
+    ResourceContents,
+    Service,
+    ToolError,
+)
 from tests.core.support import virtual
 from tests.rigs.exchange import LegacySession, modern_request, post_modern, request, serving
 from tests.rigs.workshop import errors
@@ -151,6 +160,33 @@ async def test_a_prompt_that_cannot_be_written_is_an_error(
     assert error["code"] == code
     assert says in error["message"]
     assert errors(caplog) == []
+
+
+@virtual
+async def test_a_prompt_may_say_all_of_its_result() -> None:
+    svc = Service("study")
+
+    @svc.prompt
+    async def letter() -> PromptResponse:
+        """A letter."""
+        return PromptResponse(["Dear", PromptMessage("Yours", "assistant")], "Two words.", {"example/tone": "warm"})
+
+    @svc.prompt
+    async def note() -> PromptResponse:
+        """A note."""
+        return PromptResponse("Short.")
+
+    async with serving(svc) as server:
+        whole = (await post_modern(server, modern_request(1, "prompts/get", {"name": "letter"})).json())["result"]
+        assert [message["content"]["text"] for message in whole["messages"]] == ["Dear", "Yours"]
+        assert whole["description"] == "Two words."
+        assert whole["_meta"].pop("example/tone") == "warm"
+        assert list(whole["_meta"]) == ["io.modelcontextprotocol/serverInfo"]
+        session = await LegacySession(server).start()
+        legacy = (await session.post(request(2, "prompts/get", {"name": "letter"})).json())["result"]
+        assert legacy["_meta"] == {"example/tone": "warm"}
+        plain = (await session.post(request(3, "prompts/get", {"name": "note"})).json())["result"]
+        assert (plain["description"], "_meta" in plain) == ("A note.", False)
 
 
 @virtual

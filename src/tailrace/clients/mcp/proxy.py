@@ -21,7 +21,7 @@ from tailrace.clients.mcp.upstreams import Upstreams
 from tailrace.errors import ProtocolError, ToolError, TransportError
 from tailrace.schema import Arguments, InvalidArguments, Result
 from tailrace.service import Completion, Prompt, Resource, Service, Tool
-from tailrace.wire.content import ResourceContents, ToolResponse
+from tailrace.wire.content import PromptResponse, ResourceContents, ToolResponse
 from tailrace.wire.jsonrpc import METHOD_NOT_FOUND
 from tailrace.wire.param_headers import ParamHeader, param_headers
 from tailrace.wire.uri_templates import UriTemplate
@@ -162,12 +162,11 @@ class _Proxy:
             ctx = given.pop(_CONTEXT)
             async with self._behind(ctx) as client:
                 result = await client.call_tool(name, given, progress=ctx.progress, timeout=math.inf)
-            more = {key: value for key, value in result.meta.items() if key != _SERVER_INFO}
             return ToolResponse(
                 [msgspec.Raw(msgspec.json.encode(block)) for block in result.content],
                 result.structured_content,
                 result.is_error,
-                more or None,
+                _without_server(result.meta),
             )
 
         return Tool(
@@ -213,10 +212,11 @@ class _Proxy:
         arguments: list[dict[str, Any]] = item.get("arguments") or []
         names: list[str] = [one["name"] for one in arguments]
 
-        async def get(**given: Any) -> list[msgspec.Raw]:
+        async def get(**given: Any) -> PromptResponse:
             async with self._behind(given.pop(_CONTEXT)) as client:
                 result = await client.get_prompt(name, given, timeout=math.inf)
-            return [msgspec.Raw(msgspec.json.encode(message)) for message in result.messages]
+            messages = [msgspec.Raw(msgspec.json.encode(message)) for message in result.messages]
+            return PromptResponse(messages, result.description, _without_server(result.meta))
 
         return Prompt(
             **self._common(item, {"type": "object", "properties": {key: {"type": "string"} for key in names}}, get),
@@ -291,6 +291,11 @@ class _WholeUri(UriTemplate):
 def _contents(part: ResourceContent) -> ResourceContents:
     plain = {key: value for key, value in msgspec.to_builtins(part).items() if value is not None}
     return msgspec.convert(plain, ResourceContents)
+
+
+def _without_server(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A result's `_meta`, but for which server it is of."""
+    return {key: value for key, value in (meta or {}).items() if key != _SERVER_INFO} or None
 
 
 def _headers(schema: dict[str, Any]) -> tuple[ParamHeader, ...]:

@@ -20,7 +20,7 @@ from tailrace.protocols.mcp.methods import LISTS, all_of
 from tailrace.schema import InvalidArguments, InvalidResult, decode_strings, encode_value
 from tailrace.service.middleware import Invocation, around
 from tailrace.wire import mcp
-from tailrace.wire.content import BLOCKS, PromptMessage, ResourceContents, Text
+from tailrace.wire.content import BLOCKS, PromptMessage, PromptResponse, ResourceContents, Text
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class _Reading(McpCall):
 
     def _encode(self, parts: dict[str, Any]) -> bytes:
         if self.dialect.modern:
-            parts |= {"resultType": "complete", "_meta": self.dialect.server_info}
+            said: Any = self.dialect.server_info
+            parts |= {"resultType": "complete", "_meta": {**parts["_meta"], **said} if "_meta" in parts else said}
         return self.check_size(mcp.encode(parts))
 
 
@@ -138,9 +139,12 @@ class PromptCall(_Reading):
         prompt = self.target
         given = msgspec.json.decode(self.arguments, type=dict[str, str]) if isinstance(self.arguments, Raw) else {}
         value = await invoke(self, prompt, _decode(prompt, given))
-        result: dict[str, Any] = {"messages": _messages(value)}
-        if prompt.description:
-            result["description"] = prompt.description
+        whole = value if isinstance(value, PromptResponse) else PromptResponse(value)
+        result: dict[str, Any] = {"messages": _messages(whole.messages)}
+        if description := prompt.description if whole.description is None else whole.description:
+            result["description"] = description
+        if whole.meta:
+            result["_meta"] = whole.meta
         return self._encode(result)
 
 
