@@ -56,7 +56,7 @@ def test_a_good_one_is_well_and_left_as_it_was(valkey: Valkey) -> None:
     levels.pop("commit")  # how quick it is, is the machine's
     assert levels == dict.fromkeys(levels, "ok")
     assert code == 0
-    assert set(levels) == {"version", "eviction", "memory", "persistence", "replicas", "access", "clock"}
+    assert set(levels) == {"version", "eviction", "memory", "persistence", "replicas", "access", "clock", "workers"}
     assert "Valkey" in found["version"]["saw"]
     assert "ms in the middle of 20" in found["commit"]["saw"]
     assert found["commit"]["level"] in {"ok", "warn"}

@@ -1,13 +1,14 @@
 """A Valkey or Redis behind `--store valkey://`: asked for its facts (`valkey_facts` judges them), tried with a commit.
 
-Everything is read, but for a handful of commits under a service name of the doctor's own (`PROBE`), made by the store
-itself: they show that its commands and scripts are allowed, and how long one takes.
+Everything is read, but for a handful of commits and pieces under a service name of the doctor's own (`PROBE`), made by
+what servers use: they show that its commands and scripts are allowed, and how long one takes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBE", "examine_valkey", "look_for_slot"]
 
-PROBE = "tailrace-doctor"  # the service whose keys the probe writes, and removes again
+PROBE = "tailrace-doctor"  # with a number behind it: the service whose keys the probe writes, and removes again
 _LIMIT = 5.0  # seconds for one answer
-_PROBE_LIMIT = 30.0  # seconds for the probe as a whole: another doctor's lease, and the commits
-_COMMITS = 20
+_PROBE_LIMIT = 30.0  # seconds for the probe as a whole
+_TIMES = 20
 _SLOW = 0.010  # seconds of a commit
 _SECTIONS = ("server", "memory", "persistence", "replication", "cluster")
 _SETTINGS = ("appendfsync", "no-appendfsync-on-rewrite", "save", "min-replicas-to-write")
-_MOST_KEYS = 100_000  # looked at to remove what the probe wrote
 _FAR_APART = 1.0  # seconds between two clocks
 
 
@@ -64,7 +64,7 @@ async def examine_valkey(url: str, service: str) -> list[Finding]:
                 )
             )
         found += [await _transport(link, url), await _clock(link), *await look_for_slot(link, facts)]
-        found.append(await _probe(link, url))
+        found += await _probe(link, url)
         return found
     finally:
         await link.drop()
@@ -165,74 +165,106 @@ async def look_for_slot(link: Link, facts: Facts) -> list[Finding]:
     return [ok(link.name, "cluster", "the keys of this service are on this node; all of them share one slot")]
 
 
-async def _probe(link: Link, url: str) -> Finding:
-    """A few commits by the store itself."""
-    from tailrace.errors import StoreBusy, TailraceError
+async def _probe(link: Link, url: str) -> list[Finding]:
+    """A few commits, and a few pieces from one server to another, by what servers use for them."""
+    from tailrace.errors import TailraceError
 
+    service = f"{PROBE}-{secrets.token_hex(4)}"
+    allow = "allow its user what is refused, on the keys {tailrace:*}:*."
+    name = "commit"
     try:
         async with asyncio.timeout(_PROBE_LIMIT):
-            took = await _commit(url)
-            await _remove(link)
-    except StoreBusy:
-        return warn(link.name, "commit", "another doctor is at work here", "Try again in a few seconds.")
+            commits = await _commit(url, service)
+            name = "workers"
+            pieces = await _send(url, service)
     except (TailraceError, TimeoutError) as error:
         saw = _short(error, link.name) or f"none within {_PROBE_LIMIT:g} s"
-        return risk(
-            link.name,
-            "commit",
-            saw,
-            "A server could accept no call here: allow its user what is refused, on the keys {tailrace:*}:*.",
-        )
-    median, worst = sorted(took)[len(took) // 2], max(took)
-    saw = f"{median * 1000:.1f} ms in the middle of {len(took)}, {worst * 1000:.1f} ms the slowest"
-    if median > _SLOW:
-        return warn(
-            link.name,
-            "commit",
-            saw,
-            "Every call over HTTP+SSE, every one of more than 50 ms and every key waits for a commit: bring it "
-            "nearer, or look at its disk.",
-        )
-    return ok(link.name, "commit", saw)
+        return [risk(link.name, name, saw, f"A server could accept no call here: {allow}")]
+    finally:
+        await _remove(link, service)
+    saw = _spread(commits)
+    found = [ok(link.name, "commit", saw)]
+    if _middle(commits) > _SLOW:
+        found = [
+            warn(
+                link.name,
+                "commit",
+                saw,
+                "Every call over HTTP+SSE, every one of more than 50 ms and every key waits for a commit: bring it "
+                "nearer, or look at its disk.",
+            )
+        ]
+    return [*found, ok(link.name, "workers", f"a piece reaches another server in {_spread(pieces)}")]
 
 
-async def _commit(url: str) -> list[float]:
+async def _commit(url: str, service: str) -> list[float]:
     from tailrace.core.ports import DropEntry, PutEntry
     from tailrace.errors import StoreError
-    from tailrace.server import make_store
+    from tailrace.server import make_membership
 
-    store = make_store(url, PROBE)
-    await store.open(wait=6.0)
+    membership = make_membership(url, service)
     took: list[float] = []
+    await membership.join()
     try:
-        for _ in range(_COMMITS):
-            began = time.perf_counter()
-            store.write([PutEntry("doctor", "probe", b"x" * 512, time.time() + 60)])
+        store = await membership.take()
+        try:
+            for _ in range(_TIMES):
+                began = time.perf_counter()
+                store.write([PutEntry("doctor", "probe", b"x" * 512, time.time() + 60)])
+                await store.flush()
+                took.append(time.perf_counter() - began)
+            store.write([DropEntry("doctor", "probe")])
             await store.flush()
-            took.append(time.perf_counter() - began)
-        store.write([DropEntry("doctor", "probe")])
-        await store.flush()
-        if store.failure is not None or store.statistics()["failed"]:
-            raise store.failure or StoreError("a commit failed")
+            if store.failure is not None or store.statistics()["failed"]:
+                raise store.failure or StoreError("a commit failed")
+        finally:
+            await membership.retire(store)
     finally:
-        await store.close()
+        await membership.leave()
     return took
 
 
-async def _remove(link: Link) -> None:
-    """Remove what the probe left: its format, its token, its secret. What cannot be found is a few hundred bytes."""
+async def _send(url: str, service: str) -> list[float]:
+    from tailrace.server import make_membership
+
+    one, other = make_membership(url, service), make_membership(url, service)
+    took: list[float] = []
+    try:
+        await one.join()
+        await other.join()
+        for _ in range(_TIMES):
+            began = time.perf_counter()
+            one.inbox.send(other.member, b"x" * 512)
+            await other.inbox.receive()
+            took.append(time.perf_counter() - began)
+    finally:
+        await other.leave()
+        await one.leave()
+    return took
+
+
+async def _remove(link: Link, service: str) -> None:
+    """Remove what the probe left: its format, its secret. What cannot be found in time is a few hundred bytes."""
     from tailrace.errors import StoreError
 
-    mine = f"{{tailrace:{quote(PROBE, safe='')}}}:*"
-    cursor, seen = b"0", 0
-    with contextlib.suppress(StoreError):
-        while seen < _MOST_KEYS:
-            cursor, keys = await link.ask("SCAN", cursor, "MATCH", mine, "COUNT", "1000")
-            if keys:
-                await link.ask("UNLINK", *keys)
-            seen += 1000
-            if cursor == b"0":
-                return
+    mine = f"{{tailrace:{quote(service, safe='')}}}:*"
+    cursor = b"0"
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_LIMIT):
+            while True:
+                cursor, keys = await link.ask("SCAN", cursor, "MATCH", mine, "COUNT", "10000")
+                if keys:
+                    await link.ask("UNLINK", *keys)
+                if cursor == b"0":
+                    return
+
+
+def _middle(took: list[float]) -> float:
+    return sorted(took)[len(took) // 2]
+
+
+def _spread(took: list[float]) -> str:
+    return f"{_middle(took) * 1000:.1f} ms in the middle of {len(took)}, {max(took) * 1000:.1f} ms the slowest"
 
 
 def _short(error: Exception, name: str) -> str:
