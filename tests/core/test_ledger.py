@@ -629,3 +629,10 @@ async def test_an_open_key_outlives_the_process_and_is_no_orphan() -> None:
     ledger = await desk.restart(kill=True)
     (orphan,) = await ledger.load()
     assert orphan.detail == b"detail"
+
+
+@virtual
+async def test_without_others_no_key_is_held_elsewhere() -> None:
+    desk = await Desk().open()
+    await desk.begin()
+    assert await desk.ledger.elsewhere("", "k", b"call") is None

@@ -14,6 +14,7 @@ from tailrace.core.steps import MAX_STEPS, Steps, check_name, run_here
 from tailrace.core.tasks import Tasks
 from tailrace.errors import LimitError, StepError, StoreError, ToolError
 from tailrace.stores.memory import MemoryStore
+from tailrace.stores.memory_membership import MemoryCluster, MemoryMembership
 from tests.core.support import Work, make_tasks, turns, virtual
 from tests.core.test_call import ended
 from tests.core.test_ledger import Clock, writer
@@ -297,3 +298,90 @@ async def test_a_call_that_runs_but_once_simply_runs_its_steps() -> None:
     assert call.answers == [b"1 2"]
     with pytest.raises(RuntimeError, match="needs a running call"):
         await Context().step("s", lambda: 1)
+
+
+# --- steps that several partitions have in common -----------------------------------------------------
+
+
+class Member(Workshop):
+    """Steps of one of several partitions."""
+
+    def __init__(self, member: MemoryMembership) -> None:
+        super().__init__()
+        self.member = member
+        self.clock = member.clock  # type: ignore[assignment] - a Clock
+
+    async def at(self, partition: str = "") -> Member:
+        store: Any = await (self.member.adopt(partition) if partition else self.member.take())
+        self.store, self.tasks = store, make_tasks()
+        self.steps = Steps(store, writer(store), self.tasks, clock=self.clock)
+        await self.steps.recover()
+        return self
+
+
+async def members() -> tuple[Member, Member]:
+    cluster = MemoryCluster(clock=Clock())
+    return await Member(cluster.member()).at(), await Member(cluster.member()).at()
+
+
+@virtual
+async def test_a_step_of_another_process_is_waited_for() -> None:
+    one, other = await members()
+    one.gate.clear()
+    first, second = asyncio.ensure_future(one.run("first")), asyncio.ensure_future(other.run("second"))
+    await asyncio.sleep(3)
+    assert (one.did, other.did, second.done()) == (["first"], [], False)
+    one.gate.set()
+    assert [await first, await second] == ["first", "first"]
+    assert other.did == []
+
+
+@virtual
+async def test_a_step_that_two_processes_begin_at_once_runs_in_one_of_them() -> None:
+    one, other = await members()
+    assert len(set(await asyncio.gather(one.run("first"), other.run("second")))) == 1
+    assert len(one.did + other.did) == 1
+
+
+@pytest.mark.parametrize("failure", [ToolError("no"), ValueError("broken")], ids=["refused", "failed"])
+@virtual
+async def test_a_step_that_failed_in_another_process_is_not_run_again(failure: Exception) -> None:
+    one, other = await members()
+    with pytest.raises(type(failure)):
+        await one.run(failure)
+    with pytest.raises((ToolError, StepError)):
+        await other.run("again")
+    assert other.did == []
+
+
+@virtual
+async def test_a_step_of_a_dead_process_is_unknown_once_its_partition_has_a_new_owner() -> None:
+    one, other = await members()
+    one.gate.clear()
+    cut = asyncio.ensure_future(one.run("cut"))
+    await turns()
+    waiting = asyncio.ensure_future(other.run("again"))
+    await one.member.crash()
+    await asyncio.sleep(3)
+    assert not waiting.done()
+    await Member(other.member).at(one.store.partition)
+    with pytest.raises(StepError, match="unknown"):
+        await waiting
+    assert other.did == []
+    cut.cancel()
+    await one.tasks.close(0.0)
+
+
+@virtual
+async def test_steps_that_cannot_be_settled_keep_a_partition_from_being_opened() -> None:
+    one, other = await members()
+    one.gate.clear()
+    cut = asyncio.ensure_future(one.run("cut"))
+    await turns()
+    await one.member.crash()
+    store: Any = await other.member.adopt(one.store.partition)
+    store.fail_commits(FULL)
+    with pytest.raises(StoreError, match="full"):
+        await Steps(store, writer(store), other.tasks, clock=other.clock).recover()
+    cut.cancel()
+    await one.tasks.close(0.0)

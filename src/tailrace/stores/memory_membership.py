@@ -7,6 +7,7 @@ sleep there, as a process can.
 from __future__ import annotations
 
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from tailrace.core.ports import SHARED_KINDS, Membership
@@ -31,10 +32,12 @@ class MemoryCluster:
     Args:
         lease: Seconds for which an ownership lasts: here only how often members look around. Nothing expires by
             itself: `MemoryMembership.crash` and `lose` play that.
+        clock: Tells the wall-clock time in seconds, by which entries expire.
     """
 
-    def __init__(self, *, lease: float = 0.3) -> None:
+    def __init__(self, *, lease: float = 0.3, clock: Callable[[], float] = time.time) -> None:
         self.lease = lease
+        self.clock = clock
         self.post = MemoryPost()
         self.partitions: dict[str, _Partition] = {}
         self.owners: dict[str, str] = {}
@@ -59,6 +62,7 @@ class MemoryMembership(Membership):
     def __init__(self, cluster: MemoryCluster, member: str) -> None:
         self.member = member
         self.lease = cluster.lease
+        self.clock = cluster.clock
         self.inbox = MemoryInbox(cluster.post, member)
         self.on_lost: Callable[[Store], None] | None = None
         self._cluster = cluster
@@ -174,7 +178,7 @@ class _Partition(MemoryStore):
     """One partition, in the hands of one member; the next one gets another object with the same data."""
 
     def __init__(self, membership: MemoryMembership, tag: str) -> None:
-        super().__init__(durable=True)
+        super().__init__(durable=True, clock=membership.clock)
         self.partition = tag
         self._membership = membership
         self._own = Entries(_MAX_BYTES)
