@@ -206,6 +206,47 @@ async def test_an_owner_that_slept_writes_nothing_and_serves_on(
     assert hooks["unregister"] == hooks["register"] + hooks["restore"], f"{hooks}"
 
 
+async def test_a_process_that_is_told_to_end_hands_its_sessions_over_and_nothing_fails(
+    witness: Witness, valkey: Valkey, tmp_path: Path
+) -> None:
+    async with two(valkey, tmp_path, witness, 10) as (one, other):
+        session, client = await Streamable(one.url).open(), await HttpSse(one.url).open()
+        running = asyncio.ensure_future(session.call("g", "gate", {"key": "g"}))
+        assert await client.post(call("h", "gate", {"key": "h"})) == 202
+        await witness.sees("start g", "start h")
+        stopping = asyncio.ensure_future(stop_async(one))
+        async with asyncio.timeout(60):
+            while partition(await Streamable(one.url).open()) == partition(session):
+                await asyncio.sleep(0.05)  # until it gives to the other what is new: it has been told
+        late = [await session.post_unanswered(call("late", "pid")) for _ in range(5)]
+        await served(await Streamable(one.url).open())  # behind these
+        witness.open("g")
+        witness.open("h")
+        assert text_of(await running) == "g"
+        assert text_of(await client.answer("h")) == "h"
+        for connection in late:
+            reply = RawReply(connection, await connection.read_head())
+            assert text_of(await reply.answer("late")) == str(other.pid)
+            reply.close()
+        while await client.next(60) is not None:  # its stream ends in order
+            pass
+        move(client, other)
+        resumed = await client.resume(client.last_event_id)
+        assert resumed.head.get("tailrace-resume") == "complete"
+        assert await client.post(call("p", "pid")) == 202
+        assert text_of(await client.answer("p")) == str(other.pid)
+        client.close()
+        assert await stopping == 0
+        assert one.records() == other.records() == [], one.stderr_tail() + other.stderr_tail()
+        assert await stop_async(other) == 0
+    witness.check_hooks_paired()
+
+
+def partition(session: Streamable) -> str:
+    assert session.session_id is not None
+    return session.session_id.partition("~")[0]
+
+
 async def left(client: HttpSse) -> list[Json]:
     """What a stream still says until it ends or breaks."""
     found: list[Any] = []

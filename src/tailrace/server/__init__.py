@@ -294,7 +294,7 @@ class Server:
             await asyncio.sleep(self.settings.shutdown_delay)
         self.rpc.draining = True
         if self.cluster is not None:
-            self.cluster.leave()
+            await self.cluster.leave()
         for partition in self.partitions:
             partition.endpoint.draining = True
         self.rpc.end_watching()

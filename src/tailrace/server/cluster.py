@@ -41,6 +41,7 @@ logger = logging.getLogger("tailrace.cluster")
 _SESSION = re.compile(rb"(?:^|&)session_id=([0-9a-z]{1,8})(?:~|%7[Ee])")
 _AGAIN = 0.05  # seconds until a request is sent on once more that its owner did not have
 _LOOK = 0.2  # seconds between two looks of those that wait for an owner; they share it
+_LEAVE = 1.0  # seconds to see who is there, before this member leaves
 _WAITING = 1000  # requests that wait for an owner
 
 
@@ -131,20 +132,21 @@ class Cluster:
         self.relay.start()
         self._task = self.house.tasks.start(self._watch(), name="tailrace-membership")
 
-    def leave(self) -> None:
-        """Take nothing over any more, and let the others know; what comes new goes to one of them."""
+    async def leave(self) -> None:
+        """Take nothing over any more, and let the others know; what comes new goes to one of them. Idempotent."""
         if not self.leaving:
             self.leaving = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE):
+                    await self._look(at_once=True)  # somebody may have come a moment ago
             for member in self._others():
                 with contextlib.suppress(StoreError):
                     self.relay.tell(member, "leaving")
-            if self._task is not None:
-                self._task.cancel()
 
     async def hand_over(self) -> None:
         """Close what this member owns, and tell the others, who adopt it at once; then see to what was put off, or is
         at others, for as long as an adoption may take."""
-        self.leave()
+        await self.leave()
         others = self._others() - self._departed
         for partition in list(self.house.partitions):
             await partition.close()
@@ -322,7 +324,7 @@ class Cluster:
     async def _watch(self) -> None:
         """Look around every third of a lease: adopt, retire, see that there is a home."""
         while True:
-            if await self._look(at_once=True):
+            if await self._look(at_once=True) and not self.leaving:
                 for tag in self._orphans - self._entering - self._by_tag.keys():
                     self._entering.add(tag)
                     self.house.tasks.start(self._adopt(tag), name="tailrace-adopt")
