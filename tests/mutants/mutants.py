@@ -9,6 +9,7 @@ from tests.mutants.planting import Mutant
 from tests.mutants.rpc import RPC_MUTANTS
 from tests.mutants.rpc_schema import RPC_SCHEMA_MUTANTS
 from tests.mutants.rpc_server import RPC_SERVER_MUTANTS
+from tests.mutants.shared import SHARED_MUTANTS
 
 CORE = "tests/schedules/test_core.py::test_two_ends_meet"
 OVER_SSE = "tests/schedules/test_http_sse.py::test_two_ends_meet"
@@ -541,4 +542,5 @@ MUTANTS = [
     *RPC_MUTANTS,
     *RPC_SCHEMA_MUTANTS,
     *RPC_SERVER_MUTANTS,
+    *SHARED_MUTANTS,
 ]

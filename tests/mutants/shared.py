@@ -1,0 +1,45 @@
+"""The faults of a store that several processes share: rows of `mutants.MUTANTS`."""
+
+from __future__ import annotations
+
+from tests.mutants.planting import Mutant
+
+MEMBERS = "tests/stores/test_valkey_membership.py"
+
+SHARED_MUTANTS = [
+    Mutant(
+        "a key that is held is claimed again",
+        "stores/claims.py",
+        [("            return not is_held(claim)\n", "            return True\n")],
+        ["tests/stores/test_store.py::test_who_holds_a_key_and_what_is_free_outlives_the_store_that_wrote_it[sqlite]"],
+        "EntryTaken",
+    ),
+    Mutant(
+        "who asks again after a cut is told that all its claims stand",
+        "stores/valkey_scripts.py",
+        [("return {'ok', last, string.match(batch, ':(.*)$') or ''} end", "return {'ok', last, ''} end")],
+        [f"{MEMBERS}::test_through_cuts_everywhere_a_key_is_claimed_once_and_the_one_who_has_it_knows"],
+        "assert",
+    ),
+    Mutant(
+        "a claim whose answer was lost is held for ever",
+        "stores/valkey_writer.py",
+        [("            self._doubtful = [write for write in writes if claims(write[1])]\n", "")],
+        [f"{MEMBERS}::test_a_claim_that_was_done_though_its_answer_was_lost_is_taken_back_before_anything_else[once]"],
+        "assert",
+    ),
+    Mutant(
+        "an owner that slept writes what it has left",
+        "stores/valkey_scripts.py",
+        [("  if held or call('GET', P .. 'fence') ~=", "  if false and call('GET', P .. 'fence') ~=")],
+        ["tests/stores/test_valkey.py::test_who_was_away_while_another_took_over_can_write_nothing"],
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a partition that holds tasks only counts as empty",
+        "stores/valkey_membership.py",
+        [("    if call('ZCOUNT', P .. 'x:' .. kind, '(' .. ARGV[1], '+inf') > 0 then return false end\n", "")],
+        [f"{MEMBERS}::test_an_orphan_that_holds_something_stays[a task]"],
+        "assert",
+    ),
+]
