@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import signal
 import ssl
 from collections.abc import Iterator
 
@@ -129,6 +130,25 @@ async def test_a_lease_that_ran_out_and_that_nobody_took_goes_on(server: Valkey)
         await ValkeyStore(server.url).open(wait=0)
     await store.close()
     assert server.ask("EXISTS", OWN + "owner") == 0
+
+
+async def test_who_has_not_heard_of_valkey_for_a_lease_is_not_sure_to_hold_it(server: Valkey) -> None:
+    store = ValkeyStore(server.url, lease=1.0, probe_interval=0.01)
+    assert store.is_held is False
+    await store.open()
+    async with asyncio.timeout(60):
+        while not store.is_held:  # unless this machine stands still for a second
+            await asyncio.sleep(0.01)
+        server.signal(signal.SIGSTOP)
+        try:
+            while store.is_held:
+                await asyncio.sleep(0.01)
+        finally:
+            server.signal(signal.SIGCONT)
+        while not store.is_held:
+            await asyncio.sleep(0.01)
+    await store.close()
+    assert store.is_held is False
 
 
 async def test_a_commit_that_comes_twice_or_late_is_done_once(server: Valkey) -> None:

@@ -141,7 +141,7 @@ class ValkeyStore(QueuedStore):
         try:
             if not self.partition:  # else the membership did
                 self._persistence = judged(self._link.name, await self._link.facts())
-            token = await self._acquire(loop.time() + wait)
+            token, began = await self._acquire(loop.time() + wait)
             if (await self._link.call(scripts.CLEAR, token, int(self._lease * 1000)))[0] != b"ok":
                 raise StoreLost(f"{self.name} was taken over while it was being opened")
         except BaseException:
@@ -149,7 +149,7 @@ class ValkeyStore(QueuedStore):
             await self._link.drop()
             raise
         listener = Listener(self._settled, self._health, self._answered)
-        self._writer = Writer(self._link, token, listener, **self._options)
+        self._writer = Writer(self._link, token, listener, confirmed=began, **self._options)
         self._task = Tasks(Threads(size=1)).start(self._writer.run(), name="tailrace-valkey", lasting=True)
         self._task.add_done_callback(self._ended)
         self._is_open = True
@@ -243,10 +243,12 @@ class ValkeyStore(QueuedStore):
 
     # --- within ------------------------------------------------------------------------------------
 
-    async def _acquire(self, until: float) -> bytes:
+    async def _acquire(self, until: float) -> tuple[bytes, float]:
+        """The token, and when it was asked for: the lease lasts from then on, at least."""
         loop = asyncio.get_running_loop()
         asked = (self._id, int(self._lease * 1000), scripts.FORMAT, self.partition, int(self._new))
         while True:
+            began = loop.time()
             try:
                 status, *rest = await self._link.call(scripts.ACQUIRE, *asked)
             except Unreachable as error:
@@ -255,7 +257,7 @@ class ValkeyStore(QueuedStore):
                 status, rest = b"held", [1000]  # it reads its file
             if status == b"ok":
                 self._new = False
-                return bytes(rest[0])
+                return bytes(rest[0]), began
             if status == b"missing":
                 raise StoreLost(f"{self.name} is {'there already' if self._new else 'no partition any more'}")
             if status == b"newer":

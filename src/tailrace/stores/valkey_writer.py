@@ -66,6 +66,7 @@ class Writer:
         link: The connection.
         token: The fencing token and the owner's id, as `ACQUIRE` gave it.
         listener: Hears what happens.
+        confirmed: When `ACQUIRE` was asked, by the loop's clock.
         lease: Seconds for which the ownership lasts unless it is renewed.
         batch_writes: Most writes in one commit.
         batch_bytes: Most bytes in one commit, but for a single write that is larger.
@@ -82,6 +83,7 @@ class Writer:
         token: bytes,
         listener: Listener,
         *,
+        confirmed: float,
         lease: float,
         batch_writes: int,
         batch_bytes: int,
@@ -113,7 +115,7 @@ class Writer:
         self._undoing: list[Any] = []  # the commit that takes them back
         self._failing = False
         self._gone: StoreLost | None = None  # another owner took over: for good
-        self.confirmed = self._loop.time()  # when the newest renewal of the lease began
+        self.confirmed = confirmed  # when the newest renewal of the lease began
         self.lost = 0  # commits that were confirmed, and that Valkey no longer knows
 
     def put(self, item: Write | Job) -> None:
