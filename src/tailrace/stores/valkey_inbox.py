@@ -100,6 +100,7 @@ class ValkeyInbox(Inbox):
             "retry_for": retry_for,
             "probe_interval": probe_interval,
         }
+        self._loop: asyncio.AbstractEventLoop
         self._post: Post | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_open = False
@@ -114,6 +115,7 @@ class ValkeyInbox(Inbox):
         """As `Inbox.open`."""
         if self._is_open:
             raise StoreError(f"the inbox of {self.member} is open already")
+        self._loop = asyncio.get_running_loop()
         self._numbers.clear()
         self._last, self._read, self._read_bytes = (0, 0), 0, 0
         try:
@@ -147,6 +149,8 @@ class ValkeyInbox(Inbox):
         """As `Inbox.send`."""
         if not self._is_open or self._post is None:
             raise StoreError(f"the inbox of {self.member} is not open")
+        if self._loop.time() - self._renewed > self._lease:  # this process slept, or Valkey does: no answer would come
+            raise StoreError(f"{self._in.name} did not confirm this member's lease in time")
         self._post.put(to, piece)
 
     async def receive(self) -> list[tuple[str, bytes]]:
@@ -186,8 +190,7 @@ class ValkeyInbox(Inbox):
 
     async def _hold(self) -> None:
         """Have the stream, on a new connection: is it the one of before?"""
-        loop = asyncio.get_running_loop()
-        asked = loop.time()
+        asked = self._loop.time()
         state, last = await self._in.call(_HOLD, self.member, int(self._lease * 1000))
         self._renewed = asked
         self._is_held = True
@@ -200,24 +203,23 @@ class ValkeyInbox(Inbox):
 
     async def _look(self) -> list[tuple[str, bytes]]:
         """One read, which waits for a third of the lease at most."""
-        loop = asyncio.get_running_loop()
-        wait = self._lease / 3
-        now = loop.time()
+        now = self._loop.time()
+        trim = ("XTRIM", self._key, "MINID", f"{self._last[0]}-{self._last[1] + 1}")
+        if now - self._renewed >= self._lease / 3:
+            there, _ = await self._in.ask_all([("PEXPIRE", self._key, int(self._lease * 1000)), trim])
+            self._read = self._read_bytes = 0
+            self._is_held = bool(there)  # else it is made anew
+            if not there:
+                return []
+            self._renewed = now
         commands: list[tuple[Any, ...]] = []
-        due = now - self._renewed >= wait
-        if due:
-            commands.append(("PEXPIRE", self._key, int(self._lease * 1000)))
-        if self._read and (due or self._read >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES):
-            commands.append(("XTRIM", self._key, "MINID", f"{self._last[0]}-{self._last[1] + 1}"))
+        if self._read >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES:
+            commands.append(trim)
             self._read = self._read_bytes = 0
         last = f"{self._last[0]}-{self._last[1]}"
-        block = max(1, int((wait if due else self._renewed + wait - now) * 1000))
+        block = max(1, int((self._renewed + self._lease / 3 - now) * 1000))
         commands.append(("XREAD", "COUNT", _MANY, "BLOCK", block, "STREAMS", self._key, last))
         answers = await self._in.ask_all(commands)
-        if due:
-            if answers[0] == 0:
-                self._is_held = False  # and it is made anew
-            self._renewed = now
         found = answers[-1]
         if not found:
             return []
@@ -225,7 +227,7 @@ class ValkeyInbox(Inbox):
         self._last = _id(entries[-1][0])
         self._read += len(entries)
         pieces = self._unpack(entries)
-        if loop.time() - self._renewed > self._lease:
+        if self._loop.time() - self._renewed > self._lease:
             self._lose()  # this process was held up: what is here is of a time that is over
             return []
         return pieces

@@ -186,7 +186,7 @@ class Post:
             try:
                 await self._link.ask_all(commands)
             except Unreachable:
-                if self._loop.time() + pause > until:
+                if self._loop.time() + pause > until and pause > _FIRST_PAUSE:  # a process that slept tries once more
                     raise
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, _LONGEST_PAUSE)
