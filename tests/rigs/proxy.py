@@ -101,6 +101,11 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def cut(self) -> None:
+        """End all connections there are, in both directions."""
+        for task in list(self._tasks):
+            task.cancel()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: `start_server` reports the cancellation of its own tasks as an error before Python 3.12.
         task = asyncio.create_task(self._connected(reader, writer))

@@ -223,7 +223,7 @@ def running(
     env: Mapping[str, str] | None = None,
     ready: re.Pattern[str] | None = READY,
     stdio: bool = False,
-    start_limit: float = 20.0,
+    start_limit: float = 60.0,
 ) -> Iterator[ServerProcess]:
     """Start a server, wait until it is ready, and kill it on the way out if the test has not stopped it."""
     server = ServerProcess(command, log, env=env, ready=None if stdio else ready, stdio=stdio)
@@ -242,7 +242,7 @@ async def running_async(
     *,
     env: Mapping[str, str] | None = None,
     ready: re.Pattern[str] | None = READY,
-    start_limit: float = 20.0,
+    start_limit: float = 60.0,
 ) -> AsyncIterator[ServerProcess]:
     """`running` for async tests: waiting happens in threads, so that the test's own loop goes on."""
     server = ServerProcess(command, log, env=env, ready=ready)

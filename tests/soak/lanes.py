@@ -89,10 +89,11 @@ class SseSession:
         self.client = await HttpSse(self.lane.life.url).open()
         self.id = self.client.endpoint.partition("session_id=")[2]
         self.lane.diary.greeted(self.id, self.lane.life.name)
-        self._listen()
+        self.listen()
         return self
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Read its stream from now on."""
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -126,7 +127,7 @@ class SseSession:
             last = self._seen[max(0, len(self._seen) - self.lane.random.randrange(1, 12))]
         await self.client.resume(last)
         self.lane.diary.greeted(self.id, self.lane.life.name)
-        self._listen()
+        self.listen()
         await self.paid()
 
     async def paid(self, limit: float = OWED) -> None:
@@ -221,9 +222,10 @@ class HttpSession:
         places = dict(self.last)
         if self._first and self.lane.random.random() < 0.5:
             places.update([self.lane.random.choice(self._first)])
-        await asyncio.gather(*(self._resume(key, place) for key, place in places.items()))
+        await asyncio.gather(*(self.resume(key, place) for key, place in places.items()))
 
-    async def _resume(self, key: str, place: str) -> None:
+    async def resume(self, key: str, place: str) -> None:
+        """Resume one stream, and read it as long as its answer may take."""
         reply = await self.client.get(place)
         if reply.is_stream:
             self.lane.diary.greeted(self.id, self.lane.life.name)

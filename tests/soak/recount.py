@@ -68,9 +68,9 @@ class Counts:
 def recount(folder: Path) -> Counts:
     """Count one lane's folder."""
     counts = Counts()
-    written = list(_lines(folder / "diary.jsonl"))
-    lives = {path.stem: list(_lines(path)) for path in sorted(folder.glob("life-*.jsonl"))}
-    _count_calls(counts, written, lives)
+    written = list(lines(folder / "diary.jsonl"))
+    lives = {path.stem: list(lines(path)) for path in sorted(folder.glob("life-*.jsonl"))}
+    count_calls(counts, written, lives)
     _count_hooks(counts, written, lives)
     for path in sorted(folder.glob("life-*.log")):
         bad = [line for line in path.read_text("utf-8", "replace").splitlines() if _is_fault(line)]
@@ -85,7 +85,7 @@ def _is_fault(line: str) -> bool:
     return "ERROR" in head or "CRITICAL" in head or line.startswith(("Traceback", "Exception ignored"))
 
 
-def _lines(path: Path) -> Iterator[list[Any]]:
+def lines(path: Path) -> Iterator[list[Any]]:
     """Whole lines only: a kill may fall into a write."""
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         yield json.loads(line)
@@ -96,7 +96,8 @@ def _tell(counts: Counts, note: str) -> None:
         counts.notes.append(note)
 
 
-def _count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list[list[Any]]]) -> None:
+def count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list[list[Any]]]) -> None:
+    """Set what was written of calls against what the tools of all process lives wrote."""
     started = Counter(fields[1] for life in lives.values() for fields in life if fields[0] == "start")
     counts.executed = sum(started.values())
     session_of: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The service under proof: its tools and hooks write down what they do, a line each, in the file of this process life.
 
 A line is one `write` to a file opened with O_APPEND: what was written survives `kill -9`. Environment:
-`TAILRACE_SOAK_LIFE` is the file.
+`TAILRACE_SOAK_LIFE` is the file; ``{pid}`` in it is the number of the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 
 from tailrace import Context, Service, Session
 
-LIFE = os.environ["TAILRACE_SOAK_LIFE"]
+LIFE = os.environ["TAILRACE_SOAK_LIFE"].replace("{pid}", str(os.getpid()))
 SPARE = Counter({"/dev/null": 1, "/": 1})  # libuv holds one in reserve from the first `listen` to the loop's end
 SETTLING = 2.0  # seconds that threads get to come to rest before they count as left behind
 svc = Service("soak", version="1.0.0")

@@ -14,13 +14,18 @@ from tailrace.errors import DefinitionError
 if TYPE_CHECKING:
     from tailrace.service import Service
 
-__all__ = ["default_store", "store_of_program"]
+__all__ = ["default_store", "is_shared", "store_of_program"]
 
 
 def default_store(file: Path, name: str) -> Path:
     """The store of the service that is called `name` in `file` (resolved)."""
     digest = hashlib.sha256(f"{file}:{name}".encode()).hexdigest()[:8]
     return platformdirs.user_state_path("tailrace") / f"{file.stem}-{digest}.sqlite"
+
+
+def is_shared(store: str) -> bool:
+    """Can processes share the store that is called so?"""
+    return not store.startswith(("memory", "sqlite"))
 
 
 def store_of_program(service: Service) -> str:

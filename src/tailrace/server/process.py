@@ -24,10 +24,8 @@ from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
 from tailrace.server.admin import Admin, read_address
 from tailrace.server.logs import set_up_logging
-from tailrace.server.places import store_of_program
+from tailrace.server.places import is_shared, store_of_program
 from tailrace.server.sockets import listening, url_of
-from tailrace.stores.memory import MemoryStore
-from tailrace.stores.sqlite import SqliteStore
 from tailrace.telemetry import set_up_export
 from tailrace.transports.authorization import guarded_by
 from tailrace.transports.guard import is_loopback
@@ -120,7 +118,7 @@ def run_process(
         store = store_of_program(service)
     end_export = set_up_export(service.name)  # before the server asks whether anybody wants spans
     running = make_server(service, options, store=store, auth=auth, auth_token=auth_token, publish=publish)
-    if worker is not None and worker.count > 1 and isinstance(running.store, (MemoryStore, SqliteStore)):
+    if worker is not None and worker.count > 1 and (store is None or (isinstance(store, str) and not is_shared(store))):
         _check_stateless(service, running, worker.count)
     if transport == "stdio":
         from tailrace.transports.stdio import guard
