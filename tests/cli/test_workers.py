@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -201,3 +202,33 @@ def test_what_cannot_work_is_refused(target: Path, flags: list[str], says: str) 
     result = CliRunner().invoke(main, ["run", str(target), *flags])
     assert result.exit_code == 2
     assert says in result.output
+
+
+SILENT = """
+import os, sys, time
+from tailrace.server.worker import Worker
+worker = Worker.of_environment()
+worker.say("ready url=nowhere store=none drain=1")
+time.sleep(600)
+"""
+PARENT = """
+import sys
+from tailrace.cli.workers import Workers, slots
+flags = {"host": "127.0.0.1", "port": 0, "uds": None, "admin": None, "admin_token": None}
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+with slots(1, flags) as places:
+    command = [sys.executable, sys.argv[1]]
+    Workers(command, places, limit=1, waits=1, exclusive=False, keeps=True, say=say, ready=say, silence=1.0).run()
+"""
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "silent.py")]
+    with running(command, tmp_path / "log", ready=None) as server:
+        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "it is killed, and again")
+        assert "ended with signal 9" in server.stderr()
+        server.signal(signal.SIGTERM)
+        server.wait(60)

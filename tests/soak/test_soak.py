@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.soak.__main__ import PROOFS, prove, table
+from tests.soak import workers
+from tests.soak.__main__ import PROOFS, new_seed, prove, table
 from tests.soak.launcher import ROOT
 from tests.soak.recount import Counts, recount
 
@@ -26,6 +27,17 @@ def test_a_tenth_of_the_long_proof_holds(name: str) -> None:
     assert counts.rounds == rounds
     assert min(counts.accepted, counts.executed, counts.delivered, counts.opened, counts.closed) > rounds / 5
     assert counts.interrupted or name != "kills", "no call was in flight at any kill: this proves nothing"
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_many_workers_lose_nothing_whatever_happens_to_them(tmp_path: Path) -> None:
+    counts, failovers = await workers.prove(tmp_path, 2, list(workers.KINDS), seed=new_seed())
+    assert not counts.faults(), (counts, counts.notes)
+    assert counts.accepted == counts.delivered + counts.withdrawn > 50
+    assert sorted(failovers) == sorted(workers.KINDS)
+    assert counts.interrupted <= counts.in_flight
 
 
 # --- each column can be other than what it should be ----------------------------------------------

@@ -40,7 +40,7 @@ CALLS = 24  # a round
 LENGTHS = (0.0, 0.0, 1.0, 5.0, 20.0, 60.0, 80.0, 400.0)  # milliseconds
 TOOLS = ("work", "work", "work", "look", "work_in_thread")
 LEASE = 5.0
-OWED = 40.0  # seconds in which sessions must be usable again, and an answer that is owed there
+OWED = 90.0  # seconds in which sessions must be usable again, and an answer that is owed there
 ATTEMPT = 3.0  # seconds until a client takes its connection for one to a worker that sleeps
 DRAIN = 10
 

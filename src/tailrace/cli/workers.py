@@ -4,6 +4,8 @@ The parent binds the sockets, one for each worker on the same port (``SO_REUSEPO
 accepted when a worker ends is accepted by the one that comes after it. It knows nothing of sessions. What outlives a
 worker is the store's affair: over Valkey the others take over what a dead worker held; a SQLite file has one worker.
 
+A worker whose loop does not turn for half a minute is killed: the connections that the system gives it would hang.
+
 SIGHUP is the rolling restart: for each worker a new one is started, and when that is ready the old one is told to end.
 Where only one process may hold the store, the old one is told when the new one has loaded its code and waits for the
 store. SIGTERM and SIGINT end all; a worker that ends by itself is started again, later and later if that does not help.
@@ -60,6 +62,7 @@ class _Process:
     told: bool = False  # to end
     kill_at: float | None = None
     buffer: bytes = b""
+    heard: float = 0.0  # when it last told something
 
 
 @dataclass(eq=False)
@@ -118,6 +121,7 @@ class Workers:
         keeps: The store keeps the secrets with which event ids and request states are sealed; else they are made here.
         say: Tells the user.
         ready: Says the ready line.
+        silence: Seconds without a sign of life after which a worker that was ready is killed.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Workers:
         keeps: bool,
         say: Callable[[str], object],
         ready: Callable[[str], object],
+        silence: float = 30.0,
     ) -> None:
         self._command = list(command)
         self._slots = list(slots)
@@ -140,6 +145,8 @@ class Workers:
         self._secret = "" if keeps else secrets.token_urlsafe(32)
         self._say = say
         self._ready = ready
+        self._silence = silence
+        self._turned = time.monotonic()
         self._signals: list[int] = []
         self._ends = os.pipe()  # the workers end with this process
         self._selector = selectors.DefaultSelector()
@@ -171,10 +178,16 @@ class Workers:
         for key, _ in self._selector.select(_TICK):
             self._read(key.data)
         now = time.monotonic()
+        slept, self._turned = now - self._turned, now
         for slot in self._slots:
             for process in list(slot.processes):
+                process.heard += max(0.0, slept - 1.0)  # a machine that slept: nobody could be heard
                 if process.child.poll() is not None:
                     self._ended(slot, process)
+                elif process.state is State.READY and not process.told and now > process.heard + self._silence:
+                    self._say(f"worker {slot.index} gives no sign of life and was killed pid={process.child.pid}")
+                    process.heard = now
+                    process.child.kill()
                 elif process.kill_at is not None and now > process.kill_at:
                     self._say(f"worker {slot.index} did not end in time and was killed pid={process.child.pid}")
                     process.kill_at = None
@@ -278,7 +291,8 @@ class Workers:
             self._selector.unregister(process.pipe)
             return
         *lines, process.buffer = (process.buffer + data).split(b"\n")
-        for line in lines:
+        process.heard = time.monotonic()
+        for line in filter(None, lines):  # an empty one is a sign of life
             word, _, rest = line.decode(errors="replace").partition(" ")
             process.state = State.READY if word == "ready" else State.LOADED
             facts, _, admin = rest.partition("\t")

@@ -41,6 +41,7 @@ __all__ = ["run_process"]
 
 logger = logging.getLogger("tailrace.server")
 
+_SIGN_OF_LIFE = 1.0  # seconds between two that a worker gives
 _RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
 
 
@@ -265,8 +266,14 @@ class _Report:
         admin = "" if self._door is None else f" admin={self._door.front}"
         if self._worker is not None:
             self._worker.say(f"ready {facts}\t{admin}")
+            self._live(self._worker)
         else:
             print(f"tailrace ready {facts}{admin}", file=sys.stderr, flush=True)
+
+    def _live(self, worker: Worker) -> None:
+        """A sign of life, again and again, as long as the loop turns."""
+        worker.say("")
+        self._running.tasks.loop.call_later(_SIGN_OF_LIFE, self._live, worker)
 
     async def retire(self, serving: _Transport) -> None:
         """Leave new connections to the other workers, which have the socket as well, and let the clients on those that
