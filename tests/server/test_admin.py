@@ -47,14 +47,14 @@ PAGES = [
 
 
 @asynccontextmanager
-async def opened(monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> AsyncGenerator[Admin]:
+async def opened(monkeypatch: pytest.MonkeyPatch, token: str | None = None, **options: str) -> AsyncGenerator[Admin]:
     """A door with the pages above, on a socket of its own."""
 
     def pages_of(running: Server) -> list[Page]:
         return PAGES
 
     monkeypatch.setattr(admin, "pages_of", pages_of)
-    running = make_server(Service("seen"), {})
+    running = make_server(Service("seen"), dict(options))
     await running.start()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         door = Admin(running, listening, f"http://{HOST}", token)
@@ -132,6 +132,15 @@ async def test_other_sites_pages_stay_outside(
 ) -> None:
     async with opened(monkeypatch) as door:
         assert ask(door, path, [(header, value)]).status == status
+
+
+async def test_where_others_reach_it_any_name_will_do_for_who_has_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, "my-own", allow_host="shop.example") as door:
+        for loopback, status in ((False, 200), (True, 421)):
+            given = [("host", "10.0.0.5:9090"), bearer("my-own")]
+            exchange = FakeExchange("GET", "/numbers", headers=given, loopback=loopback)
+            door.handle(exchange)
+            assert exchange.status == status
 
 
 async def test_a_page_that_fails_is_our_fault_and_says_no_more(

@@ -93,7 +93,7 @@ class Admin:
         self._url = url
         self._asks_all = token is not None
         self._token = token or secrets.token_urlsafe(24)
-        self._guard = Guard(running.settings.allow_hosts)
+        self._guard = Guard()  # the public port's names are not this one's: elsewhere than on loopback there is a token
         self._exact: dict[str, Page] = {}
         self._below: list[Page] = []
 
