@@ -88,6 +88,7 @@ def test_the_defaults_are_those_that_are_promised(run: Run, server: Server, fold
         "admin_token": None,
         "log_level": "info",
         "log_format": "text",
+        "worker": None,
     }
     kind, _, path = store.partition(":")
     assert kind == "sqlite"
