@@ -1,4 +1,5 @@
-"""The command line: `tailrace run | guard | demo | ls | call | check | doctor | bench | outbox | gen | install`.
+"""The command line: `tailrace run | guard | demo | ls | call | inspect | check | doctor | bench | outbox | gen |
+install`.
 
 Only click is imported here. Each command imports what it needs when it is run, so that `--help`,
 `--version` and a shell's completion stay quick. Exit codes: 0 ok, 1 the thing asked for failed, 2 wrong use.
@@ -15,6 +16,7 @@ from tailrace.cli.check import check_command
 from tailrace.cli.doctor import doctor_command
 from tailrace.cli.gen import gen_group
 from tailrace.cli.guard import guard_command
+from tailrace.cli.inspect import inspect_command
 from tailrace.cli.install import install_command
 from tailrace.cli.ls import ls_command
 from tailrace.cli.outbox import outbox_group
@@ -42,6 +44,7 @@ main.add_command(run_command)
 main.add_command(guard_command)
 main.add_command(ls_command)
 main.add_command(call_command)
+main.add_command(inspect_command)
 main.add_command(check_command)
 main.add_command(doctor_command)
 main.add_command(bench_command)

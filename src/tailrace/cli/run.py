@@ -15,7 +15,6 @@ from click.core import ParameterSource
 from tailrace.cli.failures import explained
 from tailrace.cli.reload import Files, Supervisor, end_with_parent, folders_of, free_port
 from tailrace.cli.target import Target, default_store, load
-from tailrace.server.worker import Worker
 
 __all__ = ["check_flags", "run_command"]
 
@@ -104,6 +103,8 @@ def run_command(
     SIGTERM or SIGINT drains it: running calls are answered or kept.
     """
     check_flags(context, stdio, flags)
+    from tailrace.server.worker import Worker
+
     worker = Worker.of_environment()
     if worker is None and (reload or workers is not None):
         name = "reload" if reload else "workers"
