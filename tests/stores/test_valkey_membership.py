@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
@@ -503,6 +505,31 @@ async def test_a_service_of_a_newer_version_is_not_joined(server: Valkey) -> Non
     with pytest.raises(StoreTooNew):
         await member.join()
     assert names(server) == [OWN + "meta"]
+
+
+async def test_a_user_with_the_rights_that_the_docs_name_is_a_member_like_any_other(server: Valkey) -> None:
+    page = (Path(__file__).parents[2] / "docs/durability.md").read_text()
+    rights = re.findall(r"^ACL SETUSER tailrace on >SECRET (.*)$", page, re.MULTILINE)
+    server.ask("ACL", "SETUSER", "ann", "on", ">pw", *rights[0].split())
+    try:
+        url = server.url.replace("//", "//ann:pw@")
+        first, second = ValkeyMembership(url), ValkeyMembership(url)
+        for member in (first, second):
+            await member.join()
+        store = await first.take()
+        assert await outcome(store, SESSION, event(1), claim("k", expires=4e9)) is None
+        assert await store.load("s1") is not None
+        first.inbox.send(second.member, b"hello")
+        assert await asyncio.wait_for(second.inbox.receive(), 30) == [(first.member, b"hello")]
+        assert await first.retire(store) is False
+        store = await second.take()
+        assert await outcome(store, DropSession("s1")) is None
+        assert await second.retire(store) is True
+        for member in (first, second):
+            assert member.failure is None
+            await member.leave()
+    finally:
+        server.ask("ACL", "DELUSER", "ann")
 
 
 async def test_nobody_at_the_address_is_said_when_joining() -> None:
