@@ -165,6 +165,26 @@ async def test_http_sse_is_used_and_resumed_at_the_other_server() -> None:
         assert text_of(await session.stream.answer(2)) == "two"
 
 
+async def test_a_look_while_a_session_changes_hands_does_not_make_it_unknown() -> None:
+    async with town(2) as (_, (first, _), (second, _)):
+        session = (await LegacySession(first).start()).on(second)
+        membership = cluster_of(second).membership
+        owners, tag, looks = membership.owners, tag_of(session.id), 0
+
+        async def between(*, refresh: bool = False) -> dict[str, str]:
+            """Nobody has it any more, and nobody has it yet; a moment later it is no orphan either."""
+            nonlocal looks
+            looks += 1
+            found = await owners(refresh=refresh)
+            return found if looks > 1 else {name: owner for name, owner in found.items() if name != tag}
+
+        membership.owners = between
+        cluster_of(second)._on_released(cluster_of(first).membership.member, tag.encode())
+        reply = session.call(1, "echo", {"text": "still here"})
+        assert text_of(await reply.answer(1)) == "still here"
+        assert looks > 1
+
+
 async def test_a_client_that_leaves_is_seen_at_the_owner() -> None:
     async with town(2) as (_, (first, _), (second, _)):
         session = await LegacySession(first).start()

@@ -252,6 +252,7 @@ class Cluster:
         settings = self.house.settings
         began = loop.time()
         until = began + 2 * self.membership.lease + settings.hook_time + (settings.drain if self.leaving else 0)
+        absent = float("inf")  # the first look that did not find it
         try:
             if pause:
                 await asyncio.sleep(pause)
@@ -267,8 +268,12 @@ class Cluster:
                             return exchange.decline()
                         return self.relay.forward(exchange, owner)
                     held = owner is not None or tag in self._orphans or tag in self._entering
-                    if self._seen >= began and not held:
-                        return self._at_home(exchange)  # which knows no such thing, and says so
+                    if held:
+                        absent = float("inf")
+                    elif self._seen >= began:  # one look alone can miss what changes hands during it
+                        if self._seen > absent:
+                            return self._at_home(exchange)  # which knows no such thing, and says so
+                        absent = self._seen
                 if loop.time() >= until:
                     return self.house.refuse(exchange, 503, "no worker has this session at the moment; try again")
                 await self._changes(_LOOK)
@@ -390,7 +395,7 @@ class Cluster:
 
     async def _replace(self, lost: Partition) -> None:
         self._by_tag.pop(lost.tag, None)
-        self._owners.pop(lost.tag, None)
+        self._forget_owner(lost.tag)
         lost.cut()
         if lost is self.house.home and not self.leaving:
             await self._settle_in()
@@ -420,8 +425,13 @@ class Cluster:
     def _on_released(self, member: str, payload: bytes) -> None:
         """A member that leaves has closed a partition: whoever is first adopts it."""
         if self._owners.get(tag := payload.decode("ascii", "replace")) == member:
-            del self._owners[tag]
+            self._forget_owner(tag)
         self._wanted.set()
+
+    def _forget_owner(self, tag: str) -> None:
+        """It changes hands: who has it next, only a look can tell that begins from here on."""
+        self._owners.pop(tag, None)
+        self._seen = float("-inf")
 
 
 def _tag_of(exchange: Exchange) -> str:
