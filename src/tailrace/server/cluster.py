@@ -113,6 +113,7 @@ class Cluster:
         self._owners: dict[str, str] = {}  # as they were seen last
         self._orphans: set[str] = set()
         self._departed: set[str] = set()  # members that leave in order
+        self._homeless = False  # the home was lost, and there is no new one yet
         self._waiting = 0
         self._changed = Waiters()  # something was adopted, or is somebody else's
         self._looking = False
@@ -180,6 +181,8 @@ class Cluster:
         """A request for MCP: to the partition that it names."""
         tag = _tag_of(exchange)
         if not tag:
+            if self._homeless:
+                return self._wait(exchange, tag)
             return None if self.take_in(exchange) else self.house.home.handle(exchange)
         partition = self._by_tag.get(tag)
         if partition is None:
@@ -260,7 +263,10 @@ class Cluster:
                 partition = self._by_tag.get(tag)
                 if partition is not None and partition.store.is_held and not self.leaving:
                     return self._at(partition, exchange)
-                if partition is None and tag not in self._entering:
+                if not tag:
+                    if not self._homeless:
+                        return self._at_home(exchange)
+                elif partition is None and tag not in self._entering:
                     await self._look()
                     owner = self._owners.get(tag)
                     if owner is not None and owner != self.membership.member:
@@ -398,7 +404,10 @@ class Cluster:
         self._forget_owner(lost.tag)
         lost.cut()
         if lost is self.house.home and not self.leaving:
+            self._homeless = True
             await self._settle_in()
+            self._homeless = False
+            self._changed.wake()
         await self._drop(lost, "another worker has taken over")
 
     async def _settle_in(self) -> None:
