@@ -403,12 +403,12 @@ class Cluster:
         self._by_tag.pop(lost.tag, None)
         self._forget_owner(lost.tag)
         lost.cut()
+        self.house.tasks.start(self._drop(lost, "another worker has taken over"), name="tailrace-partition-dropped")
         if lost is self.house.home and not self.leaving:
             self._homeless = True
             await self._settle_in()
             self._homeless = False
             self._changed.wake()
-        await self._drop(lost, "another worker has taken over")
 
     async def _settle_in(self) -> None:
         """Find a new home: nothing new is accepted until there is one."""
