@@ -212,7 +212,7 @@ async def test_tokens_that_only_the_issuer_can_read(issuers: Issuers, introspect
     status, challenge = await asked(introspecting, other)
     assert (status, "the token is for another server" in challenge) == (401, True)
     short = await issuers.token("short", scope=both, resource=opaque)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await asked(introspecting, short))[0] == 200:
             await asyncio.sleep(0.2)
     status, challenge = await asked(introspecting, short)
@@ -230,7 +230,7 @@ async def verdict(judge: JwtVerifier, token: str) -> str:
 async def test_an_expired_jwt_is_refused(issuers: Issuers) -> None:
     judge = JwtVerifier(issuers.url, issuers.resource, leeway=0, remember=0)
     short = await issuers.token("short", scope="orders:read")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await verdict(judge, short) == "valid":
             await asyncio.sleep(0.2)
     assert await verdict(judge, short) == "the token has expired"

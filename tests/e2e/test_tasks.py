@@ -30,7 +30,7 @@ pytestmark = [
 ]
 TASKS = Path(__file__).parent / "fixtures" / "tasks.py"
 KNOWS = {"io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
-LIMIT = 20.0  # seconds
+LIMIT = 60.0  # seconds
 
 
 def start(tmp_path: Path, witness: Witness, *flags: str, port: int = 0) -> Any:

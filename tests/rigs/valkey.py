@@ -23,7 +23,7 @@ from tests.rigs.ports import free_port
 
 __all__ = ["Valkey"]
 
-_START_LIMIT = 20.0  # seconds
+_START_LIMIT = 60.0  # seconds
 
 
 class Valkey:

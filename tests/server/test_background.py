@@ -217,7 +217,7 @@ async def test_a_client_that_leaves_is_seen_also_where_the_application_does_not_
         leaving = asyncio.ensure_future(peer.ask("/unread", body=b"not read", leave=leave))
         await until(lambda: shop.contexts)
         leave.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await shop.contexts[0].wait_cancelled()
         shop.gate.set()
         await leaving

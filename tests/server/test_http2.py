@@ -80,7 +80,7 @@ async def answer(client: Client, stream: Stream) -> Any:
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.002)
 

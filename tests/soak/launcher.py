@@ -49,7 +49,7 @@ class Life:
         self._launcher = launcher
         self._log = log
 
-    async def ready(self, limit: float = 20.0) -> Life:
+    async def ready(self, limit: float = 60.0) -> Life:
         """Wait for the ready line."""
         until = time.monotonic() + limit
         while (found := _READY.search(self._log.read_text() if self._log.exists() else "")) is None:

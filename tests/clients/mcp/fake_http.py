@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from tailrace.wire import sse
 
-LIMIT = 10.0  # seconds any wait of a script may take
+LIMIT = 45.0  # seconds any wait of a script may take
 
 
 class Exchange:

@@ -14,7 +14,7 @@ from tailrace.mcp import Client as AnyClient
 
 from .test_calls import Peer
 
-LIMIT = 10.0
+LIMIT = 45.0
 
 
 def told(peer: Peer, method: str, params: Any = None) -> None:

@@ -92,7 +92,7 @@ async def test_a_drain_tells_its_watchers_and_ends_their_streams(rig: Rig) -> No
     rig.served.health.end()
     assert (await anext(watch)).status == NOT_SERVING
     with pytest.raises(RpcError) as end:
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(60):
             await anext(watch)
     assert end.value.code is Code.UNAVAILABLE
 

@@ -16,7 +16,7 @@ from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.transports.http import Listener
 
-LIMIT = 10.0  # seconds any wait of a test may take
+LIMIT = 60.0  # seconds any wait of a test may take
 JSON = ((b"content-type", b"application/json"),)
 PLAIN = ((b"content-type", b"text/plain"),)
 

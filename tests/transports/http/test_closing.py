@@ -18,7 +18,7 @@ async def test_idle_connections_are_closed_at_once_and_none_is_accepted() -> Non
         await used.send(request(body=b"a"))
         await used.reply()
         await served.until(lambda: served.listener.statistics()["connections"] == 2)
-        await asyncio.wait_for(served.listener.close(60), 5)
+        await asyncio.wait_for(served.listener.close(60), 60)
         assert await fresh.closed()
         assert await used.closed()
         with pytest.raises(ConnectionError):
@@ -35,7 +35,7 @@ async def test_a_reply_that_is_pending_is_finished_and_says_close() -> None:
         served.rig.exchanges[0].respond(200, PLAIN, b"finished")
         reply = await peer.reply()
         assert (reply.body, reply["connection"]) == (b"finished", "close")
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_a_stream_may_end_in_order() -> None:
@@ -57,7 +57,7 @@ async def test_a_stream_may_end_in_order() -> None:
         stop.set()
         assert [chunk async for chunk in peer.chunks()] == [b"farewell"]
         assert await peer.closed()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_a_request_that_is_half_sent_may_be_finished() -> None:
@@ -74,7 +74,7 @@ async def test_a_request_that_is_half_sent_may_be_finished() -> None:
             reply = await peer.reply()
             assert (reply.body, reply["connection"]) == (body, "close")
             assert await peer.closed()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_what_does_not_end_is_cut_when_the_time_is_over() -> None:
@@ -89,7 +89,7 @@ async def test_what_does_not_end_is_cut_when_the_time_is_over() -> None:
         await stalled.send(request("GET", "/stream"))
         await half.send(b"GET /")
         await served.until(lambda: len(served.rig.exchanges) == 2)
-        await asyncio.wait_for(served.listener.close(0.1), 5)
+        await asyncio.wait_for(served.listener.close(0.1), 60)
         assert served.listener.statistics()["connections"] == 0
         await served.until(lambda: len(served.rig.gone) == 2)
 
@@ -99,8 +99,8 @@ async def test_closing_twice_and_at_the_same_time_is_as_good_as_once() -> None:
         await peer.send(request(target="/held", body=b""))
         await served.until(lambda: served.rig.exchanges)
         closings = [asyncio.ensure_future(served.listener.close(0.05)) for _ in range(3)]
-        await asyncio.wait_for(asyncio.gather(*closings), 5)
-        await asyncio.wait_for(served.listener.close(60), 5)
+        await asyncio.wait_for(asyncio.gather(*closings), 60)
+        await asyncio.wait_for(served.listener.close(60), 60)
         assert served.listener.statistics()["connections"] == 0
 
 
@@ -119,7 +119,7 @@ async def test_a_cancelled_close_leaves_nothing_that_hinders_the_next_one() -> N
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await closing
-        await asyncio.wait_for(served.listener.close(0), 5)
+        await asyncio.wait_for(served.listener.close(0), 60)
         assert served.listener.statistics()["connections"] == 0
 
 

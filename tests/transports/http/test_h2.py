@@ -361,7 +361,7 @@ async def test_a_drain_is_announced_what_is_on_its_way_is_served_and_the_last_is
         await client.end()
         assert not too_late.fields
         await client.abort()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
         assert len(served.rig.exchanges) == 2
 
 
@@ -375,7 +375,7 @@ async def test_a_client_that_does_not_answer_is_told_the_last_in_time() -> None:
         served.rig.exchanges[0].respond(200, PLAIN, b"")
         await client.end()
         await client.abort()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_idle_connections_are_closed_when_the_listener_is_and_in_time() -> None:
@@ -384,7 +384,7 @@ async def test_idle_connections_are_closed_when_the_listener_is_and_in_time() ->
         closing = asyncio.ensure_future(served.listener.close(60))
         assert (await client.end())[:2] == (1, 0)
         await client.abort()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
     async with serving(idle_time=0.05) as served, connected(served.address) as client:
         await client.ask()
         assert (await client.end())[:2] == (1, 0)
@@ -447,7 +447,7 @@ async def test_alpn_chooses() -> None:
             assert (await client.ask("/echo", b"x" * 100_000)).received == 100_000
             closing = asyncio.ensure_future(served.listener.close(60))
             await client.end()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_a_client_that_never_sends_its_settings_is_let_go() -> None:

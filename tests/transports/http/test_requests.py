@@ -219,7 +219,7 @@ async def test_the_stream_of_a_head_request_ends_at_once() -> None:
         served.rig.writer = endless
         await peer.send(request("HEAD", "/stream"))
         assert (await peer.reply(method="HEAD")).status == 200
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
         await peer.send(request(body=b"next"))
         assert (await peer.reply()).body == b"next"
 

@@ -63,12 +63,12 @@ async def test_a_request_in_the_same_packet_as_the_end_of_the_handshake_is_serve
                 break
             except ssl.SSLWantReadError:
                 writer.write(outgoing.read())
-                incoming.write(await asyncio.wait_for(reader.read(65_536), 5))
+                incoming.write(await asyncio.wait_for(reader.read(65_536), 60))
         client.write(request(body=b"early"))
         writer.write(outgoing.read())  # the client's Finished and its request
         answer = b""
         while not answer.endswith(b"early"):
-            incoming.write(await asyncio.wait_for(reader.read(65_536), 5))
+            incoming.write(await asyncio.wait_for(reader.read(65_536), 60))
             try:
                 answer += client.read(65_536)
             except ssl.SSLWantReadError:
@@ -112,7 +112,7 @@ async def test_a_handshake_that_fails_or_never_comes_costs_a_connection_for_a_wh
         reader, writer = await asyncio.open_connection(*served.address)
         writer.write(data)
         await served.until(lambda: served.listener.statistics()["accepted"])
-        assert await asyncio.wait_for(rest(reader), 5) is not None
+        assert await asyncio.wait_for(rest(reader), 60) is not None
         writer.transport.abort()
         await served.until(lambda: served.listener.statistics()["connections"] == 0)
         assert (await served.ask(request(body=b"a"))).body == b"a"
@@ -123,7 +123,7 @@ async def test_handshakes_count_as_connections(tls: Contexts) -> None:
         idle = [await asyncio.open_connection(*served.address) for _ in range(2)]
         await served.until(lambda: served.listener.statistics()["connections"] == 2)
         reader, writer = await asyncio.open_connection(*served.address)
-        assert await asyncio.wait_for(rest(reader), 5) == b""
+        assert await asyncio.wait_for(rest(reader), 60) == b""
         assert served.listener.statistics()["turned_away"] == 1
         for _, other in [*idle, (reader, writer)]:
             other.transport.abort()
@@ -146,7 +146,7 @@ async def test_closing_cuts_handshakes_and_ends_idle_connections(tls: Contexts) 
         await served.until(lambda: served.listener.statistics()["connections"] == 2)
         await asyncio.wait_for(served.listener.close(5), 4)
         assert await peer.closed()
-        assert await asyncio.wait_for(rest(reader), 5) == b""
+        assert await asyncio.wait_for(rest(reader), 60) == b""
         writer.transport.abort()
 
 

@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_breaks_the_body_off() -> None:
         await asyncio.sleep(0)
         peer.writer.close()
         with pytest.raises(TransportError):
-            await asyncio.wait_for(reading, 5)
+            await asyncio.wait_for(reading, 60)
         assert exchange.gone
         assert exchange.gone_by is None
 
@@ -257,7 +257,7 @@ async def test_a_stream_is_read_to_its_end_while_the_server_drains() -> None:
         await peer.send(chunk(b"last") + b"0\r\n\r\n")
         assert [data async for data in peer.chunks()] == [b"last"]
         assert await peer.closed()
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 60)
 
 
 async def test_a_bidirectional_stream_may_be_quiet_for_longer_than_any_bodys_time() -> None:

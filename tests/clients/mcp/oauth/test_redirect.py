@@ -10,7 +10,7 @@ import pytest
 from tailrace.clients.mcp.oauth import Loopback
 from tailrace.errors import AuthorizationError
 
-LIMIT = 10.0
+LIMIT = 45.0
 
 
 async def ask(port: int, head: bytes) -> bytes:
