@@ -140,7 +140,7 @@ local batch = call('GET', P .. 'batch') or '0'
 local last = tonumber(string.match(batch, '^%d+'))
 if tonumber(ARGV[3]) <= last then return {'ok', last, string.match(batch, ':(.*)$') or ''} end
 call('SET', P .. 'batch', ARGV[3])
-local known, refused = {}, {}
+local known, kinds, refused = {}, {}, {}
 local function needs(s)
   if known[s] == nil then
     known[s] = call('ZSCORE', P .. 'sessions', s) and true
@@ -203,7 +203,10 @@ while ARGV[i] do
     call('HSET', E .. 'd:' .. s, key, ARGV[i + 3])
     call('ZADD', E .. 'x:' .. s, ARGV[i + 4], key)
     call('ZADD', E .. 'n:' .. s, 0, key)
-    call('SADD', E .. 'kinds', s)
+    if not kinds[s] then
+      call('SADD', E .. 'kinds', s)
+      kinds[s] = true
+    end
     if op == 'F' then
       call('SADD', E .. 'f:' .. s, key)
       free[s] = true
