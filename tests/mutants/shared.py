@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from tests.mutants.planting import Mutant
 
+LEDGER = "tests/core/test_shared_ledger.py"
 MEMBERS = "tests/stores/test_valkey_membership.py"
 
 SHARED_MUTANTS = [
+    Mutant(
+        "an owner that may have lost its lease answers for its sessions",
+        "server/cluster.py",
+        [("        if not partition.store.is_held:  #", "        if False:  #")],
+        [
+            "tests/server/test_cluster.py::test_an_owner_that_is_not_sure_of_its_lease_answers_for_no_session_until_it_is"
+        ],
+        "Timeout|assert",
+    ),
+    Mutant(
+        "a key is claimed although another process may have it",
+        "core/shared_ledger.py",
+        [("encode_head(entry, detail)\n", "encode_head(entry, detail)\n        claim = False\n")],
+        [f"{LEDGER}::test_who_comes_second_does_not_begin_and_is_given_the_answer"],
+        "assert",
+    ),
+    Mutant(
+        "whoever takes a partition over does not know what it had begun",
+        "core/shared_ledger.py",
+        [("            PutEntry(BEGUN_KEYS, entry.name, head, NEVER),\n", "")],
+        [f"{LEDGER}::test_whoever_takes_a_partition_over_settles_what_it_had_begun"],
+        "ValueError|assert",
+    ),
     Mutant(
         "a key that is held is claimed again",
         "stores/claims.py",

@@ -350,6 +350,19 @@ async def test_an_owner_that_slept_says_nothing_more_and_finds_a_new_home() -> N
         assert (workshop.seen + heir.seen).count("unregister") == 1
 
 
+async def test_an_owner_that_is_not_sure_of_its_lease_answers_for_no_session_until_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(1) as (_, (first, _)):
+        session, sure = await LegacySession(first).start(), [False]
+        monkeypatch.setattr(type(first.store), "is_held", property(lambda store: sure[0]))
+        asked = session.call(1, "echo", {"text": "mine"})
+        await until(lambda: cluster_of(first).statistics()["waiting"] == 1)
+        assert not asked.replied
+        sure[0] = True
+        assert text_of(await asked.answer(1)) == "mine"
+
+
 async def test_a_server_that_leaves_hands_its_sessions_over_and_nothing_fails() -> None:
     async with town(2, drain=20.0) as (place, (first, workshop), (second, heir)):
         session = await LegacySession(first).start()
