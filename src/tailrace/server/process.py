@@ -187,6 +187,8 @@ async def _serve_http(
             await report.retire(serving)
         finally:
             await running.drain()
+            if report.is_worker:
+                serving.part()  # no request may come while what is left is handed over: nobody here would answer it
             await running.end_sessions()
             await serving.close(0.4)
             await running.stop()
@@ -197,6 +199,7 @@ class _Transport(Protocol):
 
     async def start(self) -> None: ...
     def retire(self) -> None: ...
+    def part(self) -> None: ...
     async def close(self, seconds: float) -> None: ...
 
 
@@ -252,6 +255,11 @@ class _Report:
         self._url = url
         self._door = door
         self._worker = worker
+
+    @property
+    def is_worker(self) -> bool:
+        """Others serve on the same port."""
+        return self._worker is not None
 
     def loaded(self) -> None:
         """The service's code is there and the flags make sense; the store comes next."""

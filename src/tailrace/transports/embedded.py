@@ -68,6 +68,10 @@ class Embedded:
         for server in getattr(self._server, "servers", ()):
             server.close()
 
+    def part(self) -> None:
+        """Take no more requests, and finish those that there are."""
+        self._server.should_exit = True
+
     async def close(self, seconds: float) -> None:
         """Stop accepting, let connections finish for `seconds`, then cut them."""
         self._server.should_exit = True

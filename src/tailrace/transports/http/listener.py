@@ -140,6 +140,14 @@ class Listener:
         for connection in list(self._connections):
             connection.retire()
 
+    def part(self) -> None:
+        """Take no more requests: idle connections are closed, the others go behind the reply that they wait for."""
+        self.draining = True
+        while self._ports:
+            self._ports.pop().close()
+        for connection in list(self._connections):
+            connection.drain()
+
     async def close(self, seconds: float) -> None:
         """Accept nothing more, let replies be finished, then cut what is left. Idempotent.
 
@@ -148,11 +156,7 @@ class Listener:
         Args:
             seconds: For replies; what is cut then takes half a second at most.
         """
-        self.draining = True
-        while self._ports:
-            self._ports.pop().close()
-        for connection in list(self._connections):
-            connection.drain()
+        self.part()
         await self._wait_empty(seconds)
         for connection in list(self._connections):
             connection.abort()
