@@ -114,7 +114,7 @@ async def _client(url: str, kind: str, era: str, name: str, said: list[str], sto
                 await call(f"{name}-{number}")
                 said.append("")
             except Exception as error:
-                said.append(f"{type(error).__name__}: {error}"[:200])
+                said.append(f"{time.strftime('%H:%M:%S')} {type(error).__name__}: {error}"[:600])
                 await asyncio.sleep(0.05)
 
 

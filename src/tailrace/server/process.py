@@ -41,6 +41,7 @@ __all__ = ["run_process"]
 
 logger = logging.getLogger("tailrace.server")
 
+_VACATING = 5.0  # seconds for connections that are idle meanwhile, once all is handed over
 _SIGN_OF_LIFE = 1.0  # seconds between two that a worker gives
 _RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
 
@@ -187,9 +188,11 @@ async def _serve_http(
             await report.retire(serving)
         finally:
             await running.drain()
-            if report.is_worker:
-                serving.part()  # no request may come while what is left is handed over: nobody here would answer it
             await running.end_sessions()
+            if report.is_worker and running.cluster is not None:
+                # Who has a connection that was idle when the others were let go may use it until then: what comes is
+                # relayed. A request that met its end in the network would fail for nothing.
+                await serving.vacated(_VACATING)
             await serving.close(0.4)
             await running.stop()
 
@@ -199,7 +202,7 @@ class _Transport(Protocol):
 
     async def start(self) -> None: ...
     def retire(self) -> None: ...
-    def part(self) -> None: ...
+    async def vacated(self, seconds: float) -> None: ...
     async def close(self, seconds: float) -> None: ...
 
 

@@ -68,9 +68,8 @@ class Embedded:
         for server in getattr(self._server, "servers", ()):
             server.close()
 
-    def part(self) -> None:
-        """Take no more requests, and finish those that there are."""
-        self._server.should_exit = True
+    async def vacated(self, seconds: float) -> None:
+        """Do not wait: its clients are not let go one by one."""
 
     async def close(self, seconds: float) -> None:
         """Stop accepting, let connections finish for `seconds`, then cut them."""

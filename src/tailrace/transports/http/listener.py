@@ -140,13 +140,9 @@ class Listener:
         for connection in list(self._connections):
             connection.retire()
 
-    def part(self) -> None:
-        """Take no more requests: idle connections are closed, the others go behind the reply that they wait for."""
-        self.draining = True
-        while self._ports:
-            self._ports.pop().close()
-        for connection in list(self._connections):
-            connection.drain()
+    async def vacated(self, seconds: float) -> None:
+        """Return when nobody is connected any more, or after so many seconds."""
+        await self._wait_empty(seconds)
 
     async def close(self, seconds: float) -> None:
         """Accept nothing more, let replies be finished, then cut what is left. Idempotent.
@@ -156,7 +152,11 @@ class Listener:
         Args:
             seconds: For replies; what is cut then takes half a second at most.
         """
-        self.part()
+        self.draining = True
+        while self._ports:
+            self._ports.pop().close()
+        for connection in list(self._connections):
+            connection.drain()
         await self._wait_empty(seconds)
         for connection in list(self._connections):
             connection.abort()
