@@ -96,7 +96,7 @@ class H1Connection(asyncio.Protocol):
         self._body: Body | None = None  # not complete yet
         self._source: Incoming | None = None  # of it, where the server reads it as it comes
         self._exchange: H1Exchange | None = None
-        self._closes = listener.draining or listener.retiring  # behind the current reply
+        self._closes = listener.draining  # behind the current reply
         self._dropped = 0  # of what is left over
         self._fresh = True  # no request has come
         self._reading = True
@@ -114,7 +114,7 @@ class H1Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._loopback = is_loopback(transport.get_extra_info("sockname"))
         if self._listener.add(self):
-            if self._listener.draining:  # accepted just before the listener was closed
+            if self._closes:  # accepted just before the listener was closed
                 self._end(State.CLOSED)
         elif self._listener.crowded:
             self._listener.discard(self)
@@ -193,8 +193,8 @@ class H1Connection(asyncio.Protocol):
         return self.abort()
 
     def retire(self) -> None:
-        """Close behind the current reply, or the next one."""
-        self._closes = True
+        """Nothing now: the next reply's head says that the connection closes behind it (`_reply_head`). Behind a reply
+        whose head did not say so, the client's next request may be on its way already."""
 
     def drain(self) -> None:
         """Close now if idle, else behind the current reply."""
@@ -482,6 +482,7 @@ class H1Connection(asyncio.Protocol):
             self._replied(exchange)
 
     def _reply_head(self, exchange: H1Exchange, status: int, headers: Headers, framing: bytes) -> bytes:
+        self._closes = self._closes or self._listener.retiring
         if self._closes:
             framing += b"connection: close\r\n"
         elif not exchange.head.modern:
