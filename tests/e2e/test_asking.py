@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from mcp.client.sse import sse_client
 
 from tailrace.mcp import Client as OwnClient
 from tests.e2e.node_client import drive_node
+from tests.rigs.rawmcp import Reply, Streamable, call, is_answer
+from tests.rigs.rawmcp import text_of as text_of_raw
 from tests.rigs.server import ServerProcess, running, running_async, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -100,6 +103,41 @@ async def test_the_official_client_answers_leg_by_leg(store: str, tmp_path: Path
     ):
         await check(client)
     assert effects(tmp_path) == ["reserve tea", "send tea"]
+
+
+async def test_one_handler_asks_a_client_of_2025_06_18_and_one_of_2026_07_28(tmp_path: Path) -> None:
+    answers = {
+        "elicitation/create": {"action": "accept", "content": {"value": "ann"}},
+        "sampling/createMessage": {
+            "role": "assistant",
+            "model": "parrot",
+            "content": {"type": "text", "text": "hurrah"},
+        },
+    }
+    async with serving(tmp_path, f"sqlite:{tmp_path / 'store.db'}") as server:
+        capabilities: dict[str, Any] = {"elicitation": {}, "sampling": {}}
+        old = await Streamable(server.url, "2025-06-18", capabilities=capabilities).open()
+        reply = await old.post(call("order", "order", {"item": "tea"}))
+        asked: list[str] = []
+        while not is_answer(message := await next_message(reply), "order"):
+            asked.append(message["method"])
+            (await old.post({"jsonrpc": "2.0", "id": message["id"], "result": answers[message["method"]]})).close()
+            if message["method"] == "elicitation/create":
+                answers["elicitation/create"] = {"action": "accept", "content": {"value": True}}  # to the next: whether
+        reply.close()
+        assert sorted(asked) == ["elicitation/create", "elicitation/create", "sampling/createMessage"]
+        assert text_of_raw(message) == "reserve tea, ann, hurrah, send tea"
+        async with Client(server.url + "/mcp", mode="2026-07-28", read_timeout_seconds=LIMIT, **CALLBACKS) as client:
+            assert text_of(await client.call_tool("order", {"item": "tea"})) == "reserve tea, ann, hurrah, send tea"
+    assert effects(tmp_path) == ["reserve tea", "send tea"] * 2
+
+
+async def next_message(reply: Reply) -> Any:
+    """The next one of a stream, events without data left out."""
+    while (event := await reply.stream.next()) is not None:
+        if event.data:
+            return json.loads(event.data)
+    raise AssertionError("the stream ended without an answer")
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])

@@ -41,8 +41,12 @@ def call(
     return request(id, "tools/call", params)
 
 
-def initialize(version: str, id: int | str = "init") -> Json:
-    params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
+def initialize(version: str, id: int | str = "init", capabilities: Mapping[str, Any] | None = None) -> Json:
+    params = {
+        "protocolVersion": version,
+        "capabilities": dict(capabilities or {}),
+        "clientInfo": {"name": "raw", "version": "0"},
+    }
     return request(id, "initialize", params)
 
 
@@ -133,10 +137,18 @@ class Streamable:
     Args:
         url: The server's address; `path` is put behind it.
         version: What `initialize` offers, and every later request says.
+        capabilities: The client's.
     """
 
-    def __init__(self, url: str, version: str = "2025-11-25", path: str = "/mcp") -> None:
+    def __init__(
+        self,
+        url: str,
+        version: str = "2025-11-25",
+        path: str = "/mcp",
+        capabilities: Mapping[str, Any] | None = None,
+    ) -> None:
         self.url = url + path
+        self.capabilities = capabilities
         self.version = version
         self.session_id: str | None = None
         self.initialized: Json = {}
@@ -151,7 +163,7 @@ class Streamable:
 
     async def open(self) -> Streamable:
         """The handshake: initialize, then notifications/initialized."""
-        reply = await self.post(initialize(self.version))
+        reply = await self.post(initialize(self.version, capabilities=self.capabilities))
         answer = await reply.answer("init")
         reply.close()
         assert "result" in answer, f"initialize was refused: {answer}"
