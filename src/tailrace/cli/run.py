@@ -150,10 +150,11 @@ def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
 def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
     """Be the parent of several processes that serve on one port."""
     from tailrace.cli.workers import Workers, slots
+    from tailrace.server.places import is_shared
 
     store: str | None = flags["store"]
-    is_shared = store is not None and not store.startswith(("memory", "sqlite"))
-    if count > 1 and not is_shared and not flags["stateless"]:
+    shared = store is not None and is_shared(store)
+    if count > 1 and not shared and not flags["stateless"]:
         raise click.UsageError(
             f"--workers {count} needs a store that processes can share: --store valkey://HOST:PORT; "
             "or --stateless, where no session is kept."
@@ -168,8 +169,8 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
             places,
             limit=flags["drain"] + flags["shutdown_delay"] + 3.0,
             waits=flags["store_wait"],
-            exclusive=not is_shared and count == 1 and store != "memory",
-            keeps=count == 1 or is_shared,
+            exclusive=not shared and count == 1 and store != "memory",
+            keeps=count == 1 or shared,
             say=lambda text: click.echo(f"tailrace workers: {text}", err=True),
             ready=lambda facts: click.echo(f"tailrace ready {facts}", err=True),
         ).run()
