@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,19 @@ def test_errors_of_tools_exit_1(kitchen: ServerProcess) -> None:
     called = tailrace("call", f"{kitchen.url}/mcp", "fail", "kind=bug")
     assert called.returncode == 1
     assert "a bug, as asked" not in called.stderr
+
+
+def test_who_leaves_a_call_with_a_key_is_told_how_to_come_back(kitchen: ServerProcess) -> None:
+    command = [sys.executable, "-m", "tailrace", "call", f"{kitchen.url}/mcp", "slow", "seconds=60", "steps=120"]
+    for words, said in ((["--idempotency-key", "tea"], "the same command with key 'tea' gets its answer"), ([], "")):
+        with subprocess.Popen([*command, *words], stdout=-1, stderr=-1, text=True) as calling:
+            assert calling.stderr is not None
+            assert calling.stderr.readline().startswith("progress ")  # it has begun
+            calling.send_signal(signal.SIGINT)
+            _, stderr = calling.communicate(timeout=60)
+        assert calling.returncode == 1
+        assert ("gets its answer" in stderr) is bool(said)
+        assert said in stderr
 
 
 def test_a_port_in_use_is_one_line_with_what_to_do(kitchen: ServerProcess, tmp_path: Path) -> None:

@@ -54,7 +54,12 @@ def call_command(
 
     with explained():
         where = where_is(context, server)
-        result = asyncio.run(_call(where, rest[0], rest[1:], timeout, key, token_for(where, token)))
+        try:
+            result = asyncio.run(_call(where, rest[0], rest[1:], timeout, key, token_for(where, token)))
+        except KeyboardInterrupt:
+            if key is not None and isinstance(where, str):
+                click.echo(f"left: a `once` tool goes on; the same command with key {key!r} gets its answer", err=True)
+            raise
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:

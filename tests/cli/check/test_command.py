@@ -189,12 +189,15 @@ def test_json_on_standard_output_stands_alone() -> None:
 @may_block
 def test_what_does_not_apply_says_why_and_is_no_pass(tmp_path: Path) -> None:
     result = check(
-        "--http", "0", "--way", "sse", "--only", "vanish", "--effect", "other", "--json", "-", "--", *planted()
-    )
+        "--http", "0", "--way", "sse", "--only", "vanish", "--only", "retry-plain", "--effect", "other",
+        "--json", "-", "--", *planted()
+    )  # fmt: skip
     assert result.exit_code == 1  # nothing was tried: nothing is proved
     trials = json.loads(result.stdout)["trials"]
-    assert [trial["verdict"] for trial in trials] == ["not applicable"]
+    assert [trial["verdict"] for trial in trials] == ["not applicable"] * 2
     assert "--effect" in trials[0]["saw"]
+    assert result.stderr.count("there is no tool 'other'") == 1  # said once, for both
+    assert "vanish, retry-plain" in result.stderr
 
 
 @pytest.mark.e2e

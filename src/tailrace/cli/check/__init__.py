@@ -55,15 +55,27 @@ def _tool_options(command: Any) -> Any:
 
 @click.command("check", cls=WithProgram, options_metavar="[OPTIONS]")
 @click.argument("url", required=False, metavar="URL | -- COMMAND...")
-@click.option("--url", "serving", metavar="URL", help="Where COMMAND serves, in place of standard input and output; "
-              "{port} is the one of --http.")  # fmt: skip
-@click.option("--http", "port", type=click.IntRange(0, 65535), metavar="PORT", help="COMMAND serves HTTP on this "
-"port; 0 "
-              "picks one, and {port} in COMMAND becomes it.")  # fmt: skip
+@click.option(
+    "--url",
+    "serving",
+    metavar="URL",
+    help="Where COMMAND serves, in place of standard input and output; {port} is the one of --http.",
+)
+@click.option(
+    "--http",
+    "port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="COMMAND serves HTTP on this port; 0 picks one, and {port} in COMMAND becomes it.",
+)
 @_tool_options
-@click.option("--witness", type=click.Path(dir_okay=False), metavar="FILE", help="What `effect` appends to, of a "
-"server "
-              "that runs already. One that is started here is told by TAILRACE_WITNESS.")  # fmt: skip
+@click.option(
+    "--witness",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="What `effect` appends to, of a server that runs already. One that is started here is told by "
+    "TAILRACE_WITNESS.",
+)
 @click.option(
     "--only", multiple=True, metavar="TRIAL", help="Make only these: resume, resume/sse, 'sigterm-*'; repeatable."
 )
@@ -72,21 +84,40 @@ def _tool_options(command: Any) -> Any:
 @click.option("--list", "listing", is_flag=True, help="Say what trials there are, and make none.")
 @click.option("--timeout", type=_SECONDS, default=60.0, show_default=True, help="Seconds one trial may take.")
 @click.option("--seconds", type=_SECONDS, default=900.0, show_default=True, help="Seconds all of them may take.")
-@click.option("--answer-within", type=_SECONDS, default=10.0, show_default=True, help="Seconds until a quick call "
-"must be "
-              "answered, whatever else goes on.")  # fmt: skip
+@click.option(
+    "--answer-within",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    help="Seconds until a quick call must be answered, whatever else goes on.",
+)
 @click.option("--exit-within", type=_SECONDS, default=30.0, show_default=True, help="Seconds from SIGTERM to the end.")
-@click.option("--growth-mb", type=click.IntRange(min=1), default=64, show_default=True, help="MiB of memory that a "
-"client "
-              "which does not read may cost.")  # fmt: skip
-@click.option("--session-kb", type=click.IntRange(min=1), default=256, show_default=True, help="KiB of memory that "
-"an idle "
-              "session may cost.")  # fmt: skip
-@click.option("--allow-remote", is_flag=True, help="Check a server on another machine. It will be strained, and calls "
-              "will be cut: have its owner's consent.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE|-", help="Write "
-"what "
-              "came of it as JSON.")  # fmt: skip
+@click.option(
+    "--growth-mb",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="MiB of memory that a client which does not read may cost.",
+)
+@click.option(
+    "--session-kb",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="KiB of memory that an idle session may cost.",
+)
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Check a server on another machine. It will be strained, and calls will be cut: have its owner's consent.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE|-",
+    help="Write what came of it as JSON.",
+)
 @click.option("--junit", "junit_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as JUnit XML.")
 @click.pass_context
 def check_command(context: click.Context, **flags: Any) -> None:

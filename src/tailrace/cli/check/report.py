@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["View", "as_json", "as_junit", "print_report", "print_trials"]
 
-_MARKS = {Verdict.PASS: ("✓", "green"), Verdict.FAIL: ("✗", "bold red"), Verdict.NOT_APPLICABLE: ("·", "dim")}
-_WORDS = {Verdict.PASS: "ok", Verdict.FAIL: "FAIL", Verdict.NOT_APPLICABLE: "n/a"}
+_MARKS = {Verdict.PASS: ("✓", "green"), Verdict.FAIL: ("✗", "bold red")}
+_WORDS = {Verdict.PASS: "ok", Verdict.FAIL: "FAIL"}
 _XML = {code: None for code in range(32) if code not in (9, 10, 13)}  # what XML 1.0 cannot carry
 
 
@@ -70,7 +70,7 @@ class View:
         self._failed += result.verdict is Verdict.FAIL
         failed = f"[red]{self._failed} failed[/red]" if self._failed else ""
         self._bar.update(self._task, advance=1, failed=failed)
-        if not self._console.is_terminal:
+        if not self._console.is_terminal and result.verdict is not Verdict.NOT_APPLICABLE:
             self._line(f"{_WORDS[result.verdict]:4} {result.name:30} {result.seconds:5.1f} s  {result.saw}")
 
     def _line(self, text: str) -> None:
@@ -81,7 +81,7 @@ class View:
 
 
 def print_report(report: Report, again: str, *, stderr: bool = False) -> None:
-    """A table for each way, then what failed, with what was asked, and how to try it again.
+    """A table for each way, what was not tried by the reasons why, then what failed and how to try it again.
 
     Args:
         report: What came of it.
@@ -92,9 +92,13 @@ def print_report(report: Report, again: str, *, stderr: bool = False) -> None:
     if not console.is_terminal:
         console.width = 150
     for way in report.ways:
-        if results := [result for result in report.results if result.way is way]:
-            console.print(_way_table(report, way, results))
+        made = [one for one in report.results if one.way is way and one.verdict is not Verdict.NOT_APPLICABLE]
+        if made:
+            console.print(_way_table(report, way, made))
             console.print()
+    if left := [result for result in report.results if result.verdict is Verdict.NOT_APPLICABLE]:
+        console.print(_not_tried(left))
+        console.print()
     failures = [result for result in report.results if result.verdict is Verdict.FAIL]
     if failures:
         console.print(Rule(Text("what failed", style="bold red"), align="left", style="red"))
@@ -111,14 +115,26 @@ def _way_table(report: Report, way: Way, results: list[Result]) -> RenderableTyp
     table.add_column(overflow="fold", ratio=1)
     for result in results:
         mark, style = _MARKS[result.verdict]
-        dim = "dim" if result.verdict is Verdict.NOT_APPLICABLE else ""
-        saw = Text(clean(result.saw), style=dim)
-        table.add_row(Text(mark, style), Text(result.trial.name, dim or style), f"{result.seconds:.1f} s", saw)
+        saw = Text(clean(result.saw))
+        table.add_row(Text(mark, style), Text(result.trial.name, style), f"{result.seconds:.1f} s", saw)
     where = report.ways[way]
     title = Text(way.label, style="bold")
     if where:
         title.append(f"  {where}", style="default dim")
     return Group(title, Padding(table, (0, 0, 0, 2)))
+
+
+def _not_tried(results: list[Result]) -> RenderableType:
+    """Each reason once, with the trials that it keeps from being made: a missing tool is missing for many."""
+    reasons: dict[str, dict[str, None]] = {}
+    for result in results:
+        reasons.setdefault(result.saw, {})[result.trial.name] = None
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(width=1, no_wrap=True, style="dim")
+    table.add_column(overflow="fold", ratio=1)
+    for reason, names in reasons.items():
+        table.add_row("·", Text.assemble(clean(reason), "\n", (", ".join(names), "dim")))
+    return Group(Text("Not tried", style="bold"), Padding(table, (0, 0, 0, 2)))
 
 
 def _failure(result: Result, again: str) -> RenderableType:
