@@ -185,7 +185,7 @@ MUTANTS = [
     ),
     Mutant(
         "a stored session comes back while all sessions end",
-        "server/__init__.py",
+        "server/server.py",
         [("            partition.endpoint.ending = True\n", "            pass\n")],
         ["tests/schedules/test_http_sse.py::test_something_meets_the_end_of_a_drain[resume]"],
         "a session that is kept was not found|hooks ran as",

@@ -179,7 +179,7 @@ ONCE_MUTANTS = [
     ),
     Mutant(
         "a client that has left is served once its token is judged",
-        "server/__init__.py",
+        "server/requests.py",
         [("        if exchange.gone:  # while the token was verified\n", "        if False:\n")],
         ["tests/server/test_auth.py::test_a_client_that_leaves_while_its_token_is_judged_starts_nothing"],
         "assert",

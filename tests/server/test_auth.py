@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_while_its_token_is_judged_starts_nothing() -
         exchange.disconnect()
         gate.set()
         routed: list[str] = []
-        server._routes["/mcp"] = lambda exchange: routed.append("routed")  # pyright: ignore[reportPrivateUsage]
+        server.requests.routes["/mcp"] = lambda exchange: routed.append("routed")
         await turns()
         assert routed == []
 

@@ -420,7 +420,7 @@ async def test_a_fault_of_ours_is_a_500_and_one_record(
         def broken(exchange: FakeExchange) -> None:
             raise RuntimeError("a secret")
 
-        monkeypatch.setitem(server._routes, "/mcp", broken)
+        monkeypatch.setitem(server.requests.routes, "/mcp", broken)
         reply = send(server, FakeExchange("GET", "/mcp"))
         assert reply.status == 500
         assert b"secret" not in reply.reply_body

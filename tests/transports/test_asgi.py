@@ -466,10 +466,11 @@ async def test_whole_replies_say_how_long_they_are() -> None:
 class Streaming(Server):
     """Reads every body as it comes."""
 
-    def streams(self, exchange: Exchange) -> bool:
-        return True
+    async def start(self) -> None:
+        await super().start()
+        self.streams, self.handle = lambda exchange: True, self.echo
 
-    def handle(self, exchange: Exchange) -> None:
+    def echo(self, exchange: Exchange) -> None:
         self.seen = exchange
         source = exchange.source
         assert source is not None
