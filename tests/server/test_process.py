@@ -17,8 +17,8 @@ from tailrace.cli.target import default_store, load
 from tailrace.server import make_settings, run
 from tailrace.server.logs import _JsonFormatter, _TextFormatter, set_up_logging  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.places import store_of_program
-from tailrace.server.process import _tls_context  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.sockets import listen, unlink
+from tailrace.server.tls import tls_context
 from tests.rigs.server import ServerProcess, tailrace_command
 
 STARTS_SLOWLY = """
@@ -210,4 +210,4 @@ def test_an_encrypted_tls_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> 
     encryption = serialization.BestAvailableEncryption(b"secret")
     key.write_bytes(plain.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     with pytest.raises(DefinitionError, match="encrypted"):
-        _tls_context(str(cert), str(key))
+        tls_context(str(cert), str(key))

@@ -1,31 +1,27 @@
-"""One process that serves one service: sockets, signals, the log, and an end that comes in time.
+"""One process that serves one service: its flags, what it listens on, and the order of its end.
 
-The drain begins at the signal, not when the HTTP server gets round to it; a second signal forces.
-The exit waits for no thread and no task that does not end.
+The drain begins at the signal, not when the HTTP server gets round to it. How the process ends in time whatever does
+not end is `loop`'s, what it tells of itself `report`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import signal
 import socket
-import ssl
-import sys
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
 from tailrace.server.admin import Admin, read_address
 from tailrace.server.logs import set_up_logging
+from tailrace.server.loop import run_loop
 from tailrace.server.places import is_shared, store_of_program
+from tailrace.server.report import Report
+from tailrace.server.signals import started, stop_at_signal
 from tailrace.server.sockets import listening, url_of
+from tailrace.server.tls import tls_context
 from tailrace.telemetry import set_up_export
 from tailrace.transports.authorization import guarded_by
 from tailrace.transports.guard import is_loopback
@@ -39,11 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_process"]
 
-logger = logging.getLogger("tailrace.server")
-
-_VACATING = 5.0  # seconds for connections that are idle meanwhile, once all is handed over
-_SIGN_OF_LIFE = 1.0  # seconds between two that a worker gives
 _RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
+_VACATING = 5.0  # seconds for connections that are idle meanwhile, once all is handed over
 
 
 def run_process(
@@ -126,7 +119,7 @@ def run_process(
         from tailrace.transports.stdio import guard
 
         with _admin_door(running, admin, admin_token) as door:
-            _run_loop(_serve_stdio(running, pipes or guard(), door))
+            run_loop(_serve_stdio(running, pipes or guard(), door))
         end_export()
     elif transport == "http":
         if not (uds or insecure or running.bearer or is_loopback(host)):
@@ -137,15 +130,15 @@ def run_process(
         if server not in ("listener", "uvicorn"):
             raise DefinitionError(f"no such server: {server!r}; there are listener and uvicorn")
         if tls_cert and tls_key:
-            _tls_context(tls_cert, tls_key)  # refused now, whatever serves it later
+            tls_context(tls_cert, tls_key)  # refused now, whatever serves it later
         tls = (tls_cert, tls_key) if tls_cert and tls_key else None
         try:
             with (
                 listening(host, port, uds) if worker is None else worker.socket() as bound,
                 _admin_door(running, admin, admin_token, worker) as door,
             ):
-                report = _Report(running, url_of(bound, host, uds, tls is not None), door, worker)
-                _run_loop(_serve_http(running, bound, tls, report, server, door))
+                report = Report(running, url_of(bound, host, uds, tls is not None), door, worker)
+                run_loop(_serve_http(running, bound, tls, report, server, door))
         finally:
             end_export()
     else:
@@ -171,13 +164,13 @@ async def _serve_http(
     running: Server,
     listening: socket.socket,
     tls: tuple[str, str] | None,
-    report: _Report,
+    report: Report,
     server: str,
     door: Admin | None,
 ) -> None:
-    stop = _stop_at_signal()
+    stop = stop_at_signal()
     report.loaded()
-    if not await _started(running, stop):
+    if not await started(running, stop):
         return
     serving = _transport(running, listening, tls, server)
     await serving.start()
@@ -185,7 +178,11 @@ async def _serve_http(
         try:
             report.ready()
             await stop.wait()
-            await report.retire(serving)
+            if report.is_worker:
+                # New connections are the other workers', who have the socket as well; those that there are close with
+                # their next reply, and their clients go over: nobody is refused for the change.
+                serving.retire()
+                await asyncio.sleep(_RETIRING)
         finally:
             await running.drain()
             await running.end_sessions()
@@ -214,33 +211,18 @@ def _transport(running: Server, listening: socket.socket, tls: tuple[str, str] |
         return Embedded(AsgiApp(running), listening, tls, running.tasks, running.settings)
     from tailrace.transports.http import Listener
 
-    running.listener = listener = Listener(running, [listening], tls=_tls_context(*tls) if tls else None)
+    running.listener = listener = Listener(running, [listening], tls=tls_context(*tls) if tls else None)
     return listener
-
-
-def _tls_context(cert: str, key: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key, password=_no_password)
-    except ssl.SSLError as error:
-        raise DefinitionError(f"the certificate {cert} and the key {key} cannot be used: {error}") from None
-    return context
-
-
-def _no_password() -> str:
-    """Instead of the question on the terminal, which nobody may be there to answer."""
-    raise DefinitionError("the TLS key is encrypted, and a server cannot be asked for its passphrase; decrypt it first")
 
 
 async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> None:
     from tailrace.transports.stdio import Stdio
 
-    stop = _stop_at_signal()
+    stop = stop_at_signal()
     settings = running.settings
-    if not await _started(running, stop):
+    if not await started(running, stop):
         return
-    report = _Report(running, "stdio", door)
+    report = Report(running, "stdio", door)
     async with _opened(door), Stdio(pipes, max_line=settings.max_body, stall=settings.stall) as stdio:
         conversation = running.converse()
         talking = running.tasks.start(conversation.run(stdio.lines(), stdio.sink), name="tailrace-conversation")
@@ -248,50 +230,6 @@ async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> Non
         signalled = running.tasks.start(stop.wait(), name="tailrace-signal")
         await asyncio.wait([talking, signalled], return_when="FIRST_COMPLETED")
         await running.stop()
-
-
-class _Report:
-    """Says when it is ready: on stderr, or to the supervisor, which says it when all of its workers are."""
-
-    def __init__(self, running: Server, url: str, door: Admin | None, worker: Worker | None = None) -> None:
-        self._running = running
-        self._url = url
-        self._door = door
-        self._worker = worker
-
-    @property
-    def is_worker(self) -> bool:
-        """Others serve on the same port."""
-        return self._worker is not None
-
-    def loaded(self) -> None:
-        """The service's code is there and the flags make sense; the store comes next."""
-        if self._worker is not None:
-            self._worker.say("loaded")
-
-    def ready(self) -> None:
-        """Requests are served."""
-        running, settings = self._running, self._running.settings
-        durable = "" if running.store.durable else " (not durable)"
-        facts = f"url={self._url} store={running.store.name}{durable} drain={settings.drain:g}"
-        admin = "" if self._door is None else f" admin={self._door.front}"
-        if self._worker is not None:
-            self._worker.say(f"ready {facts}\t{admin}")
-            self._live(self._worker)
-        else:
-            print(f"tailrace ready {facts}{admin}", file=sys.stderr, flush=True)
-
-    def _live(self, worker: Worker) -> None:
-        """A sign of life, again and again, as long as the loop turns."""
-        worker.say("")
-        self._running.tasks.loop.call_later(_SIGN_OF_LIFE, self._live, worker)
-
-    async def retire(self, serving: _Transport) -> None:
-        """Leave new connections to the other workers, which have the socket as well, and let the clients on those that
-        there are go over to them with their next reply: nobody is refused for the change."""
-        if self._worker is not None:
-            serving.retire()
-            await asyncio.sleep(_RETIRING)
 
 
 # --- the admin door -----------------------------------------------------------------------------
@@ -327,106 +265,3 @@ async def _opened(door: Admin | None) -> AsyncGenerator[None]:
         yield
     finally:
         await door.close()
-
-
-# --- signals and the loop -----------------------------------------------------------------------
-
-
-class _Stop(asyncio.Event):
-    """Set by the first SIGTERM or SIGINT.
-
-    Attributes:
-        starting: The task that starts the server, as long as it does: the signal cancels it.
-    """
-
-    starting: asyncio.Task[Any] | None = None
-
-
-async def _started(running: Server, stop: _Stop) -> bool:
-    """Start it; False if a signal came first: a store may be held, and a lifespan may wait, for long."""
-    stop.starting = task = asyncio.current_task()
-    try:
-        await running.start()
-    except asyncio.CancelledError:
-        if task is None or not stop.is_set():
-            raise
-        task.uncancel()
-        return False
-    finally:
-        stop.starting = None
-    return True
-
-
-def _stop_at_signal() -> _Stop:
-    """An event that the first SIGTERM or SIGINT sets; a second one ends the process there and then."""
-    stop = _Stop()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            logger.warning("a second signal: exiting at once")
-            os._exit(128 + number)
-        logger.info("signal received; draining")
-        stop.set()
-        if stop.starting is not None:
-            stop.starting.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, on_signal, number)
-        except NotImplementedError:  # Windows: the handler runs in the main thread, between bytecodes
-            signal.signal(number, lambda received, _: loop.call_soon_threadsafe(on_signal, received))
-    return stop
-
-
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end on uvloop, where there is one, and leave without waiting for what does not end."""
-    before = set(threading.enumerate())
-    loop = _loop_factory()()
-    asyncio.set_event_loop(loop)
-    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")  # what `asyncio.to_thread` uses; ours, to be ended
-    loop.set_default_executor(executor)
-    try:
-        loop.run_until_complete(main)
-        left = [task for task in asyncio.all_tasks(loop) if not task.done()]
-        for task in left:
-            task.cancel()
-        if left:
-            _, left_over = loop.run_until_complete(asyncio.wait(left, timeout=0.2))
-            if left_over:
-                logger.error("exiting although tasks do not end count=%d", len(left_over))
-                _exit()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        executor.shutdown(wait=False, cancel_futures=True)
-        if stuck := _stuck_threads(before, 0.2):
-            logger.warning("exiting although threads do not end names=%s", ",".join(stuck)[:1000])
-            _exit()
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-def _stuck_threads(before: set[threading.Thread], seconds: float) -> list[str]:
-    """Threads begun meanwhile for which Python's own exit would wait, after `seconds` in which they may end."""
-    deadline = time.monotonic() + seconds
-    threads = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return [thread.name for thread in threads if thread.is_alive()]
-
-
-def _exit() -> NoReturn:
-    """Leave without waiting for anybody."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
