@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tailrace import Context
 from tailrace.core.settings import Settings
 from tailrace.protocols.mcp.framing import tag_of
 from tailrace.server import Server
@@ -17,6 +18,7 @@ from tests.rigs.exchange import (
     FakeExchange,
     LegacySession,
     SseSession,
+    call,
     initialize,
     modern_request,
     post_modern,
@@ -114,6 +116,20 @@ async def begins(workshop: Workshop, key: str) -> None:
 
 
 # --- any of them takes any request ----------------------------------------------------------------
+
+
+async def test_a_call_that_another_server_runs_sees_the_headers_but_for_credentials() -> None:
+    seen: list[dict[str, str]] = []
+    async with town(2) as (_, (first, workshop), (second, _)):
+
+        @workshop.service.tool
+        async def look(ctx: Context) -> None:
+            seen.append(dict(ctx.headers))
+
+        session = (await LegacySession(first).start()).on(second)
+        await session.post(call(1, "look"), ("x-tenant", "acme"), ("authorization", "Bearer s3cret")).answer(1)
+    assert seen[0]["x-tenant"] == "acme"
+    assert "authorization" not in seen[0]
 
 
 async def test_ids_name_the_partition_of_their_session() -> None:

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.context import Context
+from tailrace.core.headers import NO_HEADERS, RequestHeaders
 from tailrace.core.meter import ANSWERED, Ending
 from tailrace.core.outgoing import Collected, Leaving
 from tailrace.core.steps import check_name, run_here
@@ -167,6 +168,11 @@ class Call(ABC):
     def rpc(self) -> RpcInfo | None:
         """What a handler sees of the call where it came over RPC."""
         return None
+
+    @property
+    def headers(self) -> RequestHeaders:
+        """Those of the HTTP request that brought it, in this process life; none where there was none."""
+        return NO_HEADERS
 
     @property
     def paused(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tailrace.core.access import Access
+from tailrace.core.headers import NO_HEADERS, RequestHeaders
 from tailrace.core.outgoing import OUTBOX
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded
@@ -116,6 +117,17 @@ class Context:
         return self.call.rpc if self.call is not None else None
 
     @property
+    def headers(self) -> RequestHeaders:
+        """The header fields of the HTTP request that brought the call: a read-only mapping, names in any case, the
+        first value of each (`all(name)` has all).
+
+        Empty over stdio, where there are none, and in a run after a crash, for they are never stored. Detached work
+        has them without `Authorization`, `Proxy-Authorization` and `Cookie`, and so has a call that one worker
+        took and another one runs. An `Authorization` that this server has checked is not among them: see `access`.
+        """
+        return self.call.headers if self.call is not None else self.value(RequestHeaders, NO_HEADERS)
+
+    @property
     def access(self) -> Access | None:
         """What the token of the call's request allows: its scopes, claims, client; None where there was none that says
         so, and after a crash."""
@@ -176,6 +188,8 @@ class Context:
             if context._values is not None:
                 detached._values = context._values | (detached._values or {})
             context = context._parent
+        if self.call is not None and self.call.headers is not NO_HEADERS:
+            detached._values = {**(detached._values or {}), RequestHeaders: self.call.headers.without_credentials()}
         return detached
 
     # --- the way to the peer ---

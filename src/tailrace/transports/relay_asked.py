@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from tailrace.core.headers import CREDENTIALS
 from tailrace.errors import StreamReset, TransportError
 from tailrace.transports.relay_pieces import (
     PART,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "AskerHome"]
 
-_SECRETS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})  # they go no further than who was asked
 _EVENTS = b"text/event-stream"
 
 
@@ -139,7 +139,7 @@ class Asked:
         exchange = self.exchange
         body, streams = exchange.body, exchange.source is not None
         more = len(body) > PART
-        headers = [field for field in exchange.fields() if field[0] not in _SECRETS]
+        headers = [field for field in exchange.fields() if field[0] not in CREDENTIALS]
         self._home.open(
             self.to,
             Open(

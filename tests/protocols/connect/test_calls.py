@@ -160,6 +160,7 @@ async def test_a_handler_sees_headers_and_gives_its_own(protocol: str, fails: bo
         assert rpc is not None
         assert (rpc.path, rpc.protocol, rpc.codec, rpc.http_method) == ("shop.v1.Shop/Meta", protocol, "json", "POST")
         assert (rpc.query, rpc.principal, rpc.timeout) == (b"", "me", None)
+        assert (ctx.headers["X-Ask"], ctx.headers["x-ask-bin"]) == ("1", "AAE")  # as over MCP: text as it came
         rpc.response_headers["X-Echo"] = rpc.headers["X-Ask"]
         rpc.response_trailers["x-raw-bin"] = rpc.headers["x-ask-bin"]
         await rpc.send_headers()  # of one message: nothing to be sent before it

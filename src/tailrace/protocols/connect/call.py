@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.call import Call
+from tailrace.core.headers import RequestHeaders, headers_of
 from tailrace.core.meter import Operation
 from tailrace.errors import (
     CallCancelled,
@@ -146,6 +147,11 @@ class RpcCall(Call):
         if self.info is None:
             self.info = Info(self)
         return self.info
+
+    @property
+    def headers(self) -> RequestHeaders:
+        """The request's, as text."""
+        return headers_of(self.reply.exchange)
 
     @property
     def label(self) -> str:

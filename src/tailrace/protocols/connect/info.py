@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tailrace.core.headers import fields_of
 from tailrace.wire.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Info:
     def headers(self) -> Metadata:
         """The request's."""
         if self._headers is None:
-            self._headers = Metadata.read(self._call.reply.exchange.fields())
+            self._headers = Metadata.read(fields_of(self._call.reply.exchange))
         return self._headers
 
     async def send_headers(self) -> None:

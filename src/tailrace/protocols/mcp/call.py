@@ -19,6 +19,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.core.asked import ClientInfo
 from tailrace.core.call import Call, Reply
+from tailrace.core.headers import NO_HEADERS, RequestHeaders
 from tailrace.core.meter import Operation
 from tailrace.core.outgoing import Leaving
 from tailrace.core.session import ANSWER_ROOM
@@ -94,6 +95,7 @@ class McpCall(Call):
         reran: It runs again after a crash.
         outcome: Its result, once that is decided and what it publishes is being committed.
         keep_answer: Answer also when the client cancelled it (its POST waits for some reply).
+        kept_headers: Of the HTTP request that brought it.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class McpCall(Call):
         "asking",
         "dialect",
         "keep_answer",
+        "kept_headers",
         "leg",
         "level",
         "max_result",
@@ -143,6 +146,7 @@ class McpCall(Call):
         self.asking = asking
         self.principal = principal
         self.keep_answer = keep_answer
+        self.kept_headers = NO_HEADERS
         self.leg: Leg | None = None
         self.status = 200
         self.reran = False
@@ -152,6 +156,11 @@ class McpCall(Call):
     def public_session(self) -> Session | None:
         """Modern calls have no session to show, also where one process has a conversation (stdio)."""
         return None if self.dialect.modern else self.session
+
+    @property
+    def headers(self) -> RequestHeaders:
+        """Those of its request."""
+        return self.kept_headers
 
     @property
     def once_key(self) -> tuple[str, float] | None:

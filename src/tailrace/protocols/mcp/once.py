@@ -226,6 +226,7 @@ class Once:
         run = OnceRun(self, call.number, call.request_id, call.claim.principal, call.target, call.arguments, call.meta)
         run.first, run.origin = call, call.public_session
         run.context = Context(call.context.detach(), call=run)  # its values
+        run.kept_headers = call.kept_headers
         tasks = self.endpoint.tasks
         tasks.admit(run)
         try:

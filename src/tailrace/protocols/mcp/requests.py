@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import UNSET, UnsetType
 
 from tailrace.core.access import Access, InsufficientScope
+from tailrace.core.headers import headers_of
 from tailrace.core.meter import ANSWERED, Operation
 from tailrace.core.outgoing import OUTBOX
 from tailrace.core.trace import read_trace
@@ -175,6 +176,8 @@ class Requests:
         )
         if dialect.modern and call.LEGS and (params.request_state is not UNSET or params.input_responses is not UNSET):
             call.leg = leg_of(call, params)
+        if origin is not None:
+            call.kept_headers = headers_of(origin)
         values = self.values(params.meta, origin)
         if values:
             call.context.set_values(values)
