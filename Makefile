@@ -52,13 +52,13 @@ check: $(VENV)/.installed-dev ## lint, format, types, import contracts, lock
 	$(PY) -m uv lock --check --quiet
 
 # DOCS=1 writes docs/performance.md as well. More of it: $(PY) -m bench.run --help.
-bench: $(VENV)/.installed-base ## measured beside its peers: three rounds, about 25 minutes on an idle machine
+bench: $(VENV)/.installed-test ## measured beside its peers, and over Valkey: three rounds, about 30 minutes on an idle machine
 	$(PY) -m bench.run $(if $(DOCS),--docs)
 
 bench-rpc: $(VENV)/.installed-base ## Connect and gRPC beside their peers, about 10 minutes
 	$(PY) -m bench.rpc --rounds 3 $(if $(DOCS),--docs)
 
-bench-quick: $(VENV)/.installed-base ## the same in about three minutes, for a look
+bench-quick: $(VENV)/.installed-test ## the same in about three minutes, for a look
 	$(PY) -m bench.run --quick
 
 scoreboard: $(VENV)/.installed-base ## `tailrace check` on ours and on the peers, into docs/scoreboard.md: about 25 minutes

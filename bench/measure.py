@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,24 +32,27 @@ def measure(trial: Trial, contestant: Server, load: Path, scratch: Path, *, quic
 
     Returns:
         What the load generator saw, with `cpu_us`, `cpu_percent`, `rss_mb`, `base_mb` and, for idle sessions,
-        `kb_each`.
+        `kb_each`; `beside_us` is the CPU time a call of the process that the server needs beside it.
 
     Raises:
         RuntimeError: The server or the load generator failed; says why.
     """
     port, log = free_port(), scratch / "server.log"
-    command = contestant.command(trial.transport, port, scratch, trial.kind == "resume")
     flags = _flags(trial, contestant, port, quick)
     limit = _limit(trial, flags) + _OPENING_TIME
-    if trial.transport == "stdio":
-        return drive([str(load), "-paced", *_words(flags), "--", *command], None, limit)
-    with server(command, port, log, cwd=ROOT) as pid:
-        return drive([str(load), "-paced", *_words(flags)], pid, limit)
+    with ExitStack() as running:
+        beside = None if contestant.beside is None else running.enter_context(contestant.beside(scratch))
+        command = contestant.command(trial.transport, port, scratch, trial.kind == "resume")
+        if trial.transport == "stdio":
+            return drive([str(load), "-paced", *_words(flags), "--", *command], None, limit)
+        pid = running.enter_context(server(command, port, log, cwd=ROOT, ready=contestant.ready))
+        return drive([str(load), "-paced", *_words(flags)], pid, limit, beside)
 
 
 def _flags(trial: Trial, contestant: Server, port: int, quick: bool) -> dict[str, str]:
     path = "sse" if trial.transport == "sse" else "mcp"
     flags = {"trial": trial.kind, "era": trial.era, "url": f"http://127.0.0.1:{port}/{path}", **trial.flags}
+    flags |= contestant.flags
     flags |= {"seconds": "1s", "warmup": "300ms"} if quick else {
         "seconds": f"{trial.seconds}s", "warmup": f"{trial.warmup}s"}  # fmt: skip
     if trial.kind == "broadcast" and contestant.join:
@@ -65,19 +69,21 @@ def _limit(trial: Trial, flags: dict[str, str]) -> float:
     return trial.seconds + trial.warmup + sum(float(flags.get(name, "0s")[:-1]) for name in ("hold", "limit"))
 
 
-def drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
+def drive(command: list[str], pid: int | None, limit: float, beside: int | None = None) -> dict[str, Any]:
     """Run the generator, read /proc whenever it prints a mark, and join both into one sample.
 
     Args:
         command: The generator's, with `-paced`.
         pid: The server's process; None where the generator itself starts it, and says which it is.
         limit: Seconds.
+        beside: A process whose CPU time is told apart.
 
     Raises:
         RuntimeError: The generator failed, or took too long.
     """
     base = None if pid is None else usage(pid)
     marks: dict[str, Usage] = {}
+    others: dict[str, Usage] = {}
     result: dict[str, Any] | None = None
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -94,6 +100,8 @@ def drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
                 said = json.loads(line)
                 if "mark" in said:
                     marks[said["mark"]] = usage(said.get("pid", pid))
+                    if beside is not None:
+                        others[said["mark"]] = usage(beside)
                     process.stdin.write("\n")
                     process.stdin.flush()
                 else:
@@ -105,7 +113,7 @@ def drive(command: list[str], pid: int | None, limit: float) -> dict[str, Any]:
         listener.join(5)
     if result is None or process.returncode:
         raise RuntimeError(complaints[-1] if complaints else f"no result within {limit:.0f} seconds")
-    return result | _costs(result, base, marks)
+    return result | _costs(result, base, marks) | _costs_beside(result, others)
 
 
 def _collect(lines: Any, into: list[str]) -> None:
@@ -129,3 +137,10 @@ def _costs(result: dict[str, Any], base: Usage | None, marks: dict[str, Usage]) 
         costs["cpu_us"] = cpu / done * 1e6
         costs["cpu_percent"] = 100 * cpu / result["seconds"]
     return costs
+
+
+def _costs_beside(result: dict[str, Any], marks: dict[str, Usage]) -> dict[str, Any]:
+    done = result.get("arrived") or result.get("calls")
+    if not done or not {"begin", "end"} <= marks.keys():
+        return {}
+    return {"beside_us": (marks["end"].cpu - marks["begin"].cpu) / done * 1e6}

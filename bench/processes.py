@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ __all__ = ["Usage", "free_port", "server", "tree", "usage"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_PORTS = range(20_000, 32_000)  # below those that Linux gives to connections, one of which would be in the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,20 @@ def usage(pid: int) -> Usage:
 
 def free_port() -> int:
     """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
 
 
 @contextmanager
-def server(command: Sequence[str], port: int, log: Path, *, cwd: Path, start_time: float = 30.0) -> Iterator[int]:
+def server(
+    command: Sequence[str], port: int, log: Path, *, cwd: Path, ready: str = "", start_time: float = 30.0
+) -> Iterator[int]:
     """Start a server, give its process id once it listens on `port`, and end it.
 
     Args:
@@ -73,6 +82,7 @@ def server(command: Sequence[str], port: int, log: Path, *, cwd: Path, start_tim
         port: Where it will listen, on loopback.
         log: Takes what it prints.
         cwd: Where it runs.
+        ready: Its log must say this as well.
         start_time: Seconds until it must listen.
 
     Raises:
@@ -83,18 +93,18 @@ def server(command: Sequence[str], port: int, log: Path, *, cwd: Path, start_tim
             command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0
         )
     try:
-        _await_port(process, port, log, time.monotonic() + start_time)
+        _await_port(process, port, log, ready.encode(), time.monotonic() + start_time)
         yield process.pid
     finally:
         _end(process)
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, log: Path, until: float) -> None:
+def _await_port(process: subprocess.Popen[bytes], port: int, log: Path, ready: bytes, until: float) -> None:
     while time.monotonic() < until:
         if process.poll() is not None:
             raise RuntimeError(f"ended with {process.returncode}: {_last_line(log)}")
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if ready in log.read_bytes() and probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"did not listen in time: {_last_line(log)}")

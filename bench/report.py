@@ -2,7 +2,8 @@
 
     python -m bench.report build/bench/results.json --docs
 
-Between the markers of docs/performance.md nothing is written by hand: what stands there was measured.
+Between the markers of docs/performance.md nothing is written by hand: what stands there was measured. It has a pair of
+them for each section; one of which nothing was measured stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,55 @@ from bench.summary import medians, ratio, spread
 from bench.svg import Bar, bar_chart, figure
 from bench.trials import HEADLINES, MORE_RATIOS, Headline
 
-__all__ = ["between_markers", "charts", "markdown", "write"]
+__all__ = ["SECTIONS", "Section", "between_markers", "charts", "markdown", "part", "write"]
 
 BEGIN = "<!-- measured: begin (python -m bench.report writes this) -->"
 END = "<!-- measured: end -->"
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_REFERENCES = ("mcp-go", "go-sdk", "mcp", "mcp-uvloop", "fastmcp", "tailrace")  # the last: what durability costs
 
 Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report.
+
+    Args:
+        title: Of it in report.md.
+        begin: What stands before it in docs/performance.md.
+        end: And behind it.
+        references: Servers by whose figures ours are divided.
+        ratios: What a reader of these has to know.
+    """
+
+    title: str
+    begin: str
+    end: str
+    references: tuple[str, ...]
+    ratios: str
+
+
+SECTIONS = {
+    "peers": Section(
+        "Tailrace beside its peers",
+        BEGIN,
+        END,
+        ("mcp-go", "go-sdk", "mcp", "mcp-uvloop", "fastmcp", "tailrace"),  # the last: what durability costs
+        "Tailrace's figure divided by the other's. Calls a second: a Go server uses every core, Tailrace one.",
+    ),
+    "workers": Section(
+        "Several workers, and stores",
+        "<!-- workers: begin (python -m bench.report writes this) -->",
+        "<!-- workers: end -->",
+        ("tailrace-1", "tailrace", "tailrace-valkey"),
+        "The figure of the server in the row divided by that of the one in the column. CPU is that of all processes of "
+        "the server; Valkey's own is told apart, below.",
+    ),
+}
 _COLUMNS = {  # of each kind of trial, beside the server: title and key
-    "calls": {"calls/s": "rps", "CPU µs a call": "cpu_us", "p50 µs": "p50_us", "p90 µs": "p90_us", "p99 µs": "p99_us",
+    "calls": {"calls/s": "rps", "CPU µs a call": "cpu_us", "Valkey's CPU µs a call": "beside_us",
+              "relayed %": "away_percent", "p50 µs": "p50_us", "p90 µs": "p90_us", "p99 µs": "p99_us",
               "RSS MB": "rss_mb", "wrong or failed": "failures"},
     "burst": {"arrived/s": "per_second", "CPU µs each": "cpu_us", "lost": "lost", "out of order": "misordered",
               "RSS MB": "rss_mb"},
@@ -41,23 +81,37 @@ _COLUMNS = {  # of each kind of trial, beside the server: title and key
     "resume": {"events/s": "per_second", "arrived": "arrived", "lost": "lost", "seconds": "seconds",
                "the server says": "said"},
 }  # fmt: skip
+_WHERE_THERE_ARE = {"beside_us", "away_percent"}  # columns that a table has if a server has a figure for them
 
 
-def markdown(results: Results, images: str | None = None) -> str:
-    """The whole report.
+def part(results: Results, section: str) -> dict[str, Any]:
+    """The results of one section."""
+    trials = {name: trial for name, trial in results["trials"].items() if trial.get("section", "peers") == section}
+    taking_part = {server for trial in trials.values() for server in trial["servers"]}
+    return {
+        **results,
+        "trials": trials,
+        "servers": {name: about for name, about in results["servers"].items() if name in taking_part},
+        "samples": [sample for sample in results["samples"] if sample["trial"] in trials],
+    }
+
+
+def markdown(results: Results, images: str | None = None, section: Section = SECTIONS["peers"]) -> str:
+    """The report of one section.
 
     Args:
-        results: As `bench.run` stores them.
+        results: As `part` gives them.
         images: Where the charts are, relative to the page; None for none.
+        section: Which.
     """
-    return "\n".join(_lines(results, images)).rstrip() + "\n"
+    return "\n".join(_lines(results, images, section)).rstrip() + "\n"
 
 
-def _lines(results: Results, images: str | None) -> Iterator[str]:
+def _lines(results: Results, images: str | None, section: Section) -> Iterator[str]:
     found = medians(results["samples"])
     yield from _circumstances(results)
     yield from _contestants(results)
-    yield from _ratios(results, found)
+    yield from _ratios(results, found, section)
     for name, trial in results["trials"].items():
         yield from ("", f"### {trial['title']}", "")
         if trial.get("rounds", results["rounds"]) < results["rounds"]:
@@ -104,18 +158,12 @@ def _contestants(results: Results) -> Iterator[str]:
         yield f"| {server['title']} | {server['store']} | {_cell(server['settings'])}{missing} |"
 
 
-def _ratios(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
+def _ratios(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]], section: Section) -> Iterator[str]:
     """Each of ours by each of theirs; below 1 is less. Where more is better, the head says so."""
-    others = [name for name in _REFERENCES if name in results["servers"]]
+    others = [name for name in section.references if name in results["servers"]]
     if not others:
         return
-    yield from (
-        "",
-        "### Ratios",
-        "",
-        "Tailrace's figure divided by the other's. Calls a second: a Go server uses every core, Tailrace one.",
-        "",
-    )
+    yield from ("", "### Ratios", "", section.ratios, "")
     yield f"| | figure | server | {' | '.join('by ' + results['servers'][name]['title'] for name in others)} |"
     yield "|---|---|---|" + "---:|" * len(others)
     for name, trial in results["trials"].items():
@@ -140,7 +188,8 @@ def _ratio(value: float | None) -> str:
 
 def _table(results: Results, found: Mapping[tuple[str, str], Mapping[str, Any]], name: str, trial: Mapping[str, Any]
            ) -> Iterator[str]:  # fmt: skip
-    columns = _COLUMNS[trial["kind"]]
+    there = {key for (trial_name, _), row in found.items() if trial_name == name for key in row}
+    columns = {title: key for title, key in _COLUMNS[trial["kind"]].items() if key not in _WHERE_THERE_ARE - there}
     yield f"| server | {' | '.join(columns)} |"
     yield "|---|" + "---:|" * len(columns)
     for server, about in results["servers"].items():
@@ -218,13 +267,17 @@ def write(results: Results, folder: Path, *, docs: Path | None = None) -> None:
     """Write results.json, report.md and the charts into a folder, and into the documentation if that is named."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    (folder / "report.md").write_text("# Tailrace beside its peers\n\n" + markdown(results, "."))
+    parts = {section: found for name, section in SECTIONS.items() if (found := part(results, name))["trials"]}
+    texts = (f"# {section.title}\n\n{markdown(found, '.', section)}" for section, found in parts.items())
+    (folder / "report.md").write_text("\n".join(texts))
     drawn = charts(results)
     for name, chart in drawn.items():
         (folder / f"{name}.svg").write_text(chart)
     if docs is not None:
         page = docs / "performance.md"
-        page.write_text(between_markers(page.read_text(), markdown(results, "performance")))
+        for section, found in parts.items():
+            text = markdown(found, "performance", section)
+            page.write_text(between_markers(page.read_text(), text, section.begin, section.end))
         (docs / "performance").mkdir(exist_ok=True)
         for name, chart in drawn.items():
             (docs / "performance" / f"{name}.svg").write_text(chart)

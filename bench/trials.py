@@ -40,6 +40,7 @@ class Trial:
         era: sessions, streams, modern, sse or stdio: the load generator's `-era`.
         servers: The names of the servers that take part; empty: all that speak this era.
         seconds: Measured time; `warmup` comes before it.
+        section: Of the report: a key of `bench.report.SECTIONS`.
         rounds: It takes part in so many of a run's rounds at most: bytes hardly vary, and some trials take long.
         quick: Whether `make bench-quick` has it too, and then its other sizes.
         flags: More flags of the load generator.
@@ -52,6 +53,7 @@ class Trial:
     servers: tuple[str, ...] = ()
     seconds: float = 2.5
     warmup: float = 0.7
+    section: str = "peers"
     rounds: int = 3
     quick: bool = False
     flags: dict[str, str] = field(default_factory=dict)
@@ -63,6 +65,8 @@ class Trial:
         return {"sessions": "http", "streams": "http"}.get(self.era, self.era)
 
 
+_STORES = ("tailrace", "tailrace-sqlite", "tailrace-valkey", "tailrace-valkey-own", "tailrace-valkey-other",
+           "tailrace-valkey-any")  # fmt: skip
 _DURABLE = ("tailrace-sqlite", "tailrace", "mcp-go", "mcp")
 _MANY = ("tailrace", "mcp-go", "go-sdk")
 _FEW = (*_MANY, "mcp")
@@ -109,6 +113,21 @@ TRIALS = (
               if n > 8 else f"Echo, Streamable HTTP, {n} session", "calls", "sessions", _MANY, rounds=1,
               flags={"sessions": str(n), "clients": str(min(n, 8))})
         for n in (1, 10, 100, 1000)
+    ),
+    *(
+        Trial(f"workers-{n}", f"Echo, the stateless 2026-07-28, {n} clients", "calls", "modern",
+              ("tailrace-1", "tailrace-2"), section="workers", flags={"clients": str(n)})
+        for n in (8, 32)
+    ),
+    *(
+        Trial(f"stores-{n}", f"Echo, Streamable HTTP with sessions, {n} client{'s' if n > 1 else ''}", "calls",
+              "sessions", _STORES, section="workers", quick=n > 1, flags={"clients": str(n)})
+        for n in (1, 32)
+    ),
+    *(
+        Trial(f"commits-{n}", f"Echo, HTTP+SSE, {n} clients: two commits a call", "calls", "sse",
+              ("tailrace", "tailrace-sqlite", "tailrace-valkey"), section="workers", flags={"clients": str(n)})
+        for n in (8, 64)
     ),
 )  # fmt: skip
 

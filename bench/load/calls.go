@@ -140,6 +140,9 @@ func runCalls(o options) (result, error) {
 	mark("end", about)
 	report := got.result(took)
 	report["reconnects"] = reconnects(all)
+	if o.land != "" {
+		report["away_percent"] = awayPercent(all)
+	}
 	return report, nil
 }
 
@@ -202,6 +205,11 @@ func reconnects(all []client) int {
 		switch c := c.(type) {
 		case *streamable:
 			sum += c.conn.reconnects
+			for _, path := range c.paths {
+				if path.conn != c.conn {
+					sum += path.conn.reconnects
+				}
+			}
 		case *sseClient:
 			sum += c.posts.reconnects
 		}

@@ -22,6 +22,7 @@ type options struct {
 	limit, quiet, resumeWait time.Duration
 	join                     bool
 	rate                     float64
+	land                     string
 	command                  []string
 }
 
@@ -56,6 +57,7 @@ func main() {
 	flag.DurationVar(&o.quiet, "quiet", 2*time.Second, "no delivery for so long: the rest is lost")
 	flag.DurationVar(&o.resumeWait, "resume-wait", 2*time.Second, "between cut and resume, so that the tool has ended")
 	flag.Float64Var(&o.rate, "rate", 0, "calls a second of all clients together; 0: each calls again at once (trial calls)")
+	flag.StringVar(&o.land, "land", "", "era sessions, several workers: own (calls go over the connection that made the session), other (over one to a worker that does not have it) or any (over several in turn, wherever they land)")
 	flag.BoolVar(&o.join, "join", false, "each session calls the tool `join` before a broadcast")
 	wait := flag.Bool("paced", false, "wait for a line of input after each mark")
 	flag.Parse()

@@ -35,7 +35,9 @@ func newClient(o options) (client, error) {
 	switch o.era {
 	case "sessions", "streams":
 		c := &streamable{path: path, host: address, conn: newConn(address, o.limit)}
-		c.session, err = openSession(c.conn, address, path)
+		if c.session, err = openSession(c.conn, address, path); err == nil {
+			err = c.land(o)
+		}
 		return c, err
 	case "modern":
 		return &streamable{path: path, host: address, conn: newConn(address, o.limit), modern: true}, nil
@@ -125,14 +127,21 @@ type streamable struct {
 	host, path, session string
 	conn                *conn
 	modern              bool
+	paths               []*way // connections that calls take turns on; none: `conn` alone
 	id                  int
 	body, request, kept []byte
 }
 
-func (s *streamable) close() { s.conn.close() }
+func (s *streamable) close() {
+	s.conn.close()
+	for _, path := range s.paths {
+		path.conn.close()
+	}
+}
 
 func (s *streamable) call(tool string, arguments []byte, note func([]byte)) ([]byte, error) {
 	s.id++
+	s.turn()
 	s.body = callMessage(s.body[:0], s.id, tool, arguments, s.modern, note != nil)
 	head := legacyHead(s.session)
 	if s.modern {

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.measure import measure
-from bench.servers import HERE, SERVERS, build_load
+from bench.servers import HERE, SERVERS, Server, build_load, prepare
 from bench.trials import TRIALS, Trial
 from tests.conftest import Needs
 
@@ -67,6 +67,32 @@ def test_nothing_of_ours_is_lost(load: Path, tmp_path: Path, one: Trial) -> None
     sample = measure(one, SERVERS[0], load, tmp_path, quick=True)
     assert (sample["lost"], sample.get("misordered", 0)) == (0, 0)
     assert sample.get("said", "complete") == "complete"
+
+
+def of(name: str) -> Server:
+    return next(one for one in SERVERS if one.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "relayed"),
+    [
+        ("workers-8", "tailrace-2", None),
+        ("stores-32", "tailrace-valkey-own", 0),
+        ("stores-32", "tailrace-valkey-other", 100),
+    ],
+)
+def test_calls_of_two_workers_are_right_and_go_where_they_should(
+    load: Path, tmp_path: Path, needs: Needs, name: str, server: str, relayed: int | None
+) -> None:
+    contestant = of(server)
+    if (missing := prepare(contestant)) is not None:
+        needs("valkey", missing)
+    sample = measure(trial(name), contestant, load, tmp_path, quick=True)
+    assert sample["calls"] > 0
+    assert (sample["failed"], sample["wrong"], sample["reconnects"]) == (0, 0, 0)
+    assert sample.get("away_percent") == relayed
+    assert ("beside_us" in sample) == (relayed is not None)
+    assert sample["cpu_us"] > 0
 
 
 def test_a_slow_reader_does_not_hold_up_its_own_session(load: Path, tmp_path: Path) -> None:

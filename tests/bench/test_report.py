@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.report import BEGIN, END, between_markers, charts, markdown, write
+from bench.report import BEGIN, END, SECTIONS, Section, between_markers, charts, markdown, part, write
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -116,8 +116,9 @@ def test_a_page_without_its_markers_is_left_alone(page: str) -> None:
         between_markers(page, "new")
 
 
-def test_the_page_of_the_documentation_has_its_markers() -> None:
-    assert "new" in between_markers((DOCS / "performance.md").read_text(), "new")
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=list(SECTIONS))
+def test_the_page_of_the_documentation_has_its_markers(section: Section) -> None:
+    assert "new" in between_markers((DOCS / "performance.md").read_text(), "new", section.begin, section.end)
 
 
 def test_all_is_written_and_what_is_stored_can_be_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:
@@ -130,3 +131,51 @@ def test_all_is_written_and_what_is_stored_can_be_drawn_again(results: dict[str,
     page = (docs / "performance.md").read_text()
     assert "![Echo](performance/echo.svg)" in page
     assert markdown(results, "performance").strip() in page
+
+
+# --- several workers, and stores --------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_workers(results: dict[str, Any]) -> dict[str, Any]:
+    names = {"tailrace-valkey": "Valkey, 1 worker", "tailrace-valkey-other": "Valkey, other"}
+    results["servers"] |= {name: server(title) for name, title in names.items()}
+    results["trials"]["stores"] = {
+        "title": "Stores", "kind": "calls", "servers": ["tailrace", *names], "section": "workers",
+    }  # fmt: skip
+    one = {"trial": "stores", "round": 1, "rps": 100.0}
+    results["samples"] += [
+        {**one, "server": "tailrace", "cpu_us": 30.0},
+        {**one, "server": "tailrace-valkey", "cpu_us": 33.0, "beside_us": 1.5},
+        {**one, "server": "tailrace-valkey-other", "cpu_us": 99.0, "beside_us": 20.5, "away_percent": 100.0},
+    ]
+    return results
+
+
+def test_a_section_has_its_own_trials_and_servers_only(with_workers: dict[str, Any]) -> None:
+    peers, workers = part(with_workers, "peers"), part(with_workers, "workers")
+    assert list(peers["trials"]) == ["echo", "burst"]
+    assert list(workers["trials"]) == ["stores"]
+    assert list(workers["servers"]) == ["tailrace", "tailrace-valkey", "tailrace-valkey-other"]
+    assert "Valkey" not in markdown(peers)
+
+
+def test_the_cost_of_the_process_beside_is_told_apart_and_so_is_the_share_that_is_relayed(
+    with_workers: dict[str, Any],
+) -> None:
+    text = markdown(part(with_workers, "workers"), section=SECTIONS["workers"])
+    assert "| server | calls/s | CPU µs a call | Valkey's CPU µs a call | relayed % |" in text
+    assert row(text, "Stores", "Valkey, other").startswith("| Valkey, other | 100 | 99.0 | 20.5 | 100 |")
+    assert row(text, "Stores", "Tailrace").startswith("| Tailrace | 100 | 30.0 | - | - |")
+    assert "| stores | CPU µs a call (less is better) | Valkey, other | 3.30 | 3.00 |" in text
+
+
+def test_a_section_of_which_nothing_was_measured_stays_as_it_is(with_workers: dict[str, Any], tmp_path: Path) -> None:
+    workers = SECTIONS["workers"]
+    page = f"{BEGIN}\nof an earlier run\n{END}\n{workers.begin}\n{workers.end}\n"
+    (tmp_path / "performance.md").write_text(page)
+    write(part(with_workers, "workers"), tmp_path / "out", docs=tmp_path)
+    text = (tmp_path / "performance.md").read_text()
+    assert text.startswith(f"{BEGIN}\nof an earlier run\n{END}\n")
+    assert "### Stores" in text
+    assert (tmp_path / "out/report.md").read_text().startswith(f"# {workers.title}\n")
