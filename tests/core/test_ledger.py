@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger
+from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger_entry import Entry, EntryState
 from tailrace.core.outgoing import Leaving
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
 from tailrace.errors import CallCancelled, LimitError, StoreError

@@ -8,7 +8,8 @@ import random
 import pytest
 
 from tailrace.core.budget import EVENT_BYTES, Budget
-from tailrace.core.log import Cursor, Log
+from tailrace.core.cursor import Cursor
+from tailrace.core.log import Log
 from tailrace.core.ports import Kind
 from tests.core.support import turns
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tailrace.core.ledger import EntryState, KeyReused
+from tailrace.core.ledger import KeyReused
+from tailrace.core.ledger_entry import EntryState
 from tailrace.core.ports import DropEntry
 from tailrace.core.shared_ledger import BEGUN_KEYS, SharedLedger
 from tailrace.errors import EntryTaken, StoreError

@@ -110,7 +110,7 @@ ONCE_MUTANTS = [
     ),
     Mutant(
         "a principal attaches to another's key",
-        LEDGER,
+        "core/ledger_entry.py",
         [("    owner = principal.encode()\n", '    owner = b""\n')],
         [f"{UNIT}::test_a_key_is_its_principals"],
         "assert|KeyError",

@@ -13,8 +13,9 @@ from typing import Any
 import detangle
 
 from tailrace.core.call import Call, CallState
+from tailrace.core.cursor import Cursor
 from tailrace.core.exchange import Headers, Sink
-from tailrace.core.log import Cursor, Log
+from tailrace.core.log import Log
 from tailrace.core.ports import AppendEvent, Committed, EndCall, PutCall, PutSession, Record
 from tailrace.core.session import Completion, Lifecycle, Session, Sessions
 from tailrace.core.tasks import Tasks

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tailrace.core.call import Call, CallState
+from tailrace.core.cursor import Cursor
 from tailrace.core.exchange import Sink
-from tailrace.core.log import Cursor, Log
+from tailrace.core.log import Log
 from tailrace.core.ports import PutCall
 from tailrace.core.session import Lifecycle, Session
 from tailrace.core.tasks import Tasks

@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tailrace.core.ledger import (
+from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger_entry import (
     ANSWER,
     HEAD,
     KIND,
     NEVER,
     Entry,
     EntryState,
-    KeyReused,
-    Ledger,
     Orphan,
     encode_head,
     name_of,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tailrace.core.log import Cursor, Log
+from tailrace.core.log import Log
 from tailrace.core.session import Sessions
 from tailrace.core.tasks import Detached, Tasks
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from tailrace.core.call import Call
+    from tailrace.core.cursor import Cursor
     from tailrace.core.ports import Kind
     from tailrace.core.session import Session
     from tailrace.core.threads import Threads

@@ -14,8 +14,8 @@ from tailrace.core.log import MANY_EVENTS
 from tailrace.errors import TransportError
 
 if TYPE_CHECKING:
+    from tailrace.core.cursor import Cursor
     from tailrace.core.exchange import Sink
-    from tailrace.core.log import Cursor
 
 __all__ = ["Framing", "Sweeps", "Writer"]
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from tailrace.core.context import Context
-from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger
+from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger_entry import Entry, EntryState
 from tailrace.core.outgoing import Leaving
 from tailrace.errors import CallCancelled, ClientGone, Code, DeadlineExceeded, EntryTaken, RpcError, StoreError
 from tailrace.protocols.connect.call import RpcCall, RpcReply

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.context import Context
-from tailrace.core.ledger import Entry, EntryState, KeyReused, Ledger, Orphan
+from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger_entry import Entry, EntryState, Orphan
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.core.shared_ledger import SharedLedger
 from tailrace.errors import (

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from msgspec import Raw, UnsetType
 
     from tailrace.core.call import Call
-    from tailrace.core.ledger import Entry
+    from tailrace.core.ledger_entry import Entry
     from tailrace.core.ports import Record
     from tailrace.core.session import Session
     from tailrace.core.tasks import Tasks

@@ -34,8 +34,8 @@ from tailrace.wire.jsonrpc import (
 )
 
 if TYPE_CHECKING:
+    from tailrace.core.cursor import Cursor
     from tailrace.core.exchange import Sink
-    from tailrace.core.log import Cursor
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["Conversation"]

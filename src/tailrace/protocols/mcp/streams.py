@@ -11,8 +11,9 @@ from tailrace.protocols.mcp.reply import SSE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailrace.core.cursor import Cursor
     from tailrace.core.exchange import Headers
-    from tailrace.core.log import Cursor, Log
+    from tailrace.core.log import Log
     from tailrace.core.session import Session
     from tailrace.core.settings import Settings
     from tailrace.core.tasks import Sweeper

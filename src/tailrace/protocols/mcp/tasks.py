@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from tailrace.core.ledger import EntryState
+from tailrace.core.ledger_entry import EntryState
 from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.core.waiters import Waiters
