@@ -10,7 +10,7 @@ MEMBERS = "tests/stores/test_valkey_membership.py"
 SHARED_MUTANTS = [
     Mutant(
         "an owner that may have lost its lease answers for its sessions",
-        "server/cluster.py",
+        "server/router.py",
         [("        if not partition.store.is_held:  #", "        if False:  #")],
         [
             "tests/server/test_cluster.py::test_an_owner_that_is_not_sure_of_its_lease_answers_for_no_session_until_it_is"

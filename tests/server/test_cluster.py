@@ -11,8 +11,10 @@ import pytest
 
 from tailrace import Context
 from tailrace.core.settings import Settings
+from tailrace.errors import StoreError
 from tailrace.protocols.mcp.framing import tag_of
 from tailrace.server import Server
+from tailrace.stores.memory import MemoryStore
 from tailrace.stores.memory_membership import MemoryCluster, MemoryMembership
 from tests.rigs.exchange import (
     FakeExchange,
@@ -48,9 +50,11 @@ class Town:
         self.ran: list[str] = []
         self.gate = asyncio.Event()
 
-    async def add(self) -> tuple[Server, Workshop]:
-        """One more member, started."""
+    async def add(self, lifespan: Any = None) -> tuple[Server, Workshop]:
+        """One more member, started; `lifespan` is its service's, given its membership."""
         workshop, membership = Workshop(), self.cluster.member()
+        if lifespan is not None:
+            workshop.service.lifespan(lambda _: lifespan(membership))
 
         @workshop.service.tool(once="key")
         async def pay(key: str, amount: int = 1) -> str:
@@ -87,7 +91,7 @@ async def town(count: int, **settings: Any) -> AsyncIterator[tuple[Any, ...]]:
     try:
         members = [await place.add() for _ in range(count)]
         for server, _ in members:  # each has seen all others
-            await until(lambda server=server: len(cluster_of(server)._others()) == count - 1)
+            await until(lambda server=server: len(cluster_of(server).members.others()) == count - 1)
         yield place, *members
     finally:
         for server in list(place.servers):
@@ -109,6 +113,20 @@ async def moved_to(server: Server, session: LegacySession) -> LegacySession:
     """The session, as soon as its partition is there: what is sent to a dead owner may have been done by it."""
     await until(lambda: tag_of(session.id) in {partition.tag for partition in server.partitions})
     return session.on(server)
+
+
+def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    """What reading a partition fails with, by its tag; empty as yet."""
+    failing: dict[str, Exception] = {}
+    unfinished = MemoryStore.unfinished
+
+    async def read(store: MemoryStore) -> list[str]:
+        if store.partition in failing:
+            raise failing[store.partition]
+        return await unfinished(store)
+
+    monkeypatch.setattr(MemoryStore, "unfinished", read)
+    return failing
 
 
 async def begins(workshop: Workshop, key: str) -> None:
@@ -322,7 +340,7 @@ async def test_a_request_that_comes_before_anybody_has_taken_over_waits_for_that
 
         monkeypatch.setattr(membership, "adopt", slowly)
         await place.kill(first)
-        await until(lambda: tag not in cluster_of(second)._owners)
+        await until(lambda: tag not in cluster_of(second).members.owners)
         asked = session.on(second).call(2, "recall", {"name": "n"})
         await until(lambda: cluster_of(second).statistics()["waiting"] == 1)
         assert not asked.replied
@@ -339,7 +357,7 @@ async def test_a_request_whose_partition_nobody_takes_over_is_refused_in_time(mo
 
         monkeypatch.setattr(place.servers[second][0], "adopt", refused)
         await place.kill(first)
-        await until(lambda: tag not in cluster_of(second)._owners)
+        await until(lambda: tag not in cluster_of(second).members.owners)
         asked = session.on(second).call(2, "echo", {"text": "x"})
         assert await asked.status_code() == 503
         assert asked.headers["retry-after"] == "1"
@@ -409,3 +427,133 @@ async def test_a_partition_that_holds_nothing_any_more_is_retired() -> None:
         assert await moved.delete().status_code() == 200
         await until(lambda: tag not in place.cluster.partitions)
         assert second.partitions == [second.home]
+
+
+async def test_what_a_partition_has_counted_stays_when_it_is_gone() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        session, tag = await LegacySession(first).start(), first.home.tag
+        await place.kill(first)
+        moved = await moved_to(second, session)
+        assert text_of(await moved.call(1, "echo", {"text": "x"}).answer(1)) == "x"
+        await until(lambda: len(second.partitions) == 2)
+        assert await moved.delete().status_code() == 200
+        await until(lambda: not second.statistics()["sessions"]["open"])
+        before = second.statistics()
+        await until(lambda: tag not in place.cluster.partitions)
+        after = second.statistics()
+        assert before["sessions"]["restored"] == 1
+        for section, names in (("sessions", ["opened", "restored", "closed"]), ("store", ["commits", "records"])):
+            for name in names:
+                assert after[section][name] >= before[section][name] > 0, name
+        cluster = after["cluster"]
+        assert [cluster[name] for name in ("partitions", "adopted", "retired", "fenced")] == [1, 1, 1, 0]
+
+
+async def test_a_member_counts_what_it_loses_and_what_it_hands_over() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        await LegacySession(first).start()
+        lost = first.home
+        place.sleep_and_wake(first, lost.tag)
+        await until(lambda: first.home is not lost and lost not in first.partitions)
+        await until(lambda: lost.tag in place.cluster.owners and not cluster_of(first).ownership.entering)
+        owned = len(first.partitions)
+        place.servers.pop(first)
+        await first.stop()
+        ownership = cluster_of(first).ownership
+        assert (ownership.fenced, ownership.handed_over) == (1, owned)
+        await until(lambda: second.statistics()["cluster"]["bytes_in"] > 0)
+
+
+# --- partitions that cannot be read ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [StoreError("it is damaged"), ValueError("a bug")], ids=lambda error: str(error))
+async def test_a_partition_that_cannot_be_restored_disturbs_no_other_and_is_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = broken(monkeypatch)
+    async with town(2, hook_time=30.0) as (place, (first, _), (second, _)):
+        session, other = await LegacySession(first).start(), await LegacySession(second).start()
+        await session.call(1, "remember", {"name": "n", "value": "v"}).answer(1)
+        await first.store.flush()
+        failing[first.home.tag] = error
+        await place.kill(first)
+        await until(lambda: second.statistics()["cluster"]["failed_recoveries"] >= 4)
+        assert second.statistics()["cluster"]["stuck"] == 1
+        said = [record for record in caplog.records if first.home.tag in record.getMessage() and record.levelno >= 30]
+        assert [record.levelname for record in said] == ["WARNING", "ERROR"]
+        assert "cannot be restored: its sessions are refused" in said[1].getMessage()
+        assert str(error) in said[1].getMessage()
+        ready = send(second, FakeExchange("GET", "/readyz"))
+        assert (ready.status, ready.reply_body) == (200, b"ready\n1 partitions cannot be restored\n")
+        refused = session.on(second).call(2, "recall", {"name": "n"})
+        assert await refused.status_code() == 503  # at once: nobody waits for the next attempt
+        assert str(error).encode() not in refused.reply_body
+        assert text_of(await other.call(1, "echo", {"text": "fine"}).answer(1)) == "fine"
+        assert second.partitions == [second.home]
+        failing.clear()
+        await moved_to(second, session)
+        assert text_of(await session.on(second).call(3, "recall", {"name": "n"}).answer(3)) == "v"
+        assert second.statistics()["cluster"]["stuck"] == 0
+        ready = send(second, FakeExchange("GET", "/readyz"))
+        assert (ready.status, ready.reply_body) == (200, b"ready\n")
+
+
+async def test_attempts_to_restore_a_partition_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = broken(monkeypatch)
+    async with town(2) as (place, (first, _), (second, _)):
+        await LegacySession(first).start()
+        failing[first.home.tag] = StoreError("it is damaged")
+        await place.kill(first)
+        await until(lambda: cluster_of(second).ownership.failures == 3)
+        lease, loop = place.cluster.lease, asyncio.get_running_loop()
+        due = cluster_of(second).ownership._failing[first.home.tag].due - loop.time()
+        assert 0.8 * 4 * lease / 3 - lease < due <= 4 * lease / 3
+        cluster_of(second).ownership._failing[first.home.tag].attempts = 100
+        cluster_of(second).ownership._failed(first.home.tag, StoreError("still"))
+        assert cluster_of(second).ownership._failing[first.home.tag].due - loop.time() <= 60
+
+
+async def test_a_server_starts_although_what_a_dead_one_left_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = broken(monkeypatch)
+    async with town(1) as (place, (first, _)):
+        session = await LegacySession(first).start()
+        await first.store.flush()
+        failing[first.home.tag] = StoreError("it is damaged")
+        await place.kill(first)
+        second, _ = await place.add()
+        assert second.home.tag != first.home.tag
+        assert text_of(await (await LegacySession(second).start()).call(1, "echo", {"text": "new"}).answer(1)) == "new"
+        assert await session.on(second).call(1, "echo", {"text": "old"}).status_code() == 503
+        failing.clear()
+        moved = await moved_to(second, session)
+        assert text_of(await moved.call(2, "echo", {"text": "old"}).answer(2)) == "old"
+
+
+async def test_a_server_whose_service_starts_for_longer_than_a_lease_has_a_home_nevertheless() -> None:
+    async with town(1) as (place, (_, _)):
+
+        @asynccontextmanager
+        async def slow(membership: MemoryMembership) -> AsyncIterator[None]:
+            (tag,) = [tag for tag, owner in place.cluster.owners.items() if owner == membership.member]
+            membership.lose(tag)  # the loop stood still, and its first step since was to find that out
+            yield
+
+        server, _ = await place.add(slow)
+        await until(lambda: server.home.store.failure is None)
+        assert text_of(await (await LegacySession(server).start()).call(1, "echo", {"text": "new"}).answer(1)) == "new"
+
+
+async def test_a_task_of_a_server_that_does_not_have_it_any_more_is_asked_for_at_the_one_that_has() -> None:
+    async with town(3) as (_, (first, workshop), (second, _), (third, _)):
+        begun = post_modern(
+            first, modern_request(1, "tools/call", {"name": "bake", "arguments": {"key": "a"}}, **TASKS)
+        )
+        id = (await begun.answer(1))["result"]["taskId"]
+        workshop.gates["a"].set()
+        await until(lambda: first.endpoint.task_table.tasks[id].status == "completed")
+        cluster = cluster_of(second)
+        cluster.members.owners[tag_of(id)] = cluster_of(third).membership.member  # as it was a moment ago
+        asked = post_modern(second, modern_request(2, "tasks/get", {"taskId": id}, **TASKS))
+        assert (await asked.answer(2))["result"]["status"] == "completed"
+        assert cluster.relay.statistics()["forwarded"] == 2

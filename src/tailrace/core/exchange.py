@@ -84,6 +84,7 @@ class Exchange(ABC):
         gone: The peer went away, or reset the stream, before the reply was complete.
         gone_by: What ended it, where that was not the end of its connection: `StreamReset`; else None.
         replied: `respond` or `stream` was called.
+        partition: Which one an id in its body names, once somebody has read that; `""` where none does.
         put_off: Takes a request that is refused because this process ends, if it can give it to another one, and says
             so; None: it cannot.
         on_gone: Called once, on the loop, when `gone` becomes true; set it before returning from the handler.
@@ -101,6 +102,7 @@ class Exchange(ABC):
         "loopback",
         "method",
         "on_gone",
+        "partition",
         "path",
         "prefix",
         "principal",
@@ -132,6 +134,7 @@ class Exchange(ABC):
         self.gone_by: ClientGone | None = None
         self.replied = False
         self.on_gone: Callable[[], None] | None = None
+        self.partition = ""
         self.put_off: Callable[[Exchange], bool] | None = None
         self.verdicts: dict[str, Any] = {} if verdicts is None else verdicts
 

@@ -77,6 +77,7 @@ class Ledger:
         self.runs = 0  # keys that were claimed, ever
         self.attached = 0  # requests that came while their run went on
         self.replayed = 0  # requests that got an answer which was there
+        self.awaited = 0  # requests that waited for a run of another process
         self.refused = 0  # requests whose key stands for another call, or for which there was no room
         self._store = store
         self._write = write

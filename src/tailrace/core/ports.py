@@ -400,8 +400,11 @@ class Membership(Protocol):
         """
         ...
 
-    async def take(self) -> Store:
+    async def take(self, *, new: bool = False) -> Store:
         """A partition for this member, opened: an orphan, else a new one.
+
+        Args:
+            new: A new one in any case.
 
         Raises:
             StoreError: It cannot be reached.

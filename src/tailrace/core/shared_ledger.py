@@ -82,7 +82,9 @@ class SharedLedger(Ledger):
             if head.detail is None:
                 answer = await self._store.entry(KIND, ANSWER + name)
                 return None if answer is None else (answer.data, not waited)
-            waited = True
+            if not waited:
+                waited = True
+                self.awaited += 1
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE)
 

@@ -23,13 +23,15 @@ class Health:
 
     Args:
         hindrance: Why the server takes no requests, in a few words; None: it does.
+        notes: What people should know although it does; may be empty.
 
     Attributes:
         routes: Handlers, by path.
     """
 
-    def __init__(self, hindrance: Callable[[], str | None]) -> None:
+    def __init__(self, hindrance: Callable[[], str | None], notes: Callable[[], str]) -> None:
         self._hindrance = hindrance
+        self._notes = notes
         self.routes: dict[str, Handler] = {"/healthz": self._healthz, "/readyz": self._readyz}
 
     def _healthz(self, exchange: Exchange) -> None:
@@ -37,7 +39,10 @@ class Health:
 
     def _readyz(self, exchange: Exchange) -> None:
         hindrance = self._hindrance()
-        _answer(exchange, 200 if hindrance is None else 503, hindrance or "ready")
+        if hindrance is None:
+            notes = self._notes()
+            return _answer(exchange, 200, f"ready\n{notes}" if notes else "ready")
+        return _answer(exchange, 503, hindrance)
 
 
 def _answer(exchange: Exchange, status: int, line: str) -> None:

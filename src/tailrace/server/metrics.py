@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from tailrace.protocols.mcp.http import not_allowed
+from tailrace.server.statistics import counts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -139,13 +140,13 @@ class ServerCollector(Collector):
         yield _gauge("tailrace_log_bytes", "Bytes that streams keep for their readers.", numbers["log_bytes"]["held"])
 
     def _once(self) -> Iterator[Metric]:
-        ledgers = [partition.endpoint.once.ledger for partition in self._running.partitions]
+        ledgers, counts = [part.endpoint.once.ledger for part in self._running.partitions], counts_of(self._running)
         yield _gauge("tailrace_once_keys", "Idempotency keys that are remembered.", sum(map(len, ledgers)))
         requests = CounterMetricFamily(
             "tailrace_once_requests", "Requests with an idempotency key, by what became of them.", labels=["result"]
         )
         for result in ("runs", "attached", "replayed", "refused"):
-            requests.add_metric([result.removesuffix("s")], sum(getattr(ledger, result) for ledger in ledgers))
+            requests.add_metric([result.removesuffix("s")], counts["keys"][result])
         yield requests
 
     def _detached(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:

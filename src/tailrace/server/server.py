@@ -19,7 +19,7 @@ from tailrace.core.meter import Meter, Meters
 from tailrace.core.tasks import Sweeper
 from tailrace.core.threads import Threads
 from tailrace.core.watching import make_tasks
-from tailrace.errors import CallCancelled, DefinitionError
+from tailrace.errors import CallCancelled, DefinitionError, StoreError
 from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.server.cluster import Cluster
@@ -28,7 +28,7 @@ from tailrace.server.lifespan import Lifespan
 from tailrace.server.partition import Partition
 from tailrace.server.requests import Requests
 from tailrace.server.sealing import secrets_of_environment
-from tailrace.server.statistics import statistics_of
+from tailrace.server.statistics import Past, statistics_of
 from tailrace.telemetry import Times, make_instruments, make_tracer
 from tailrace.transports.guard import Guard
 
@@ -62,6 +62,7 @@ class Server:
     Attributes:
         cluster: The others, where there are any.
         partitions: What it owns.
+        past: What partitions have counted that it owned before.
         home: That of them which takes all that is in none yet: new sessions, modern calls, RPC.
         rpc: What serves Connect and gRPC; there once it starts, like `requests`.
         requests: Where what comes in goes.
@@ -87,6 +88,7 @@ class Server:
         self.ready = False
         self.cluster: Cluster | None = None
         self.partitions: list[Partition] = []
+        self.past = Past()
         self.home: Partition
         self.recorder: Recorder | None = None
         self.times: Times | None = None
@@ -200,36 +202,57 @@ class Server:
             tasks.meter = meters[0] if len(meters) == 1 else Meters(meters)
         self.rpc = rpc = RpcEndpoint(self.service, settings, tasks, lambda: self._hindrance() is None)
         guard = Guard(settings.allow_hosts, settings.allow_origins)
-        self.requests = requests = Requests(guard, self.bearer, rpc, tasks, Health(self._hindrance).routes)
+        self.requests = requests = Requests(guard, self.bearer, rpc, tasks, Health(self._hindrance, self._notes).routes)
         # Asked for each request: bound here, so that nothing stands between a transport and who answers.
         self.streams, self.handle = rpc.streams, requests.handle
         self.handle_admitted, self.refuse = requests.route, requests.refuse
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
-        self.home = home = await self.partition(await self._open_store())
+        self.home = home = await self._first_partition()
         self.partitions.append(home)
-        self._exits.push_async_callback(home.close)
+        self._exits.push_async_callback(self._close_partitions)
         if self._membership is not None:
             self.cluster = cluster = Cluster(self, self._membership, sweeper)
             self._exits.callback(cluster.close)
         if self.bearer is not None:
             settle_at_exit()  # a verifier may be an HTTP client
             self._exits.push_async_callback(self.bearer.aclose)
-        await home.open()
+        home = await self._revive(home, home.open)
         lifespan = Lifespan(self.service.enter_lifespan(), tasks, settings.hook_time)
         self._exits.push_async_callback(lifespan.leave)
         await lifespan.enter()
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
-        await home.recover()
+        home = await self._revive(home, home.recover)
         self.settle_in(home)
         if self.cluster is None:
             requests.routes |= home.routes
         else:
-            requests.routes |= dict.fromkeys(home.routes, self.cluster.route)
-            requests.take_in = self.cluster.take_in
+            requests.routes |= dict.fromkeys(home.routes, self.cluster.router.route)
+            requests.take_in = self.cluster.router.take_in
             self.cluster.start()
         self.ready = True
+
+    async def _first_partition(self) -> Partition:
+        store = await self._open_store()
+        try:
+            return await self.partition(store)
+        except StoreError:
+            if self._membership is None:
+                raise
+        return await self.partition(await self._membership.take(new=True))  # what was left in that one can wait
+
+    async def _revive(self, home: Partition, step: Callable[[], Awaitable[None]]) -> Partition:
+        """Do a step of its home's recovery; a member that cannot has another home then."""
+        if self.cluster is None:
+            await step()
+        else:
+            self.home = home = await self.cluster.ownership.revived(home, step)
+        return home
+
+    async def _close_partitions(self) -> None:
+        for partition in list(self.partitions):
+            await partition.close()
 
     async def _open_store(self) -> Store:
         if self._store is not None:
@@ -257,6 +280,16 @@ class Server:
         return await Partition.of(
             store, self.service, self.settings, self.tasks, self._sweeper, self.publisher, sealing
         )
+
+    async def let_go(self, partition: Partition) -> None:
+        """Close a partition, which is none of its own any more. What it has counted stays. Idempotent."""
+        if partition in self.partitions:
+            self.partitions.remove(partition)
+            self.past.add(partition)
+        try:
+            await partition.close()
+        finally:
+            self.past.settle(partition)
 
     def settle_in(self, home: Partition) -> None:
         """New sessions, modern calls and RPC belong here from now on."""
@@ -303,7 +336,7 @@ class Server:
             partition.endpoint.ending = True
         with contextlib.suppress(TimeoutError):  # a store that hangs
             async with asyncio.timeout(limit / 2):
-                for partition in self.partitions:
+                for partition in list(self.partitions):  # one may be lost meanwhile
                     await partition.endpoint.task_table.settled()
         reason = "the server is shutting down"
         closing = [end for partition in self.partitions for end in partition.end(reason, limit / 2)]
@@ -350,6 +383,10 @@ class Server:
         if not self.ready:
             return "draining"
         return None if self.store.failure is None else "the store fails"
+
+    def _notes(self) -> str:
+        stuck = 0 if self.cluster is None else self.cluster.ownership.stuck
+        return f"{stuck} partitions cannot be restored" if stuck else ""
 
     # --- for the service ---
 

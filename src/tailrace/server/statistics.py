@@ -1,6 +1,7 @@
 """What goes on in a server, in numbers: `svc.statistics()`, and what `/metrics` and the console show of it.
 
-Nothing is counted here. Numbers are read where they are kept, and those of all partitions are added up.
+Nothing is counted here. Numbers are read where they are kept, and those of all partitions are added up; what partitions
+have counted that are gone stays, since a total that falls is none.
 """
 
 from __future__ import annotations
@@ -10,8 +11,73 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tailrace.server import Server
+    from tailrace.server.partition import Partition
 
-__all__ = ["statistics_of"]
+__all__ = ["Past", "counts_of", "statistics_of"]
+
+_STORE = ("commits", "records", "failed", "commit_seconds", "lost")  # totals among a store's numbers
+_OUTBOX = ("published", "failures")
+_GREATEST = ("lag", "largest_batch", "lease_age")  # of several stores, the greatest counts
+_KEYS = ("runs", "attached", "replayed", "refused", "awaited")
+
+
+class Past:
+    """What partitions have counted that a server does not own any more."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, float]] = {}
+        self._closing: list[Partition] = []  # they still count
+
+    def add(self, partition: Partition) -> None:
+        """It is none of the server's any more, and about to be closed."""
+        self._closing.append(partition)
+
+    def settle(self, partition: Partition) -> None:
+        """It is closed: its numbers are kept, and it is not."""
+        if partition in self._closing:
+            self._closing.remove(partition)
+            _add(self._counts, _counts(partition))
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        """The totals, by section."""
+        total = {section: dict(numbers) for section, numbers in self._counts.items()}
+        for partition in self._closing:
+            _add(total, _counts(partition))
+        return total
+
+
+def counts_of(running: Server) -> dict[str, dict[str, float]]:
+    """The totals of all partitions that a server owns or has owned, which never fall: of ``sessions``, ``keys``,
+    ``store`` and ``outbox``."""
+    total = running.past.counts()
+    for partition in running.partitions:
+        _add(total, _counts(partition))
+    return total
+
+
+def _counts(partition: Partition) -> dict[str, dict[str, float]]:
+    endpoint, store = partition.endpoint, partition.store.statistics()
+    sessions, resumed, ledger = endpoint.sessions, endpoint.streams.resumed, endpoint.once.ledger
+    outbox = {} if partition.outbox is None else partition.outbox.statistics()
+    return {
+        "sessions": {
+            "opened": sessions.opened,
+            "restored": sessions.restored,
+            "closed": sessions.closed,
+            "resumed": resumed["complete"],
+            "gaps": resumed["gap"],
+        },
+        "keys": {name: getattr(ledger, name) for name in _KEYS},
+        "store": {name: value for name in _STORE if isinstance(value := store.get(name), (int, float))},
+        "outbox": {name: value for name in _OUTBOX if isinstance(value := outbox.get(name), (int, float))},
+    }
+
+
+def _add(total: dict[str, dict[str, float]], counts: Mapping[str, Mapping[str, float]]) -> None:
+    for section, numbers in counts.items():
+        sums = total.setdefault(section, {})
+        for name, value in numbers.items():
+            sums[name] = sums.get(name, 0) + value
 
 
 def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
@@ -24,14 +90,11 @@ def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
         for session in living
     )
     stores = [partition.store for partition in partitions]
+    counts = counts_of(running)
     statistics: dict[str, Mapping[str, Any]] = {
         "sessions": {
             "open": len(living),
-            "opened": sum(endpoint.sessions.opened for endpoint in endpoints),
-            "restored": sum(endpoint.sessions.restored for endpoint in endpoints),
-            "closed": sum(endpoint.sessions.closed for endpoint in endpoints),
-            "resumed": sum(endpoint.streams.resumed["complete"] for endpoint in endpoints),
-            "gaps": sum(endpoint.streams.resumed["gap"] for endpoint in endpoints),
+            **counts["sessions"],
         },
         "calls": {
             "running": len(tasks.calls),
@@ -54,22 +117,26 @@ def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
             "name": running.store.name,
             "up": all(store.failure is None for store in stores),
             **_summed([store.statistics() for store in stores]),
-            "lag": max((float(store.statistics()["lag"]) for store in stores), default=0.0),
+            **counts["store"],
         },
-        "outbox": {"waiting": 0, **_summed([part.outbox.statistics() for part in partitions if part.outbox])},
+        "outbox": {
+            "waiting": 0,
+            **_summed([part.outbox.statistics() for part in partitions if part.outbox]),
+            **counts["outbox"],
+        },
     }
     if running.cluster is not None:
-        statistics["cluster"] = running.cluster.statistics()
+        statistics["cluster"] = {**running.cluster.statistics(), "claims_awaited": counts["keys"]["awaited"]}
     return statistics
 
 
 def _summed(statistics: Sequence[Mapping[str, int | float | str]]) -> dict[str, int | float | str]:
-    """Numbers are added up; of words, the first that says something counts."""
+    """Numbers are added up, or the greatest of them counts; of words, the first that says something does."""
     total: dict[str, int | float | str] = {}
     for name, value in ((name, value) for one in statistics for name, value in one.items()):
         known = total.get(name)
         if isinstance(known, str) or isinstance(value, str) or known is None:
             total[name] = known or value
         else:
-            total[name] = known + value
+            total[name] = max(known, value) if name in _GREATEST else known + value
     return total

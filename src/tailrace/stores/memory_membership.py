@@ -101,9 +101,9 @@ class MemoryMembership(Membership):
                     found.append(tag)
         return found
 
-    async def take(self) -> Store:
+    async def take(self, *, new: bool = False) -> Store:
         """As `Membership.take`."""
-        for tag in await self.orphans():
+        for tag in [] if new else await self.orphans():
             store = await self.adopt(tag)
             if store is not None:
                 return store
@@ -147,14 +147,14 @@ class MemoryMembership(Membership):
         """The process is killed: what it had not committed is lost, and its leases end."""
         await self.inbox.close()
         for store in list(self._stores.values()):
-            store.fail_commits(StoreLost("killed"))
             self.released(store)
+            store.lose("killed")
 
     def lose(self, partition: str, *, tell: bool = True) -> None:
         """The lease of a partition ends while its owner sleeps; `tell` it, as the first answer does when it wakes."""
         store = self._stores[partition]
-        store.fail_commits(StoreLost("another member has taken over"))
         self.released(store)
+        store.lose("another member has taken over", told=tell)
         if tell and self.on_lost is not None:
             self.on_lost(store)
 
@@ -164,6 +164,10 @@ class MemoryMembership(Membership):
     def shared(self) -> Entries:
         """The entries that all partitions have in common."""
         return self._cluster.entries
+
+    def holds(self, store: _Partition) -> bool:
+        """Nobody can have taken it over."""
+        return self._stores.get(store.partition) is store
 
     def released(self, store: _Partition) -> None:
         """A store was closed, or is lost."""
@@ -193,6 +197,15 @@ class _Partition(MemoryStore):
     @property
     def is_empty(self) -> bool:
         return not self._kept and not len(self._own)
+
+    @property
+    def is_held(self) -> bool:
+        return self._membership.holds(self)
+
+    def lose(self, reason: str, *, told: bool = True) -> None:
+        self.fail_commits(StoreLost(reason))
+        if told:
+            self._failure = self._failing
 
     async def close(self) -> None:
         await super().close()

@@ -216,10 +216,14 @@ class ValkeyStore(QueuedStore):
         return (await self._ask(scripts.EPOCH))[0]
 
     def statistics(self) -> dict[str, int | float | str]:
-        """As `Store.statistics`; also `largest_batch` (writes), `lost` (commits that Valkey confirmed and forgot) and
-        `persistence` (what Valkey says of its disk)."""
-        lost = 0 if self._writer is None else self._writer.lost
-        return {**super().statistics(), "lost": lost, "persistence": self._persistence}
+        """As `Store.statistics`; also `largest_batch` (writes), `lost` (commits that Valkey confirmed and forgot),
+        `lease_age` (seconds since the lease was confirmed) and `persistence` (what Valkey says of its disk)."""
+        lost, age = 0, 0.0
+        if self._writer is not None and self._task is not None:
+            lost = self._writer.lost
+            if self._is_open:  # whoever asks may be in another thread
+                age = self._task.get_loop().time() - self._writer.confirmed
+        return {**super().statistics(), "lost": lost, "lease_age": age, "persistence": self._persistence}
 
     # --- what the task tells (see `Listener`) -----------------------------------------------------
 

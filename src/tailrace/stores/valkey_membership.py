@@ -137,9 +137,9 @@ class ValkeyMembership(Membership):
         found, _ = await self._ask(_ORPHANS, repr(self._clock()), "")
         return sorted(tag.decode() for tag in found)
 
-    async def take(self) -> Store:
+    async def take(self, *, new: bool = False) -> Store:
         """As `Membership.take`."""
-        orphans = await self.orphans()
+        orphans = [] if new else await self.orphans()
         random.shuffle(orphans)  # others may be taking, too
         for tag in orphans:
             if (store := await self.adopt(tag)) is not None:

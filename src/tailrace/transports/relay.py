@@ -133,6 +133,7 @@ class Relay:
         self._task: asyncio.Task[Any] | None = None
         self._closed = False
         self._forwarded = self._taken = self._refused = self._lost = 0  # ever
+        self._bytes_out = self._bytes_in = 0
 
     def start(self) -> None:
         """Begin to read the inbox; on the loop."""
@@ -217,7 +218,8 @@ class Relay:
         return any(not asked.exchange.replied for peer in self._peers.values() for asked in peer.asked.values())
 
     def statistics(self) -> dict[str, int]:
-        """Numbers for people: requests at other members and of others here, now and ever; refused and lost ones."""
+        """Numbers for people: requests at other members and of others here, now and ever; refused and lost ones; bytes
+        of pieces, to others and from them."""
         return {
             "asked": self._asked,
             "served": self._served,
@@ -225,6 +227,8 @@ class Relay:
             "taken": self._taken,
             "refused": self._refused,
             "lost": self._lost,
+            "bytes_out": self._bytes_out,
+            "bytes_in": self._bytes_in,
         }
 
     # --- for the relays (fulfils `AskerHome` and `OwnerHome`) ---
@@ -310,6 +314,7 @@ class Relay:
                 logger.error("the inbox of this member has ended: %s", error)
                 self.lost_pieces()
                 return self.close()
+            self._bytes_in += sum(len(data) for _, data in pieces)
             heard = [(sender, piece) for sender, data in pieces if (piece := self._decoded(sender, data)) is not None]
             for sender, piece in heard if len(heard) == 1 else _wanted(heard):
                 try:
@@ -398,7 +403,9 @@ class Relay:
 
     def _post(self, to: str, piece: Piece | bytes) -> None:
         """The only place that sends."""
-        self.inbox.send(to, piece if isinstance(piece, bytes) else encode(piece))
+        data = piece if isinstance(piece, bytes) else encode(piece)
+        self.inbox.send(to, data)
+        self._bytes_out += len(data)
 
     def _turn_away(self, exchange: Exchange, message: str) -> None:
         self._refused += 1
