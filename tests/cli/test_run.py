@@ -147,7 +147,7 @@ def test_stdio_guards_the_descriptors_before_the_users_code_runs(
     run: Run, server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("tailrace.transports.stdio.guard", lambda: order.append("guard") or "the pipes")
+    monkeypatch.setattr("tailrace.transports.pipes.guard", lambda: order.append("guard") or "the pipes")
     monkeypatch.setattr("builtins.order", order, raising=False)
     (folder / "loud.py").write_text(
         'import builtins\nbuiltins.order.append("user")\nfrom tailrace import Service\nsvc = Service("loud")\n'

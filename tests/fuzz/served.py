@@ -17,7 +17,7 @@ from tailrace.schema import InvalidArguments
 from tailrace.schema.arguments import arguments_of
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
-from tailrace.transports.stdio import Overlong, _Splitter  # pyright: ignore[reportPrivateUsage]
+from tailrace.transports.lines import Overlong, Splitter
 from tailrace.wire import mcp
 from tests.fuzz.engine import Target
 from tests.fuzz.inputs import BODIES, JSON_TOKENS, corpus, pieces_of, read_json
@@ -116,7 +116,7 @@ class Lines(Target):
     tokens: Sequence[bytes] = [b"\n", b"\r\n", b"\r", b" ", b"x" * 31, b"x" * 32, b"x" * 33]
 
     def run(self, data: bytes) -> Hashable:
-        whole, cut = _Splitter(32), _Splitter(32)
+        whole, cut = Splitter(32), Splitter(32)
         lines = whole.feed(data) + whole.end()
         others = [line for piece in pieces_of(data) for line in cut.feed(piece)] + cut.end()
         assert lines == others

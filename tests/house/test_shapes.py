@@ -94,6 +94,8 @@ SILENT = {
     "transports/http/sockets.py",
     "transports/http/tls.py",
     "transports/incoming.py",
+    "transports/lines.py",
+    "transports/pipes.py",
     "transports/relay_pieces.py",
     "transports/relay_served.py",
     "transports/relay_window.py",

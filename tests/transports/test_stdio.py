@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 
 import tailrace
 from tailrace.errors import TransportError
-from tailrace.transports.stdio import Overlong, Pipes, Stdio, _Splitter
+from tailrace.transports.lines import Overlong, Splitter
+from tailrace.transports.pipes import Pipes
+from tailrace.transports.stdio import Stdio
 
 ROOM = 4 * 1024 * 1024  # more than any pipe or socket buffer takes
 
@@ -30,7 +32,9 @@ ROOM = 4 * 1024 * 1024  # more than any pipe or socket buffer takes
 
 ECHO = """
     import asyncio, os, subprocess, sys
-    from tailrace.transports.stdio import Overlong, Stdio, guard
+    from tailrace.transports.lines import Overlong
+    from tailrace.transports.pipes import guard
+    from tailrace.transports.stdio import Stdio
 
     pipes = guard()
 
@@ -724,13 +728,13 @@ def split_whole(data: bytes, max_line: int) -> list[bytes | Overlong]:
 
 @given(st.lists(st.lists(st.sampled_from([b"\n", b"\r", b" ", b"a", b"bcd"]), max_size=8).map(b"".join)))
 def test_any_chunking_gives_the_same_lines(chunks: list[bytes]) -> None:
-    splitter = _Splitter(4)
+    splitter = Splitter(4)
     lines = [line for chunk in chunks for line in splitter.feed(chunk)]
     assert lines + splitter.end() == split_whole(b"".join(chunks), 4)
 
 
 def test_an_endless_line_takes_no_memory() -> None:
-    splitter = _Splitter(1000)
+    splitter = Splitter(1000)
     for _ in range(1000):
         assert splitter.feed(b"x" * 999) == []
         assert len(splitter._kept) <= 1001

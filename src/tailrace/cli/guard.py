@@ -56,7 +56,7 @@ def guard_command(
     with explained(debug=flags["log_level"] == "debug"):
         pipes: dict[str, Any] = {}
         if stdio:
-            from tailrace.transports.stdio import guard
+            from tailrace.transports.pipes import guard
 
             pipes["pipes"] = guard()
         from tailrace import server

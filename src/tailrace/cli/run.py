@@ -118,7 +118,7 @@ def run_command(
     with explained(debug=flags["log_level"] == "debug"):
         pipes: dict[str, Any] = {}
         if stdio:
-            from tailrace.transports.stdio import guard
+            from tailrace.transports.pipes import guard
 
             pipes["pipes"] = guard()  # before any of the user's code: whatever that prints goes to stderr
         end_with_parent()

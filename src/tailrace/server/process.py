@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tailrace.publish import Publisher
     from tailrace.server.worker import Worker
     from tailrace.service import Service
-    from tailrace.transports.stdio import Pipes
+    from tailrace.transports.pipes import Pipes
 
 __all__ = ["run_process"]
 
@@ -116,7 +116,7 @@ def run_process(
     if worker is not None and worker.count > 1 and (store is None or (isinstance(store, str) and not is_shared(store))):
         _check_stateless(service, running, worker.count)
     if transport == "stdio":
-        from tailrace.transports.stdio import guard
+        from tailrace.transports.pipes import guard
 
         with _admin_door(running, admin, admin_token) as door:
             run_loop(_serve_stdio(running, pipes or guard(), door))

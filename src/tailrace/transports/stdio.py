@@ -1,8 +1,7 @@
 """The bytes of standard input and output: whole lines come in, whole writes go out, nothing else gets between.
 
-A stdio server shares its process with the user's code, which prints, logs and starts programs. So
-`guard` takes the two descriptors out of everybody's reach before that code is imported, and
-`Stdio` moves their bytes. What a line means, and when the process ends, is left to the protocol.
+Its descriptors were put out of everybody's reach by `pipes`, and bytes are cut into lines by `lines`. What a line
+means, and when the process ends, is left to the protocol.
 
 Why threads, and which: asyncio's pipe transports refuse a file as standard input, and need
 ``O_NONBLOCK``. That flag belongs to the open file description, which a `dup` shares: with the
@@ -23,22 +22,24 @@ import asyncio
 import contextlib
 import os
 import select
-import stat
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from tailrace.core.exchange import Headers, Sink
 from tailrace.errors import TransportError
+from tailrace.transports.lines import Splitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-__all__ = ["Overlong", "Pipes", "Stdio", "guard"]
+    from tailrace.transports.lines import Overlong
+    from tailrace.transports.pipes import Pipes
+
+__all__ = ["Stdio"]
 
 _CHUNK = 64 * 1024  # what a pipe holds
 _ATOMIC = getattr(select, "PIPE_BUF", 4096)  # written at once without blocking where poll says there is room
@@ -46,54 +47,6 @@ _LINE = 64  # what a line costs beside its bytes
 _TURN = 256 * 1024  # written without a look at the rest of the loop
 _TICK = 1.0  # seconds after which a thread that waits for a descriptor looks whether it shall end
 _UNFINISHED = "an earlier write did not finish: what follows would be taken for the rest of its frame"
-
-
-@dataclass(frozen=True, slots=True)
-class Pipes:
-    """The protocol's own two descriptors, out of reach of `print` and of subprocesses.
-
-    They belong to the process, whose end closes them: a thread may still stand in a read.
-    """
-
-    read_fd: int
-    write_fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overlong:
-    """A line over the limit; its bytes were dropped as they came, and the next line is intact.
-
-    Attributes:
-        size: All its bytes before the newline.
-    """
-
-    size: int
-
-
-_guarded: Pipes | None = None
-
-
-def guard() -> Pipes:
-    """Take standard input and output for the protocol; from then on `print` goes to standard error.
-
-    Descriptor 0 becomes the null device and descriptor 1 a second standard error, also for C code and
-    for subprocesses; `sys.stdin` and `sys.stdout` follow. Text that was printed before but sits in a
-    buffer goes to standard error as well. Must run before the user's module is imported. Idempotent.
-
-    Raises:
-        TransportError: Standard input or output was closed when the process started.
-    """
-    global _guarded
-    if _guarded is None:
-        # Closed at the start, the number may by now belong to something else: Python says None then.
-        if sys.__stdin__ is None or sys.__stdout__ is None:
-            raise TransportError("standard input or output is closed: there is nobody to talk to over stdio")
-        try:
-            _guarded = Pipes(_private(0), _own_terminal(1) or _private(1))
-        except OSError as error:
-            raise TransportError(f"standard input or output cannot be used: {error}") from error
-        _repoint()
-    return _guarded
 
 
 class Stdio:
@@ -119,7 +72,7 @@ class Stdio:
     ) -> None:
         self._fd = pipes.read_fd
         self._max_ahead = max_ahead
-        self._splitter = _Splitter(max_line)  # the reader thread's own
+        self._splitter = Splitter(max_line)  # the reader thread's own
         self._loop = asyncio.get_running_loop()
         self._lines: deque[bytes | Overlong] = deque()  # bounded by max_ahead
         self._held = 0  # bytes that came with self._lines, and are still counted in self._ahead
@@ -341,52 +294,6 @@ class _PipeSink(Sink):
         self._room.set()
 
 
-class _Splitter:
-    """Cuts chunks into lines; pure. Holds one unfinished line of at most `max_line` bytes and a carriage return."""
-
-    __slots__ = ("_kept", "_max_line", "_size")
-
-    def __init__(self, max_line: int) -> None:
-        self._max_line = max_line
-        self._kept = bytearray()  # the unfinished line; dropped once it is too long
-        self._size = 0
-
-    def feed(self, chunk: bytes) -> list[bytes | Overlong]:
-        """The lines that `chunk` completes."""
-        first, *others = chunk.split(b"\n")
-        self._keep(first)
-        if not others:
-            return []
-        lines = self.end()
-        last = others.pop()
-        for raw in others:
-            self._finish(raw, len(raw), lines)
-        self._keep(last)
-        return lines
-
-    def end(self) -> list[bytes | Overlong]:
-        """The unfinished line, now taken for finished."""
-        lines: list[bytes | Overlong] = []
-        self._finish(bytes(self._kept), self._size, lines)
-        self._kept.clear()
-        self._size = 0
-        return lines
-
-    def _keep(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._size <= self._max_line + 1:  # the one may turn out to be a carriage return
-            self._kept += part
-        else:
-            self._kept.clear()
-
-    def _finish(self, raw: bytes, size: int, lines: list[bytes | Overlong]) -> None:
-        line = raw.removesuffix(b"\r")
-        if size > len(raw) or len(line) > self._max_line:
-            lines.append(Overlong(size))
-        elif line and not line.isspace():
-            lines.append(line)
-
-
 class _Poll(Protocol):
     def poll(self, timeout: float, /) -> list[tuple[int, int]]: ...
 
@@ -404,45 +311,3 @@ def _poller(fd: int, readable: bool) -> _Poll:
     poll = select.poll()
     poll.register(fd, select.POLLIN if readable else select.POLLOUT)
     return poll
-
-
-def _private(fd: int) -> int:
-    """A duplicate that no program we start inherits, above 2 even where standard error is closed."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        copy = os.dup(fd)
-        msvcrt.setmode(copy, os.O_BINARY)
-        return copy
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
-def _own_terminal(fd: int) -> int | None:
-    """Open the terminal behind `fd` once more, or None.
-
-    A terminal says that it has room when there is room for one byte, and blocks on the others. A
-    description of its own can be non-blocking without harm to the shell that shares it.
-    """
-    if sys.platform == "win32" or not stat.S_ISCHR(os.fstat(fd).st_mode) or not os.isatty(fd):
-        return None
-    with contextlib.suppress(OSError):
-        return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)  # close-on-exec by default
-    return None
-
-
-def _repoint() -> None:
-    """Put the null device and standard error in the places of standard input and output."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    if null == 2:  # standard error was closed; it stays so, without the next file taking its place
-        os.set_inheritable(2, True)
-    else:
-        os.close(null)
-    os.dup2(2, 1)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()  # only now, when it can do no harm
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  both live as long as the process
-    # Line by line even where standard error is a file: a stray print shall be seen when it happens.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
