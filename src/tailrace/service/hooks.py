@@ -17,3 +17,10 @@ class Hooks:
     unregister: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
     restore: list[Callable[[Any], Any]] = dataclasses.field(default_factory=list[Callable[[Any], Any]])
     notified: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict[str, Callable[..., Any]])
+
+    def extend(self, other: Hooks) -> None:
+        """Call those of another service as well, behind these."""
+        self.register.extend(other.register)
+        self.unregister.extend(other.unregister)
+        self.restore.extend(other.restore)
+        self.notified.update(other.notified)
