@@ -24,6 +24,7 @@ from tests.rigs.exchange import (
     initialize,
     modern_request,
     post_modern,
+    request,
     send,
     text_of,
 )
@@ -267,6 +268,29 @@ async def test_what_everybody_is_told_reaches_the_sessions_of_all_servers() -> N
         for stream in streams:
             await stream.message("notifications/tools/list_changed")
             assert [message["method"] for message in stream.messages].count("notifications/tools/list_changed") == 1
+
+
+async def test_that_a_resource_has_changed_reaches_those_who_want_to_hear_of_it_at_all_servers() -> None:
+    wanted = {"uri": "note://one"}
+    async with town(2) as (_, (first, workshop), (second, _)):
+        for server in (first, second):
+
+            @server.service.resource("note://one")
+            async def one() -> str:
+                return "one"
+
+        streams: list[FakeExchange] = []
+        for server in (first, second):
+            session = await LegacySession(server).start()
+            assert (await session.post(request(1, "resources/subscribe", wanted)).json())["result"] == {}
+            filter = {"notifications": {"resourceSubscriptions": [wanted["uri"]]}}
+            streams += [session.get(), post_modern(server, modern_request(2, "subscriptions/listen", filter))]
+        for stream in streams:
+            await stream.status_code()
+        workshop.service.resource_updated(wanted["uri"])
+        for stream in streams:
+            found = await stream.message("notifications/resources/updated")
+            assert found["params"]["uri"] == wanted["uri"]
 
 
 # --- keys -----------------------------------------------------------------------------------------

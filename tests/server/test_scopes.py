@@ -11,7 +11,7 @@ import pytest
 from tailrace import Context, Service
 from tailrace.auth import Access, ResourceServer
 from tailrace.server import Server, make_server
-from tests.rigs.exchange import FakeExchange, LegacySession, call, modern_headers, modern_request, send
+from tests.rigs.exchange import FakeExchange, LegacySession, call, modern_headers, modern_request, request, send
 
 TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
 JSON = ("content-type", "application/json")
@@ -151,6 +151,30 @@ async def test_a_call_over_http_sse_is_refused_by_its_post() -> None:
         }
         assert await send(server, FakeExchange("POST", url, hello, [JSON, bearer("reader")])).status_code() == 202
         await needs_write(send(server, FakeExchange("POST", url, call(1, "change"), [JSON, bearer("reader")])))
+        stream.disconnect()
+
+
+async def test_who_may_not_read_a_resource_does_not_learn_that_it_has_changed() -> None:
+    wanted = {"uri": "vault://gold"}
+    async with guarded() as server:
+        reader, writer = await Session(server).start(), await Writers(server).start()
+        await needs_write(reader.post(request(1, "resources/subscribe", wanted)))
+        assert (await writer.post(request(1, "resources/subscribe", wanted)).json())["result"] == {}
+        reads, writes = reader.get(), writer.get()
+        server.updated(wanted["uri"])
+        assert (await writes.message("notifications/resources/updated"))["params"] == wanted
+        assert reads.messages == []
+
+
+@pytest.mark.parametrize(("token", "granted"), [("reader", ["vault"]), ("writer", ["vault", "vault://gold"])])
+async def test_nor_by_listening(token: str, granted: list[str]) -> None:
+    uris = {"resourceSubscriptions": ["vault", "vault://gold"]}  # the first stands nowhere yet, and may do so later
+    message = modern_request(1, "subscriptions/listen", {"notifications": uris})
+    async with guarded() as server:
+        headers = [*modern_headers(message).items(), bearer(token)]
+        stream = send(server, FakeExchange("POST", "/mcp", message, headers))
+        said = await stream.message("notifications/subscriptions/acknowledged")
+        assert said["params"]["notifications"]["resourceSubscriptions"] == granted
         stream.disconnect()
 
 

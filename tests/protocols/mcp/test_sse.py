@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from tailrace import Session
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import (
+    DISK_FULL,
     FakeExchange,
     SseSession,
     call,
@@ -89,6 +91,104 @@ async def test_what_can_be_said_before_initialize() -> None:
         assert (await stream.answer(1))["result"] == {}
         assert await session.call(2, "echo", {"text": "a"}).status_code() == 202
         assert (await stream.answer(2))["error"]["code"] == INVALID_REQUEST
+        stream.disconnect()
+
+
+class Again:
+    """A client whose stream was cut, as the TypeScript client goes on: a new session, and no `initialize` in it."""
+
+    def __init__(self, session: SseSession, version: str = "2025-11-25") -> None:
+        self.session = session
+        self.version = version
+
+    def post(self, message: object) -> FakeExchange:
+        headers = [*JSON, ("mcp-protocol-version", self.version)]
+        return send(self.session.server, FakeExchange("POST", self.session.url, message, headers))
+
+
+@virtual
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_client_that_was_initialized_before_its_stream_was_cut_goes_on_in_a_new_session(durable: bool) -> None:
+    shop = Workshop()
+    async with serving(shop.service, MemoryStore(durable=durable)) as server:
+        before = await SseSession(server).start()
+        before.stream.disconnect()
+        session = SseSession(server)
+        stream, client = await session.open(), Again(session)
+        posts = [client.post(call(id, "echo", {"text": "a"})) for id in (7, 8)] + [
+            client.post(request(9, "tools/list"))
+        ]
+        assert [await post.status_code() for post in posts] == [202, 202, 202]
+        assert [text_of(await stream.answer(id)) for id in (7, 8)] == ["a", "a"]
+        assert (await stream.answer(9))["result"]["tools"]
+        assert shop.seen == ["register", "register"], "hooks as for any other session, once"
+        assert session.id != before.id
+        (record,) = [one.record for one in server.endpoint.sessions.by_id.values() if one.id == session.id]
+        assert (record.version, record.capabilities, record.initialized) == ("2025-11-25", {}, True)
+        await asyncio.sleep(server.settings.session_infancy + 10)
+        assert session.id in server.endpoint.sessions.by_id, "it is no session that was never used"
+        stream.disconnect()
+
+
+@virtual
+async def test_what_the_session_before_had_is_not_given_to_who_goes_on_in_another() -> None:
+    shop = Workshop()
+    async with serving(shop.service) as server:
+        before = await SseSession(server).start()
+        await before.call(1, "work", {"key": "a"}).status_code()
+        last_id = before.stream.last_id
+        before.stream.disconnect()
+        session = SseSession(server)
+        stream = await session.open()
+        await Again(session).post(call(2, "echo", {"text": "b"})).status_code()
+        shop.open("a")
+        assert text_of(await stream.answer(2)) == "b"
+        assert [message["id"] for message in stream.messages] == [2]
+        assert text_of(await (await before.open(last_id)).answer(1)) == "a", "it waits for who can name it"
+        stream.disconnect()
+
+
+@virtual
+async def test_whoever_goes_on_waits_for_the_hooks_that_greet_the_session() -> None:
+    shop, greeted = Workshop(), asyncio.Event()
+
+    @shop.service.on_register_session
+    async def slow(session: Session) -> None:
+        await greeted.wait()
+
+    async with serving(shop.service) as server:
+        session = SseSession(server)
+        stream, client = await session.open(), Again(session)
+        first = client.post(call(1, "work", {"key": "a"}))
+        await turns()
+        second = client.post(call(2, "work", {"key": "a"}))
+        await turns()
+        assert not first.replied
+        assert not second.replied
+        greeted.set()
+        shop.open("a")
+        assert [text_of(await stream.answer(id)) for id in (1, 2)] == ["a", "a"]
+        stream.disconnect()
+
+
+@virtual
+async def test_a_session_that_cannot_be_stored_is_not_gone_on_with() -> None:
+    store = MemoryStore(durable=True)
+    async with serving(Workshop().service, store) as server:
+        session = SseSession(server)
+        await session.open()
+        store.fail_commits(DISK_FULL)
+        assert await Again(session).post(call(1, "echo", {"text": "a"})).status_code() == 503
+
+
+@virtual
+@pytest.mark.parametrize("version", ["2026-07-28", "1999-01-01", ""])
+async def test_who_names_no_version_with_a_handshake_has_to_initialize(version: str) -> None:
+    async with serving(Workshop().service) as server:
+        session = SseSession(server)
+        stream = await session.open()
+        assert await Again(session, version).post(call(1, "echo", {"text": "a"})).status_code() == 202
+        assert (await stream.answer(1))["error"]["code"] == INVALID_REQUEST
         stream.disconnect()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import pyqwest
 
+from tailrace.clients import idle
 from tailrace.clients.connect.h2pool import H2Pool
 from tailrace.clients.exit import settle_at_exit
 from tailrace.core.stream import Pipe
@@ -102,6 +103,7 @@ class Http:
             self._transport = pyqwest.HTTPTransport(
                 http_version=_VERSIONS.get(version),
                 connect_timeout=connect_timeout,
+                pool_idle_timeout=idle.IDLE,
                 tls_ca_cert=ca_cert,
                 tls_include_system_certs=ca_cert is None,
                 tls_cert=client_cert,

@@ -23,7 +23,7 @@ from tailrace.wire.jsonrpc import INVALID_PARAMS, encode_notification, encode_re
 from tailrace.wire.tasks import declares_tasks, tasks_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tailrace.core.exchange import Exchange, Sink
     from tailrace.core.log import Log
@@ -120,7 +120,7 @@ class Listens:
         endpoint = self.endpoint
         watcher, ring = endpoint.tasks.watcher, endpoint.settings.ring
         log = make_log(watcher, "", ring=ring, kept=0, budget=endpoint.retention.budget)
-        listen = self._enter(request, params, log, None, exchange.principal)
+        listen = self._enter(request, params, log, None, exchange.principal, exchange.covers)
         writer = endpoint.streams.writer(log.attach(0), SseFraming())
 
         def gone() -> None:
@@ -150,7 +150,13 @@ class Listens:
         return (session, id) in self._of_session
 
     def _enter(
-        self, request: Request, params: mcp.ListenParams, log: Log, session: Session | None, principal: str
+        self,
+        request: Request,
+        params: mcp.ListenParams,
+        log: Log,
+        session: Session | None,
+        principal: str,
+        covers: Callable[[Sequence[str]], bool] = lambda scopes: True,
     ) -> Listen:
         settings = self.endpoint.settings
         if self.endpoint.draining:
@@ -163,7 +169,7 @@ class Listens:
             raise ProtocolError(INVALID_PARAMS, text)
         if wanted.task_ids and not declares_tasks(params.meta):
             raise tasks_missing()
-        listen = Listen(request.id, self._granted(wanted, principal), log, session)
+        listen = Listen(request.id, self._granted(wanted, principal, covers), log, session)
         self._open[listen] = None
         for id in listen.granted.task_ids:
             self._watching.setdefault(id, {})[listen] = None
@@ -172,27 +178,27 @@ class Listens:
             self.endpoint.tasks.start(self._tell_states(listen, principal), name="tailrace-task-states")
         return listen
 
-    def _granted(self, wanted: mcp.SubscriptionFilter, principal: str) -> mcp.SubscriptionFilter:
-        """What of it this server has, and this principal may know."""
-        find = self.endpoint.task_table.find
+    def _granted(
+        self, wanted: mcp.SubscriptionFilter, principal: str, covers: Callable[[Sequence[str]], bool]
+    ) -> mcp.SubscriptionFilter:
+        """What of it this server has, and this principal may know by its token."""
+        find, sees = self.endpoint.task_table.find, self._sees
         return mcp.SubscriptionFilter(
             tools_list_changed=wanted.tools_list_changed,
             prompts_list_changed=wanted.prompts_list_changed,
             resources_list_changed=wanted.resources_list_changed,
-            resource_subscriptions=tuple(uri for uri in wanted.resource_subscriptions if self._sees(uri, principal)),
+            resource_subscriptions=tuple(uri for uri in wanted.resource_subscriptions if sees(uri, principal, covers)),
             task_ids=tuple(id for id in dict.fromkeys(wanted.task_ids) if find(id, principal) is not None),
         )
 
-    def _sees(self, uri: str, principal: str) -> bool:
-        """Of what a filter hides, not even that it has changed is told."""
+    def _sees(self, uri: str, principal: str, covers: Callable[[Sequence[str]], bool]) -> bool:
+        """Of what a filter hides, or a token is not good for, not even that it has changed is told."""
         service = self.endpoint.service
-        if not service.filters:
-            return True
         try:
-            find_resource(service.offered(Viewer(principal, None)), uri, modern=True)
+            found = find_resource(service.offered(Viewer(principal, None)), uri, modern=True)
         except ProtocolError:
-            return False
-        return True
+            return not service.filters
+        return covers(found.resource.scopes)
 
     async def _tell_states(self, listen: Listen, principal: str) -> None:
         """At the beginning: what has happened before somebody listened is not missed."""

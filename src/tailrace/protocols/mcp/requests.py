@@ -60,11 +60,12 @@ class Requests:
         self._calls = CALLS | LISTS.keys() if endpoint.service.middleware else CALLS
 
     def inline(
-        self, request: Request, params: Any, session: Session | None, dialect: Dialect, principal: str = ""
+        self, request: Request, params: Any, session: Session | None, dialect: Dialect, origin: Exchange | None = None
     ) -> bytes | None:
         """The encoded answer of a method that runs no user code; None for one that does, which is a call.
 
         Raises:
+            InsufficientScope: The token of the request is not good for what it wants to hear of.
             ProtocolError: Unknown method, bad parameters.
         """
         if request.method in self._calls:
@@ -73,18 +74,20 @@ class Requests:
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
         tasks = self.endpoint.tasks
         began = perf_counter() if tasks.meter is not None else 0.0
-        viewer = Viewer(session.principal if session is not None else principal, session)
+        principal = session.principal if session is not None else origin.principal if origin is not None else ""
+        viewer = Viewer(principal, session)
         result = self.endpoint.methods.result(request.method, params, viewer, modern=dialect.modern)
         if request.method in KEPT:
-            self._keep(request.method, params, viewer)
+            self._keep(request.method, params, viewer, origin)
         if tasks.meter is not None:
             tasks.meter.call_ended(Operation("mcp", request.method, ""), ANSWERED, perf_counter() - began)
         return encode_result(request.id, result)
 
-    def _keep(self, method: str, params: Any, viewer: Viewer) -> None:
+    def _keep(self, method: str, params: Any, viewer: Viewer, origin: Exchange | None) -> None:
         """What the session is to remember of a request.
 
         Raises:
+            InsufficientScope: It may not read what it wants to hear of.
             ProtocolError: It cannot.
         """
         session = viewer.session
@@ -93,7 +96,9 @@ class Requests:
                 session.record.level = params.level
         else:
             if method == "resources/subscribe":
-                find_resource(self.endpoint.service.offered(viewer), params.uri, modern=False)
+                resource = find_resource(self.endpoint.service.offered(viewer), params.uri, modern=False).resource
+                if origin is not None and not origin.covers(resource.scopes):
+                    raise InsufficientScope(resource.scopes)
             self.endpoint.subscriptions.change(session, method, params.uri)
         if session is not None:
             self.endpoint.home.save(session)

@@ -6,6 +6,7 @@ How a stored one comes back is `recovery`'s, what is kept of its streams `retent
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["SessionHome"]
+
+logger = logging.getLogger("tailrace.mcp")
 
 _SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
 
@@ -85,6 +88,27 @@ class SessionHome:
         record.version = mcp.negotiate(params.protocol_version)
         record.client = msgspec.to_builtins(params.client_info)
         record.capabilities = params.capabilities
+        await self._begin(session)
+        return encode_result(request.id, self.endpoint.methods.initialize_result(record.version))
+
+    async def assume(self, session: Session, version: str) -> None:
+        """Begin a session whose client will not initialize it, because it takes it for the one that it had before (see
+        `sse`): in the version that they had agreed on. What the client can be asked is not known, so it is asked
+        nothing.
+
+        Raises:
+            ProtocolError: The store does not commit.
+        """
+        record: Record = session.record
+        if record.version:
+            return await session.open()  # another request of the same moment did; it may not be through
+        logger.info("a client goes on without initialize, in a new session version=%s", version)
+        record.version = version
+        record.initialized = True  # nor will it say so
+        return await self._begin(session)
+
+    async def _begin(self, session: Session) -> None:
+        """Commit a session, and greet it."""
         if session.log.journal is not None:
             try:
                 await self.endpoint.journals.commit([put_session(session)])
@@ -95,7 +119,6 @@ class SessionHome:
         if (put := self.changed_state(session)) is not None:  # by its hooks
             with contextlib.suppress(StoreError):  # which is logged; the next call tries again
                 await self.endpoint.journals.commit([put])
-        return encode_result(request.id, self.endpoint.methods.initialize_result(record.version))
 
     def make(
         self, id: str, handle: bytes, principal: str, record: Record, *, last: int = 0, restored: bool = False

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote
 
 from tailrace.core.access import InsufficientScope
 from tailrace.core.ports import Kind, PutCall
+from tailrace.core.session import Lifecycle
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.failures import DuplicateId, encode_failure
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse
@@ -158,11 +159,15 @@ class HttpSse:
             return refuse(exchange, 503, error, request.id)
         try:
             params = mcp.decode_params(request.method, request.params)
+            if self._goes_on(exchange, session, request):
+                later = self._assumed(exchange, session, request)
+                answer_later(endpoint.tasks, exchange, later, "tailrace-initialize")
+                return None
             if request.method == "initialize":
                 greet = self._greet(exchange, session, request, params)
                 answer_later(endpoint.tasks, exchange, greet, "tailrace-initialize")
                 return None
-            body = endpoint.requests.inline(request, params, session, endpoint.legacy)
+            body = endpoint.requests.inline(request, params, session, endpoint.legacy, exchange)
             if body is not None:
                 return self._answer(exchange, session, body)
             if not session.record.version:
@@ -199,6 +204,27 @@ class HttpSse:
 
         journal.journals.write([PutCall(session.id, call.number, 0, call.stored())], committed)
         return None
+
+    @staticmethod
+    def _goes_on(exchange: Exchange, session: Session, request: Request) -> bool:
+        """Its client has been through `initialize`, but not in this session: it says which version was agreed on.
+
+        The TypeScript client, whose stream was cut, asks for it again without `Last-Event-ID`, gets a new session, and
+        goes on in it. Which one it had cannot be known (two programs may share a token), so that one's answers stay
+        where they are; but nothing speaks against serving it anew.
+        """
+        if request.method == "initialize" or (session.greeted and not session.opening):
+            return False
+        return exchange.header(b"mcp-protocol-version") in mcp.LEGACY_VERSIONS
+
+    async def _assumed(self, exchange: Exchange, session: Session, request: Request) -> None:
+        try:
+            await self.endpoint.home.assume(session, exchange.header(b"mcp-protocol-version") or "")
+        except ProtocolError as error:
+            return refuse(exchange, 503, error, request.id)
+        if session.lifecycle is not Lifecycle.OPEN:
+            return refuse(exchange, 404, ProtocolError(INVALID_REQUEST, "the session has ended"), request.id)
+        return self._request(exchange, session, request)
 
     async def _greet(self, exchange: Exchange, session: Session, request: Request, params: Any) -> None:
         try:

@@ -146,7 +146,7 @@ class Streamable:
                 answering = partial(endpoint.task_table.answer, request, params, exchange.principal)
                 work = self._answer_task(exchange, request, answering)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
-            body = endpoint.requests.inline(request, params, None, endpoint.modern, exchange.principal)
+            body = endpoint.requests.inline(request, params, None, endpoint.modern, exchange)
             if body is not None:
                 return exchange.respond(200, JSON, body)
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
@@ -244,7 +244,7 @@ class Streamable:
     def _legacy_request(self, exchange: Exchange, session: Session | None, request: Request, params: Any) -> None:
         endpoint = self.endpoint
         try:
-            body = endpoint.requests.inline(request, params, session, endpoint.legacy)
+            body = endpoint.requests.inline(request, params, session, endpoint.legacy, exchange)
             if body is not None:
                 return self._respond(exchange, session, request, body)
             reply = ExchangeReply(endpoint, exchange, session, 1, primed=_primed(session))
@@ -281,7 +281,7 @@ class Streamable:
                     if message.method == "initialize":
                         raise ProtocolError(INVALID_REQUEST, "initialize must not be part of a batch")
                     params = mcp.decode_params(message.method, bytes(message.params))
-                    body = endpoint.requests.inline(message, params, session, endpoint.legacy)
+                    body = endpoint.requests.inline(message, params, session, endpoint.legacy, exchange)
                     if body is not None:
                         answers.append(body)
                         continue

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import pyqwest
 
+from tailrace.clients import idle
 from tailrace.clients.causes import short_cause
 from tailrace.clients.exit import settle_at_exit
 from tailrace.errors import DefinitionError, LimitError, ProtocolError, TransportError
@@ -153,6 +154,7 @@ class Http:
         self._max_message = max_message
         self._transport = pyqwest.HTTPTransport(
             connect_timeout=connect_timeout,
+            pool_idle_timeout=idle.IDLE,
             tls_include_system_certs=True,
             enable_cookie_store=True,  # some load balancers keep a session at its server by a cookie
             follow_redirects=False,  # followed below, within the origin: headers may be secrets
