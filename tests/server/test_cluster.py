@@ -249,6 +249,32 @@ async def test_a_task_is_asked_for_and_cancelled_at_the_other_server() -> None:
         assert "no such task" in (await unknown.answer(4))["error"]["message"]
 
 
+async def test_a_task_of_the_other_server_is_found_by_one_that_had_no_home_when_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(2) as (place, (first, _), (second, workshop)):
+        begun = post_modern(
+            second, modern_request(1, "tools/call", {"name": "bake", "arguments": {"key": "a"}}, **TASKS)
+        )
+        id = (await begun.answer(1))["result"]["taskId"]
+        await begins(workshop, "a")
+        membership, found = place.servers[first][0], asyncio.Event()
+        take = membership.take
+
+        async def take_later(**options: Any) -> Any:
+            await found.wait()
+            return await take(**options)
+
+        monkeypatch.setattr(membership, "take", take_later)
+        place.sleep_and_wake(first, first.home.tag)
+        await until(lambda: cluster_of(first).ownership.homeless)
+        asked = post_modern(first, modern_request(2, "tasks/get", {"taskId": id}, **TASKS))
+        await until(lambda: cluster_of(first).statistics()["waiting"] == 1)
+        found.set()
+        assert (await asked.answer(2))["result"]["status"] == "working"
+        workshop.gates["a"].set()
+
+
 @pytest.mark.parametrize("id", ["zzz~made-up", "never here", "~", "UPPER~case"])
 async def test_an_id_that_names_nothing_is_not_found(id: str) -> None:
     async with town(2) as (_, (first, _), _):

@@ -51,6 +51,10 @@ class Diary:
         """The client, or the service for it, ends the session: what is unanswered in it is not owed any more."""
         self._note("given up", session)
 
+    def left(self, session: str) -> None:
+        """The same, and nothing is owed any more of what an earlier process life had in it either."""
+        self._note("left", session)
+
     def ended(self, life: str, how: str, code: int | None) -> None:
         """A process life is over. `how`: "kill", or "term" with the exit code (None: it did not end in time)."""
         self._note("ended", life, how, code)

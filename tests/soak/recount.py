@@ -127,6 +127,8 @@ def count_calls(counts: Counts, written: list[list[Any]], lives: dict[str, list[
                 _tell(counts, f"events of {key}: {missing} missing, {doubled} doubled")
         elif what == "given up":
             excused |= recent[fields[0]]  # what an earlier life owed had to be there before
+        elif what == "left":
+            excused |= {key for key, session in session_of.items() if session == fields[0]}
         elif what == "round":
             counts.rounds += 1
         elif what == "ended":

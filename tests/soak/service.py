@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 from tailrace import Context, Service, Session
 
@@ -121,11 +122,61 @@ async def burst(ctx: Context, key: str, count: int = 90, size: int = 64, every: 
     """Send numbered log notifications."""
     note("start", key)
     for number in range(count):
-        await ctx.log("info", {"n": number, "pad": "x" * size})
+        await ctx.log("info", {"of": key, "n": number, "pad": "x" * size})
         if every:
             await asyncio.sleep(every)
     note("end", key)
     return count
+
+
+@svc.tool(once="key")
+async def pay(key: str, ms: float = 0.0) -> str:
+    """Runs once a key."""
+    return await task(key, ms)
+
+
+@svc.tool(task="required")
+async def bake(key: str, ms: float = 0.0) -> str:
+    """A task."""
+    return await task(key, ms)
+
+
+@svc.tool(task="required", once="key")
+async def bake_once(key: str, ms: float = 0.0) -> str:
+    """A task that is the same for a key."""
+    return await task(key, ms)
+
+
+async def task(key: str, ms: float) -> str:
+    """What these have to do."""
+    note("start", key)
+    await asyncio.sleep(ms / 1000)
+    note("end", key)
+    return f"done {key}"
+
+
+@svc.tool
+async def order(ctx: Context, key: str, ms: float = 0.0) -> str:
+    """Publish something, and leave something to be done afterwards."""
+    note("start", key)
+    await ctx.publish("soak", key, key=key)
+    ctx.spawn(mail, key, ms)
+    await asyncio.sleep(ms / 1000)
+    note("end", key)
+    return f"done {key}"
+
+
+async def mail(key: str, ms: float) -> None:
+    """Detached work: it ends, unless its process is killed."""
+    note("spawned", key)
+    await asyncio.sleep(ms / 1000)
+    note("mailed", key)
+
+
+@svc.tool(read_only=True)
+def numbers() -> dict[str, Any]:
+    """This process and what goes on in it."""
+    return {"pid": os.getpid(), "statistics": svc.statistics()}
 
 
 @svc.tool

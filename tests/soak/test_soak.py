@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.soak import workers
 from tests.soak.__main__ import PROOFS, new_seed, prove, table
 from tests.soak.launcher import ROOT
 from tests.soak.recount import Counts, recount
+from tests.soak.workers.__main__ import failures
+from tests.soak.workers.__main__ import table as table_of_workers
+from tests.soak.workers.faults import FAULTS
+from tests.soak.workers.rounds import prove as prove_workers
 
 
 @pytest.mark.e2e
@@ -33,11 +36,11 @@ def test_a_tenth_of_the_long_proof_holds(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_many_workers_lose_nothing_whatever_happens_to_them(tmp_path: Path) -> None:
-    counts, failovers = await workers.prove(tmp_path, 2, list(workers.KINDS), seed=new_seed())
-    assert not counts.faults(), (counts, counts.notes)
-    assert counts.accepted == counts.delivered + counts.withdrawn > 50
-    assert sorted(failovers) == sorted(workers.KINDS)
-    assert counts.interrupted <= counts.in_flight
+    counts, crowd = await prove_workers(tmp_path, 2, list(FAULTS), seed=new_seed(), size=60)
+    assert not counts.faults() + failures(crowd), "\n".join([*table_of_workers(counts, crowd), *counts.notes])
+    assert counts.accepted == counts.delivered + counts.withdrawn > 200
+    assert sorted(crowd.failovers) == sorted(FAULTS)
+    assert min(crowd.seen[what] for what in ("cuts", "resumes", "polls", "sessions ended")) > 0
 
 
 # --- each column can be other than what it should be ----------------------------------------------

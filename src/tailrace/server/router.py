@@ -145,7 +145,7 @@ class Router:
                     return self._at(partition, exchange)
                 if not tag:
                     if not ownership.homeless:
-                        return self._at(self.house.home, exchange)
+                        return self.house.home.handle(exchange)  # which may find that its body names another's
                 elif partition is None and tag not in ownership.entering:
                     await members.look()
                     owner = members.owner(tag)

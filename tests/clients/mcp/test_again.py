@@ -41,7 +41,7 @@ def calls(server: FakeServer) -> list[Any]:
 
 
 @pytest.mark.parametrize("era", [modern, legacy])
-@pytest.mark.parametrize("how", ["cut", "stream", "ended", "gateway", "draining", "lost", "unheard", "moving"])
+@pytest.mark.parametrize("how", ["cut", "stream", "ended", "gateway", "draining", "store", "lost", "unheard", "moving"])
 async def test_a_lost_call_is_asked_for_again_under_a_new_id(era: Any, how: str) -> None:
     async def script(x: Exchange) -> None:
         if x.rpc != "tools/call":
@@ -57,6 +57,8 @@ async def test_a_lost_call_is_asked_for_again_under_a_new_id(era: Any, how: str)
             return await x.reply(502)
         elif how == "draining":
             return await x.error(503, -32000, {"limit": "draining"})
+        elif how == "store":
+            return await x.error(200, -32603, {"retry": True})
         elif how in _SAID:
             return await x.error(_SAID[how], -32600, None)  # by a worker that passed it on to another one
         return x.cut()
@@ -83,7 +85,9 @@ async def test_a_tool_that_does_not_say_it_runs_once_is_never_asked_for_again() 
         assert len(calls(server)) == 2
 
 
-@pytest.mark.parametrize(("status", "code", "data"), [(400, -32602, None), (503, -32000, {"limit": "ledger"})])
+@pytest.mark.parametrize(
+    ("status", "code", "data"), [(400, -32602, None), (503, -32000, {"limit": "ledger"}), (200, -32603, None)]
+)
 async def test_a_refusal_is_not_asked_for_again(status: int, code: int, data: Any) -> None:
     async def script(x: Exchange) -> None:
         await x.error(status, code, data)

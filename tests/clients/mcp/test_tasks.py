@@ -12,6 +12,7 @@ from tailrace import CallCancelled, Context, LimitError, ProtocolError, Service,
 from tailrace.mcp import Client
 from tests.core.support import turns, virtual
 
+from .fake_http import Exchange, modern, serving
 from .test_calls import Peer
 
 TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
@@ -225,6 +226,36 @@ async def test_a_look_that_is_not_answered_is_repeated_and_given_up_in_the_end()
         with pytest.raises(TransportError, match="does not say how task t stands"):
             await client.call_tool("t")
     assert looks == 4, "lost, answered, lost twice"
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_task_whose_worker_is_lost_or_cannot_be_reached_is_asked_for_again(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.clients.mcp.tasks._USUAL", 0.01)
+
+    async def script(x: Exchange) -> None:
+        if x.rpc == "tools/call":
+            return await x.result({"resultType": "task", "status": "working", **STATE, "pollIntervalMs": 20})
+        if len(server.asked("tasks/get")) < 3:
+            return await x.error(status, -32600)
+        await x.result({"resultType": "complete", "status": "completed", **STATE, "result": {"content": []}})
+
+    async with serving(modern(script)) as server, Client(server.url) as client:
+        assert (await client.call_tool("t")).content == []
+        assert len(server.asked("tasks/get")) == 3
+
+
+async def test_a_task_that_is_refused_is_not_asked_for_again() -> None:
+    async def script(x: Exchange) -> None:
+        if x.rpc == "tools/call":
+            return await x.result({"resultType": "task", "status": "working", **STATE, "pollIntervalMs": 20})
+        await x.reply(403)
+
+    async with serving(modern(script)) as server, Client(server.url) as client:
+        with pytest.raises(TransportError, match="HTTP 403"):
+            await client.call_tool("t")
+        assert len(server.asked("tasks/get")) == 1
 
 
 @virtual

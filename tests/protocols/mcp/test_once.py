@@ -704,6 +704,7 @@ async def test_a_claim_that_cannot_be_committed_runs_nothing() -> None:
         store.fail_commits(DISK_FULL)
         error = (await post(server, 1, "pay", {"item": "tea"}, "k").answer(1))["error"]
         assert error["code"] == -32603
+        assert error["data"] == {"retry": True}, "our client asks again then"
         assert till.runs == []
         store.fail_commits(None)
         assert text_of(await post(server, 2, "pay", {"item": "tea"}, "k").answer(2)) == "tea 1 #1"

@@ -325,7 +325,11 @@ async def test_a_task_that_cannot_be_stored_is_refused_and_does_not_run(caplog: 
         store.fail_commits(DISK_FULL)
         post = Client(server).call("grind", key="a")
         error = (await post.json())["error"]
-        assert (error["code"], "not begun" in error["message"]) == (INTERNAL_ERROR, True)
+        assert (error["code"], "not begun" in error["message"], error["data"]) == (
+            INTERNAL_ERROR,
+            True,
+            {"retry": True},
+        )
         store.fail_commits(None)
         assert (mill.seen, server.endpoint.task_table.tasks) == ([], {})
         assert server.tasks.calls == {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tailrace.clients.mcp.links.http import HttpRefused, Patience, Place, Unreachable
 from tailrace.errors import ProtocolError, TransportError
+from tailrace.wire.jsonrpc import INTERNAL_ERROR
 from tailrace.wire.mcp import LIMIT_REACHED
 
 if TYPE_CHECKING:
@@ -62,12 +63,11 @@ async def ask_until_answered(
 def _may_pass(error: TransportError | ProtocolError) -> bool:
     """Whether the same request may be answered a little later."""
     if isinstance(error, ProtocolError):
-        data: Any = error.data
-        return (
-            error.code == LIMIT_REACHED
-            and isinstance(data, dict)
-            and cast("dict[str, Any]", data).get("limit") == "draining"
-        )
+        given: Any = error.data
+        data = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+        if error.code == LIMIT_REACHED:
+            return data.get("limit") == "draining"
+        return error.code == INTERNAL_ERROR and data.get("retry") is True  # the store fails, and nothing has run
     if isinstance(error, HttpRefused):
         return error.may_pass
     return not isinstance(error, Unreachable)  # the link was patient already

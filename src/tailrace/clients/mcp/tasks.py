@@ -98,9 +98,9 @@ async def _insist(conversation: Conversation, method: str, params: dict[str, Any
     while True:
         try:
             return await conversation.request(method, params, timeout=_POLL_LIMIT)
-        except HttpRefused:
-            raise
         except (TransportError, TimeoutError) as error:
+            if isinstance(error, HttpRefused) and not error.may_pass:
+                raise
             if conversation.calls.error is not None or clock() - since >= reconnect:
                 text = f"the server does not say how task {params['taskId']} stands: {error}"
                 raise TransportError(text) from error

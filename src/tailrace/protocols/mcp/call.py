@@ -430,7 +430,7 @@ class McpCall(Call):
         if isinstance(error, PeerCancelled) and not self.keep_answer:
             return None
         if isinstance(error, StoreError):
-            return self.error(INTERNAL_ERROR, "the call could not be stored, and was not begun")
+            return self.error(INTERNAL_ERROR, "the call could not be stored, and was not begun", {"retry": True})
         return self.error(mcp.LIMIT_REACHED, f"the call was cancelled: {error}")
 
     def bug(self, what: str) -> bytes:

@@ -297,7 +297,7 @@ class OnceCall(ToolCall):
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except StoreError as error:
             logger.error("the store fails: %s", error)  # its text names the file: not for clients
-            return self.error(INTERNAL_ERROR, "the store fails; try again later")
+            return self.error(INTERNAL_ERROR, "the store fails; try again later", {"retry": True})
         except CallCancelled as error:
             return self.aborted(error)
         rendered = self._render(answer, replayed and not self.restored)
