@@ -11,12 +11,9 @@ import datetime
 import decimal
 import enum
 import pathlib
-import re
-import types
-import typing
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, cast, get_origin
 
 import msgspec
 from msgspec import inspect as mi
@@ -24,11 +21,12 @@ from msgspec import inspect as mi
 from tailrace.errors import DefinitionError
 from tailrace.schema.hints import MISSING, Parameter, is_pydantic
 from tailrace.schema.models import Factory
-from tailrace.schema.shapes import Enumeration, Field, FieldNumber, Known, Label, Node, Scalar, Shape
+from tailrace.schema.protobuf_hints import info_of, is_model, number_of, numbers_of, plain
+from tailrace.schema.protobuf_names import IDENTIFIER, NoForm, check_fields, class_name, name_of, shown, snake
+from tailrace.schema.shapes import Enumeration, Field, Known, Label, Node, Scalar, Shape
 
 __all__ = ["Shapes", "is_message"]
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _INT32 = range(-(2**31), 2**31)
 _SCALARS: dict[type, Scalar] = {
     mi.BoolType: Scalar("bool", (bool,)),
@@ -54,10 +52,6 @@ _CLASSES = (mi.DataclassType, mi.StructType, mi.TypedDictType, mi.NamedTupleType
 _LIST_TYPES: dict[type, type] = {mi.VarTupleType: tuple, mi.SetType: set, mi.FrozenSetType: frozenset}
 
 
-class _NoForm(Exception):
-    """A type has no protobuf form: why."""
-
-
 @dataclasses.dataclass(slots=True)
 class _Position:
     type: Node
@@ -70,10 +64,10 @@ class _Position:
 def is_message(hint: Any) -> bool:
     """Whether a type is a message as it is: a dataclass, msgspec.Struct, TypedDict, NamedTuple or pydantic model."""
     try:
-        info = _plain(_info_of(hint))
+        info = plain(info_of(hint))
     except Exception:
         return False
-    return isinstance(info, _CLASSES) or (isinstance(info, mi.CustomType) and _is_model(info.cls))
+    return isinstance(info, _CLASSES) or (isinstance(info, mi.CustomType) and is_model(info.cls))
 
 
 class Shapes:
@@ -106,8 +100,8 @@ class Shapes:
             DefinitionError: It has no protobuf form.
         """
         try:
-            node = self._single(_info_of(hint))
-        except (_NoForm, TypeError, NameError) as error:
+            node = self._single(info_of(hint))
+        except (NoForm, TypeError, NameError) as error:
             raise _refusal(what, error) from None
         assert isinstance(node, Shape)
         return node
@@ -127,14 +121,14 @@ class Shapes:
         shape = Shape("", hint, "inner", pydantic=is_pydantic(hint))
         try:
             if hint is not None and hint is not type(None):
-                position = self._position(_info_of(hint))
+                position = self._position(info_of(hint))
                 field = Field("result", "", "", position.type, position.label, position.map_key, position.nullable)
                 if position.nullable and position.label == "one":
                     field.label = _optional(position.type)
                 shape.fields.append(field)
             shape.name = self._free(names)
             return self._new(shape, None, what)
-        except (_NoForm, TypeError, NameError) as error:
+        except (NoForm, TypeError, NameError) as error:
             raise _refusal(what, error) from None
 
     def arguments(self, parameters: Iterable[Parameter], place: str, *names: str) -> Shape:
@@ -153,16 +147,16 @@ class Shapes:
         try:
             for parameter in parameters:
                 what = f"{place}: parameter {parameter.name!r}"
-                info = _info_of(Any if parameter.hint is object else parameter.hint)
+                info = info_of(Any if parameter.hint is object else parameter.hint)
                 default = parameter.default
                 if isinstance(default, Factory):
                     default = default.make()
-                self._add(shape, parameter.name, parameter.json_name, info, default, _number(parameter.hint))
+                self._add(shape, parameter.name, parameter.json_name, info, default, number_of(parameter.hint))
             what = place
             shape.name = self._free(names)
-            _check_fields(shape, shape.name)
+            check_fields(shape, shape.name)
             return self._new(shape, None, what)
-        except (_NoForm, TypeError, NameError) as error:
+        except (NoForm, TypeError, NameError) as error:
             raise _refusal(what, error) from None
 
     def _free(self, names: Sequence[str]) -> str:
@@ -170,7 +164,7 @@ class Shapes:
         return next((name for name in names if name not in taken), names[-1])
 
     def _called(self, hint: Any) -> str:
-        name = _class_name(hint)
+        name = class_name(hint)
         return f"{name}Message" if name in self.reserved else name
 
     # --- types ---
@@ -180,14 +174,14 @@ class Shapes:
         position = self._position(info)
         if position.label == "one" and not position.nullable:
             return position.type
-        name, label = _name_of(position.type), position.label
+        name, label = name_of(position.type), position.label
         if label == "map":
-            name = f"{_name_of(cast('Scalar', position.map_key))}{name}Map"
+            name = f"{name_of(cast('Scalar', position.map_key))}{name}Map"
         else:
             name = f"{name}List" if label == "repeated" else f"Optional{name}"
         label = label if label in ("repeated", "map") else _optional(position.type)
         if position.nullable and label in ("repeated", "map"):
-            raise _NoForm("a list of lists (or maps) that may be None; use a dataclass for the inner one")
+            raise NoForm("a list of lists (or maps) that may be None; use a dataclass for the inner one")
         known = self._by_type.get(name)
         if known is not None:
             return known
@@ -196,7 +190,7 @@ class Shapes:
         return self._new(Shape(name, None, "inner", (position.python,), [field]), name, name)
 
     def _position(self, info: mi.Type) -> _Position:
-        info = _plain(info)
+        info = plain(info)
         kind = type(info)
         if kind in _SCALARS:
             return _Position(_SCALARS[kind])
@@ -217,10 +211,10 @@ class Shapes:
         if isinstance(info, mi.CustomType):
             return _Position(self._custom(info.cls))
         if isinstance(info, mi.TupleType):
-            raise _NoForm("a tuple of several types; use a dataclass or a NamedTuple")
+            raise NoForm("a tuple of several types; use a dataclass or a NamedTuple")
         if isinstance(info, mi.NoneType):
-            raise _NoForm("None alone")
-        raise _NoForm(f"{kind.__name__.removesuffix('Type')}")
+            raise NoForm("None alone")
+        raise NoForm(f"{kind.__name__.removesuffix('Type')}")
 
     def _union(self, info: mi.UnionType) -> _Position:
         rest = [one for one in info.types if not isinstance(one, mi.NoneType)]
@@ -230,25 +224,25 @@ class Shapes:
             position.nullable |= nullable
             return position
         members = [self._single(one) for one in rest]
-        name = "Or".join(_name_of(member) for member in members)
+        name = "Or".join(name_of(member) for member in members)
         known = self._by_type.get(name)
         if known is None:
-            fields = [Field(_snake(_name_of(member)), "", "", member, "optional") for member in members]
+            fields = [Field(snake(name_of(member)), "", "", member, "optional") for member in members]
             for field in fields:
                 if isinstance(field.type, Scalar):
                     field.name = f"{field.type.proto}_value"
             shape = Shape(name, None, "choice", tuple(t for member in members for t in member.types), fields)
-            _check_fields(shape, name)
+            check_fields(shape, name)
             known = self._new(shape, name, name)
         return _Position(known, nullable=nullable)
 
     def _mapping(self, info: mi.DictType) -> _Position:
-        key, value = _plain(info.key_type), _plain(info.value_type)
+        key, value = plain(info.key_type), plain(info.value_type)
         if isinstance(value, mi.AnyType) and isinstance(key, (mi.AnyType, mi.StrType)):
             return _Position(_STRUCT)
         node = self._single(key)
         if not isinstance(node, Scalar) or node.proto not in ("string", "int64", "bool"):
-            raise _NoForm(f"a map with keys of {_name_of(node)}; keys are strings, integers or booleans")
+            raise NoForm(f"a map with keys of {name_of(node)}; keys are strings, integers or booleans")
         return _Position(self._single(value), "map", node, python=dict)
 
     def _enum(self, cls: type[enum.Enum]) -> Enumeration:
@@ -256,8 +250,8 @@ class Shapes:
         if isinstance(known, Enumeration):
             return known
         if issubclass(cls, enum.Flag):
-            raise _NoForm(f"the flags {cls.__name__}; use a list of an Enum")
-        prefix = _snake(cls.__name__).upper() + "_"
+            raise NoForm(f"the flags {cls.__name__}; use a list of an Enum")
+        prefix = snake(cls.__name__).upper() + "_"
         members = list(cls)
         numeric = all(isinstance(member.value, int) and member.value in _INT32 for member in members)
         numbers = [cast("int", member.value) if numeric else at for at, member in enumerate(members, 1)]
@@ -266,8 +260,8 @@ class Shapes:
         if not values or values[0][1] != 0:
             values.insert(0, (prefix + "UNSPECIFIED", 0))
         for name, _ in values:
-            if not _IDENTIFIER.fullmatch(name):
-                raise _NoForm(f"{cls.__name__}: {name!r} is no name in protobuf")
+            if not IDENTIFIER.fullmatch(name):
+                raise NoForm(f"{cls.__name__}: {name!r} is no name in protobuf")
         made = Enumeration(self._called(cls), (cls,), values, dict(zip(numbers, members, strict=True)), numeric)
         self._claim(made.name, cls)
         self.enums[made.name] = self._by_type[cls] = made
@@ -287,7 +281,7 @@ class Shapes:
         if isinstance(info, mi.TypedDictType):
             shape.kind, shape.types = "items", (dict,)
         self._new(shape, hint, shape.name)  # before its fields: it may be among them
-        numbers = _numbers_of(origin)
+        numbers = numbers_of(origin)
         for field in info.fields:
             default = MISSING
             if field.default is not msgspec.NODEFAULT:
@@ -297,7 +291,7 @@ class Shapes:
             elif not field.required:
                 default = _ABSENT
             self._field(shape, field.name, field.encode_name, field.type, default, numbers.get(field.name))
-        _check_fields(shape, shape.name)
+        check_fields(shape, shape.name)
         return shape
 
     def _custom(self, cls: Any) -> Node:
@@ -308,8 +302,8 @@ class Shapes:
         known = self._by_type.get(cls)
         if known is not None:
             return known
-        if not _is_model(cls):
-            raise _NoForm(f"{cls.__name__}; use a dataclass, a msgspec.Struct or a builtin type")
+        if not is_model(cls):
+            raise NoForm(f"{cls.__name__}; use a dataclass, a msgspec.Struct or a builtin type")
         shape = Shape(self._called(cls), cls, "object", (cls,), pydantic=True)
         self._new(shape, cls, shape.name)
         for name, field in cls.model_fields.items():
@@ -318,8 +312,8 @@ class Shapes:
                 MISSING if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
             )
             key = field.validation_alias if isinstance(field.validation_alias, str) else field.alias or name
-            self._field(shape, name, key, _info_of(hint), default, _number(hint))
-        _check_fields(shape, shape.name)
+            self._field(shape, name, key, info_of(hint), default, number_of(hint))
+        check_fields(shape, shape.name)
         return shape
 
     # --- fields ---
@@ -327,8 +321,8 @@ class Shapes:
     def _field(self, shape: Shape, name: str, key: str, info: mi.Type, default: Any, number: int | None) -> None:
         try:
             self._add(shape, name, key, info, default, number)
-        except _NoForm as error:
-            raise _NoForm(f"field {name!r} of {shape.name}: {error}") from None
+        except NoForm as error:
+            raise NoForm(f"field {name!r} of {shape.name}: {error}") from None
 
     def _add(self, shape: Shape, name: str, key: str, info: mi.Type, default: Any, number: int | None) -> None:
         position = self._position(info)
@@ -337,14 +331,14 @@ class Shapes:
         )
         field.fallback = default is not MISSING
         if position.nullable and default not in (MISSING, None, _ABSENT):
-            raise _NoForm(f"absent can mean None or the default {default!r}, and not both; leave one of them out")
+            raise NoForm(f"absent can mean None or the default {default!r}, and not both; leave one of them out")
         if shape.kind == "row" and default not in (MISSING, None):
-            raise _NoForm("a field of a row has no default but None; use a dataclass")
+            raise NoForm("a field of a row has no default but None; use a dataclass")
         if position.label == "one":
             if position.nullable or field.fallback:
                 field.label = _optional(position.type)
         elif default not in (MISSING, None, _ABSENT) and len(default) > 0:
-            raise _NoForm(f"an empty list (or map) is the same as none, so its default is empty, not {default!r}")
+            raise NoForm(f"an empty list (or map) is the same as none, so its default is empty, not {default!r}")
         shape.fields.append(field)
 
     def _new(self, shape: Shape, key: Any, what: str) -> Shape:
@@ -355,42 +349,15 @@ class Shapes:
         return shape
 
     def _claim(self, name: str, owner: Any) -> None:
-        if not _IDENTIFIER.fullmatch(name):
-            raise _NoForm(f"{name!r} is no name in protobuf")
+        if not IDENTIFIER.fullmatch(name):
+            raise NoForm(f"{name!r} is no name in protobuf")
         if name in self.messages or name in self.enums:
             other = next((key for key, known in self._by_type.items() if known.name == name), None)
-            raise _NoForm(f"two messages would be called {name}: of {_shown(other)} and {_shown(owner)}; rename one")
+            raise NoForm(f"two messages would be called {name}: of {shown(other)} and {shown(owner)}; rename one")
 
 
 # Stands for "may be left out" of a TypedDict's key, which has no default.
 _ABSENT: Any = object()
-
-
-def _info_of(hint: Any) -> mi.Type:
-    """What msgspec says of a type; it knows no unions of pydantic's models, which pydantic does."""
-    try:
-        return mi.type_info(hint)
-    except TypeError:
-        origin, inner = get_origin(hint), get_args(hint)
-        if origin is Annotated:
-            return _info_of(inner[0])
-        if origin in (Union, types.UnionType) and all(_is_model(one) or one is types.NoneType for one in inner):
-            return mi.UnionType(tuple(_info_of(one) for one in inner))
-        if origin in (list, Sequence):
-            return mi.ListType(_info_of(inner[0]))
-        if origin in (dict, Mapping):
-            return mi.DictType(_info_of(inner[0]), _info_of(inner[1]))
-        raise
-
-
-def _plain(info: mi.Type) -> mi.Type:
-    while isinstance(info, mi.Metadata):
-        info = info.type
-    return info
-
-
-def _is_model(cls: Any) -> bool:
-    return hasattr(cls, "model_fields") and hasattr(cls, "model_validate")
 
 
 def _literal(info: mi.LiteralType) -> _Position:
@@ -399,60 +366,11 @@ def _literal(info: mi.LiteralType) -> _Position:
     for kind, scalar in ((str, mi.StrType), (int, mi.IntType)):
         if values and all(type(value) is kind for value in values):
             return _Position(_SCALARS[scalar], nullable=nullable)
-    raise _NoForm("a Literal of values that are neither all strings nor all integers")
+    raise NoForm("a Literal of values that are neither all strings nor all integers")
 
 
 def _optional(node: Node) -> Label:
     return "one" if isinstance(node, (Shape, Known)) else "optional"  # a message has presence as it is
-
-
-def _name_of(node: Node) -> str:
-    return node.proto.capitalize() if isinstance(node, Scalar) else node.name
-
-
-def _class_name(hint: Any) -> str:
-    """``Page[Order]`` is called ``PageOrder``."""
-    origin = get_origin(hint)
-    if origin is None:
-        return hint.__name__
-    return origin.__name__ + "".join(_class_name(one).capitalize() for one in get_args(hint))
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _shown(owner: Any) -> str:
-    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else str(owner)
-
-
-def _number(hint: Any) -> int | None:
-    """The number that ``Annotated[T, FieldNumber(n)]`` gives."""
-    if get_origin(hint) is not Annotated:
-        return None
-    return next((extra.number for extra in get_args(hint)[1:] if isinstance(extra, FieldNumber)), None)
-
-
-def _numbers_of(cls: Any) -> dict[str, int]:
-    try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except Exception:  # msgspec resolved them already, with names that are local to where they stand
-        hints = dict[str, Any](getattr(cls, "__annotations__", {}))
-    return {name: number for name, hint in hints.items() if (number := _number(hint)) is not None}
-
-
-def _check_fields(shape: Shape, what: str) -> None:
-    """Names that protobuf, or its JSON, could not tell apart; numbers that are given twice."""
-    names: dict[str, str] = {}
-    numbers: dict[int, str] = {}
-    for field in shape.fields:
-        if not _IDENTIFIER.fullmatch(field.name):
-            raise _NoForm(f"{field.name!r} of {what} is no name in protobuf")
-        other = names.setdefault(field.name.replace("_", "").lower(), field.name)
-        if other != field.name:
-            raise _NoForm(f"{other!r} and {field.name!r} of {what} are the same name in protobuf's JSON")
-        if field.number is not None and numbers.setdefault(field.number, field.name) != field.name:
-            raise _NoForm(f"{numbers[field.number]!r} and {field.name!r} of {what} have the same field number")
 
 
 def _refusal(what: str, error: Exception) -> DefinitionError:

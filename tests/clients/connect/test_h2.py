@@ -14,7 +14,8 @@ import trustme
 import uvloop
 
 from tailrace.clients.connect import h2, h2pool
-from tailrace.clients.connect.h2 import Broken, H2Link, H2Pipe
+from tailrace.clients.connect.h2 import H2Link
+from tailrace.clients.connect.h2_pipe import Broken, H2Pipe
 from tailrace.connect import Call, Client, Code, Retries, RpcError
 from tests.clients.connect.support import (
     PATH,

@@ -8,7 +8,7 @@ from typing import Any
 import pyqwest
 
 from tailrace.clients.causes import short_cause
-from tailrace.clients.connect.h2 import Broken, PeerReset
+from tailrace.clients.connect.h2_pipe import Broken, PeerReset
 from tailrace.errors import CallCancelled, Code, DeadlineExceeded, RpcDeadlineExceeded, RpcError
 
 __all__ = ["failure", "rpc_error"]

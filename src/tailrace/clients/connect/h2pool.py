@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tailrace.clients.connect.h2 import Broken, H2Link, H2Pipe
+from tailrace.clients.connect.h2 import H2Link
+from tailrace.clients.connect.h2_pipe import Broken, H2Pipe
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import DefinitionError
