@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,7 @@ def test_wrong_use_is_said_and_exits_2(run: Run, server: Server, words: list[str
         (OSError(errno.EADDRINUSE, "Address already in use"), 1, "--port (0 picks a free one)"),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "ports below 1024"),
         (socket.gaierror(-2, "Name or service not known"), 1, "see --host"),
+        (OSError(errno.ENOENT, "cannot listen on /no/x.sock: No such file or directory"), 1, "cannot listen on /no"),
         (StoreBusy("x.sqlite is held by process 7"), 1, "another --store"),
         (StoreTooNew("x.sqlite was written by 9.0"), 1, "Update tailrace"),
         (StoreError("the disk is full"), 1, "Error: the disk is full"),
@@ -203,6 +206,26 @@ def test_what_the_server_cannot_do_is_one_line_with_what_to_do(
     assert result.exit_code == code
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+BROKEN = {
+    "def lifespan(service): return 5": (2, "got 5"),
+    "async def lifespan(service):\n    raise OSError('no database')\n    yield": (1, "OSError: no database"),
+}
+
+
+@pytest.mark.parametrize("written", BROKEN)
+def test_a_lifespan_that_fails_is_the_users_and_shown_without_our_part(written: str, folder: Path) -> None:
+    code, said = BROKEN[written]
+    (folder / "tools.py").write_text(
+        f"from tailrace import Service\nsvc = Service('tools')\n@svc.lifespan\n{written}\n"
+    )
+    command = [sys.executable, "-m", "tailrace", "run", "tools.py", "--port", "0", "--store", "memory"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert "click" not in result.stderr
 
 
 def test_a_bug_keeps_its_traceback(run: Run, server: Server) -> None:

@@ -131,6 +131,20 @@ async def test_a_notification_goes_to_the_sessions_own_stream() -> None:
     assert list(session.log.ring_seqs) == [1], "it goes when there is no room, as an answer does not"
 
 
+@virtual
+async def test_a_notification_may_be_awaited_and_waits_only_for_a_connected_reader_that_is_behind() -> None:
+    session = Room().session
+    await session.notify("changed")  # nobody reads: nobody is waited for
+    cursor = session.log.attach(0)
+    session.notify("large", "x" * session.log.high_water)
+    waiting = asyncio.ensure_future(asyncio.wait_for(session.notify("small"), 30))
+    await asyncio.sleep(1.0)
+    assert not waiting.done()
+    cursor.take()
+    cursor.taken()
+    await waiting
+
+
 async def test_a_plain_hook_in_a_thread_may_notify_and_close() -> None:
     room = Room()
     cursor = room.session.log.attach(0)

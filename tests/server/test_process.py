@@ -59,6 +59,11 @@ def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
     assert precious.read_text() == "precious"
 
 
+def test_a_path_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot listen on .*: AF_UNIX path too long"):
+        listen("", 0, str(tmp_path / ("x" * 200)))
+
+
 def test_a_stale_socket_is_replaced_and_one_that_answers_is_not(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listen("", 0, str(path)).close()

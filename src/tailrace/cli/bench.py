@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -44,6 +45,9 @@ def bench_command(
     import asyncio
 
     from tailrace.cli.load import measure
+
+    if not urlsplit(url).path.strip("/"):  # as `ls` and `call` read it
+        url = url.rstrip("/") + "/mcp"
 
     with explained():
         report = asyncio.run(measure(url, words, clients, seconds, timeout))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 
 __all__ = ["explained"]
 
 _HINTS = {
-    errno.EADDRINUSE: "choose another with --port (0 picks a free one), or stop what listens there",
+    errno.EADDRINUSE: "choose another with --port (0 picks a free one) or --uds, or stop what listens there",
     errno.EADDRNOTAVAIL: "this machine has no such address; see --host",
     errno.EACCES: "no permission; ports below 1024 need privileges",
     errno.EPERM: "no permission",
     errno.ECONNREFUSED: "nothing listens there; is the server running?",
 }
+
+
+_HOME = str(Path(__file__).parents[1])
 
 
 @contextmanager
@@ -54,9 +61,30 @@ def _explanation(error: Exception) -> click.ClickException | None:
         return click.ClickException(str(error) or type(error).__name__)
     if isinstance(error, TimeoutError):
         return click.ClickException(str(error) or "it took too long; see --timeout")
+    if _NOTE in getattr(error, "__notes__", ()):
+        return _Broken(error)
     if isinstance(error, OSError):
         return _socket_explanation(error)
     return None
+
+
+_NOTE = "raised by the service's lifespan"  # `server.lifespan` puts it there, and is not imported for it
+
+
+class _Broken(click.ClickException):
+    """The user's own code failed: one line, and the traceback from there on."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the service's lifespan failed: {type(error).__name__}: {error}")
+        self.trace = error.__traceback__
+
+    def show(self, file: Any = None) -> None:
+        frames = traceback.extract_tb(self.trace)
+        ours = [
+            number for number, frame in enumerate(frames) if frame.filename.startswith((_HOME, contextlib.__file__))
+        ]
+        click.echo("".join(traceback.format_list(frames[ours[-1] + 1 if ours else 0 :])), err=True, nl=False)
+        super().show(file)
 
 
 def _socket_explanation(error: OSError) -> click.ClickException | None:
@@ -68,5 +96,7 @@ def _socket_explanation(error: OSError) -> click.ClickException | None:
     if isinstance(error, ssl.SSLError):
         return click.ClickException(f"TLS: {error.reason or error}; see --tls-cert and --tls-key")
     code = error.errno or 0
+    if str(error.strerror).startswith("cannot listen on") and code not in _HINTS and code >= 0:
+        return click.ClickException(str(error.strerror))
     hint = _HINTS.get(code, "there is no such address; see --host" if code < 0 else "")  # below 0: getaddrinfo's
     return click.ClickException(f"{error.strerror or error}: {hint}") if hint else None

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import click
+
 __all__ = ["replace_file"]
 
 
@@ -18,9 +20,13 @@ def replace_file(path: Path, text: str, *, mode: int = 0o644) -> None:
         mode: Who may read a new one; one that is there keeps its own.
 
     Raises:
+        click.ClickException: Its folder cannot be written to.
         OSError: It cannot be written; it is as it was.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)

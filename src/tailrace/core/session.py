@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.tasks import Tasks
 
-__all__ = ["ANSWER_ROOM", "STREAM_BYTES", "Completion", "Finished", "Home", "Lifecycle", "Session", "Sessions"]
+__all__ = [
+    "ANSWER_ROOM",
+    "STREAM_BYTES",
+    "Completion",
+    "Finished",
+    "Home",
+    "Lifecycle",
+    "Room",
+    "Session",
+    "Sessions",
+]
 
 logger = logging.getLogger("tailrace.session")
 
@@ -182,9 +192,10 @@ class Session:
             del self.calls[call.key]
             self.touched = self.tasks.loop.time()
 
-    def notify(self, method: str, params: Any = None) -> None:
-        """Send a notification that belongs to no call, on the session's own stream. Never waits, never raises for
-        a slow or absent reader: the oldest notifications go when 1 MiB of them is unread.
+    def notify(self, method: str, params: Any = None) -> Room:
+        """Send a notification that belongs to no call, on the session's own stream. It is sent at once; await what
+        this returns to wait, as `Context.progress` does, while a connected reader is more than 256 KiB behind. Never
+        raises for a slow or absent reader: the oldest notifications go when 1 MiB of them is unread.
 
         Args:
             method: E.g. ``notifications/tools/list_changed``.
@@ -192,6 +203,7 @@ class Session:
         """
         payload = self._home.notification(method, params)
         self.tasks.on_loop(self.log.append, payload, Kind.NOTIFICATION, self.tasks.loop.time())
+        return Room(self.log)
 
     @property
     def busy(self) -> bool:
@@ -301,6 +313,18 @@ class Completion:
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._session.wait_closed().__await__()
+
+
+class Room:
+    """Room in a stream behind what was just sent, to be awaited (on the event loop) or not."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._log.room().__await__()
 
 
 class Sessions:

@@ -85,8 +85,8 @@ def read_signature(fn: Callable[..., Any]) -> Signature:
     """Read a function's parameters and resolve their annotations.
 
     Raises:
-        DefinitionError: It is no function; it takes ``*args``, ``**kwargs``, a positional-only
-            parameter or two contexts; or an annotation names something that is not defined.
+        DefinitionError: It is no function, or one that wants its ``self``; it takes ``*args``, ``**kwargs``, a
+            positional-only parameter or two contexts; or an annotation names something that is not defined.
     """
     place = place_of(fn)
     if not inspect.isroutine(fn) or not hasattr(inspect.unwrap(fn), "__code__"):
@@ -97,6 +97,10 @@ def read_signature(fn: Callable[..., Any]) -> Signature:
     for given in _declared(fn):
         hint = hints.get(given.name, Any)
         _check_kind(given, place)
+        if given.name == "self" and given.name not in hints:
+            raise DefinitionError(
+                f"{place} is a method of a class: give the one of an object, as in svc.tool(shop.place)"
+            )
         if not _is_context(hint):
             default = MISSING if given.default is inspect.Parameter.empty else given.default
             parameters.append(Parameter(given.name, Any if hint is object else hint, default))

@@ -6,8 +6,11 @@ A `Server` is one running service in one event loop. `run` makes a process of it
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+from tailrace.errors import DefinitionError
 from tailrace.server.options import make_membership, make_server, make_settings, make_store
 from tailrace.server.server import Server
 from tailrace.transports.asgi import AsgiApp
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.publish import Publisher
     from tailrace.service import Service
+
+_HTTP_ONLY = frozenset({"host", "port", "uds", "server", "tls_cert", "tls_key", "insecure"})
 
 __all__ = ["Server", "asgi", "connect", "make_membership", "make_server", "make_settings", "make_store", "run"]
 
@@ -46,9 +51,22 @@ def asgi(
 
 
 def run(service: Service, *, transport: str = "stdio", **flags: Any) -> None:
-    """Serve in this process until a signal or the end of input (see `Service.run`)."""
+    """Serve in this process until a signal or the end of input (see `Service.run`).
+
+    Raises:
+        DefinitionError: The flags contradict each other, or async code is running here already.
+    """
     from tailrace.server.process import run_process
 
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise DefinitionError(
+            "run() has an event loop of its own, and one is running here already: call it outside of async code, "
+            "or give svc.asgi() to the server that you have"
+        )
+    if transport == "stdio" and "target" not in flags:  # the command line looks at its words itself
+        for name in _HTTP_ONLY & flags.keys():
+            raise DefinitionError(f"{name}= is about HTTP, and stdio is the default: say transport='http'")
     run_process(service, transport=transport, **flags)
 
 

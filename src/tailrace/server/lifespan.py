@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
 
-__all__ = ["Lifespan"]
+__all__ = ["NOTE", "Lifespan"]
+
+NOTE = "raised by the service's lifespan"  # on what it raises: it is the user's, and nobody else's
 
 logger = logging.getLogger("tailrace.server")
 
@@ -66,6 +68,7 @@ class Lifespan:
         try:
             await self._manager.__aenter__()
         except Exception as error:
+            error.add_note(NOTE)
             self._entered.set_exception(error)
             self._entered.exception()  # nobody has to ask
             return

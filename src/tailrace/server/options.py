@@ -5,6 +5,8 @@ What the limits mean is told in `tailrace.core.settings`, what a process is told
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +32,21 @@ def make_settings(options: dict[str, Any]) -> Settings:
     """Settings from flags; those that are None keep their defaults.
 
     Raises:
-        DefinitionError: There is no such option.
+        DefinitionError: There is no such option, or its value is none.
     """
     given = {_NAMES.get(name, name): value for name, value in options.items() if value is not None}
-    known = {field.name for field in fields(Settings)}
-    if unknown := sorted(set(given) - known):
-        raise DefinitionError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    kinds = {field.name: str(field.type).partition(" ")[0] for field in fields(Settings)}
+    for name, harmless in _OF_THE_COMMAND_LINE.items():
+        if given.pop(name, harmless) != harmless:
+            raise DefinitionError(f"{name}= is of the command line: tailrace run FILE.py --{name}")
+    if unknown := sorted(set(given) - set(kinds)):
+        near = difflib.get_close_matches(unknown[0], [*_NAMES, *kinds], n=3)
+        hint = f"did you mean {' or '.join(near)}? There" if near else "there"
+        raise DefinitionError(f"no such option: {', '.join(unknown)}; {hint} are {', '.join(sorted(kinds))}")
+    for name, value in given.items():
+        fits, words = _KINDS.get(kinds[name], _ANY)
+        if not fits(value):
+            raise DefinitionError(f"{name}= is {words}, got {value!r}")
     for name in ("allow_hosts", "allow_origins"):
         if name in given:
             value = given[name]
@@ -44,6 +55,13 @@ def make_settings(options: dict[str, Any]) -> Settings:
 
 
 _NAMES = {"allow_host": "allow_hosts", "allow_origin": "allow_origins"}
+_OF_THE_COMMAND_LINE = {"workers": 1, "reload": False}  # they start processes of their own
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "float": (lambda value: type(value) in (int, float) and value >= 0, "a number of seconds, 0 or more"),
+    "int": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
+    "bool": (lambda value: type(value) is bool, "True or False"),
+}
+_ANY: tuple[Callable[[Any], bool], str] = (lambda _: True, "")
 
 
 def make_store(text: str | Store | None, service: str = "tailrace") -> Store:

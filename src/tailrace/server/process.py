@@ -106,6 +106,8 @@ def run_process(
         if auth is not None or not (auth_issuer and auth_audience):
             raise DefinitionError("auth_issuer and auth_audience belong together, and are instead of auth")
         auth = guarded_by(auth_issuer, auth_audience, auth_scope)
+    if type(port) is not int or not 0 <= port <= 65535:
+        raise DefinitionError(f"port= is a number from 0 to 65535, got {port!r}")
     if (tls_cert is None) != (tls_key is None):
         raise DefinitionError("tls_cert and tls_key belong together: one alone would serve without TLS")
     set_up_logging(log_level, log_format, replace=bool(target))

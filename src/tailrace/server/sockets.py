@@ -63,7 +63,8 @@ def listen(host: str, port: int, uds: str | None, *, shared: bool = False) -> so
     except OSError as error:
         bound.close()
         where = uds or f"{host}:{port}"
-        raise OSError(error.errno, f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
+        why = os.strerror(error.errno) if error.errno else str(error)  # a path that is too long has no number
+        raise OSError(error.errno, f"cannot listen on {where}: {why}") from None
     return bound
 
 

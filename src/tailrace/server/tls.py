@@ -12,6 +12,11 @@ __all__ = ["tls_context"]
 def tls_context(cert: str, key: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for file in (cert, key):
+        try:
+            open(file, "rb").close()  # what ssl raises does not say which of them it is
+        except OSError as error:
+            raise DefinitionError(f"cannot read {file}: {error.strerror}") from None
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:

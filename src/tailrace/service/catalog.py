@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
@@ -97,6 +98,9 @@ class Catalog:
                 function's parameters.
         """
 
+        if not isinstance(uri, str):  # pyright: ignore[reportUnnecessaryIsInstance] - @svc.resource, bare
+            raise DefinitionError(f"@svc.resource takes a URI, as in @svc.resource('orders://{{id}}'), got {uri!r}")
+
         def define(function: Callable[..., Any]) -> None:
             check_options(function, options, "resource", ResourceOptions.__optional_keys__)
             resource = make_resource(function, uri, providers=self._providers, **options)
@@ -176,18 +180,35 @@ class Catalog:
         self._changed(kind)
 
 
+_FORMS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("name", "title", "description", "mime_type"), (str, "a string")),
+    **dict.fromkeys(("read_only", "idempotent", "destructive", "open_world"), (bool, "True or False")),
+    **dict.fromkeys(("rpc", "journal", "shared", "any_path"), (bool, "True or False")),
+    **dict.fromkeys(("timeout", "max_age"), ((int, float), "a number of seconds")),
+    "once": ((bool, str), "True, False or the name of an argument"),
+}
+
+
 def check_options(fn: Callable[..., Any], options: Mapping[str, Any], kind: str, known: frozenset[str]) -> None:
-    """Refuse options that a decorator does not have."""
-    for name in options.keys() - known:
-        raise DefinitionError(f"{place_of(fn)}: there is no option {name!r} of @{kind}")
+    """Refuse options that a decorator does not have, and values that are none of an option's."""
+    for name in sorted(options.keys() - known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise DefinitionError(
+            f"{place_of(fn)}: there is no option {name!r} of @{kind}; {hint} are {', '.join(sorted(known))}"
+        )
+    for name, value in options.items():
+        kinds, words = _FORMS.get(name, (object, ""))
+        if value is not None and not isinstance(value, kinds):
+            raise DefinitionError(f"{place_of(fn)}: {name}= is {words}, got {value!r}")
 
 
-def decorate(fn: Any, define: Callable[[Callable[..., Any]], None]) -> Any:
+def decorate(fn: Any, define: Callable[[Callable[..., Any]], None], *, instead: str = "; give a name as name=") -> Any:
     """Serve a decorator that is used bare (`fn` is the function) or called (`fn` is None)."""
 
     def decorator(function: F) -> F:
         if not callable(function):
-            raise DefinitionError(f"the decorator takes a function, got {function!r}; give a name as name=")
+            raise DefinitionError(f"the decorator takes a function, got {function!r}{instead}")
         define(function)
         return function
 

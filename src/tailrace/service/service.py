@@ -59,7 +59,7 @@ class Service(Catalog):
             ``async def interceptor(ctx, request, next): return await next(request)``.
 
     Raises:
-        DefinitionError: `name` is empty, or `package` is not made of dotted identifiers.
+        DefinitionError: `name` is empty, `package` is not made of dotted identifiers, or another option is none.
     """
 
     def __init__(
@@ -80,14 +80,18 @@ class Service(Catalog):
             raise DefinitionError(f"a service needs a name that is not empty, got {name!r}")
         if package is not None and not _PACKAGE.fullmatch(package):
             raise DefinitionError(f"service {name!r}: package {package!r} is not dotted identifiers, as in 'orders.v1'")
+        texts = {"version": version, "title": title, "instructions": instructions, "website_url": website_url}
+        for option, text in texts.items():
+            if not (isinstance(text, str) or (text is None and option != "version")):
+                raise DefinitionError(f"service {name!r}: {option}= is a string, got {text!r}")
         super().__init__(self._tell)
         self.name = name
         self.version = version
         self.title = title
         self.instructions = instructions
         self.package = package
-        self.middleware = tuple(middleware)
-        self.interceptors = tuple(interceptors)
+        self.middleware = _functions(name, "middleware", middleware)
+        self.interceptors = _functions(name, "interceptors", interceptors)
         self.icons = tuple(icons)
         self.website_url = website_url
         self.filters: list[Filter] = []
@@ -297,23 +301,33 @@ class Service(Catalog):
 
     # --- hooks ---
 
-    def on_register_session(self, fn: F) -> F:
+    @overload
+    def on_register_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_register_session(self, /) -> Callable[[F], F]: ...
+    def on_register_session(self, fn: Any = None, /) -> Any:
         """Call `fn`, async or plain, with each new `Session`, exactly once in this process."""
-        for one in self._outward():
-            one.hooks.register.append(fn)
-        return fn
+        return decorate(fn, lambda hook: self._listen("register", hook), instead="")
 
-    def on_unregister_session(self, fn: F) -> F:
+    @overload
+    def on_unregister_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_unregister_session(self, /) -> Callable[[F], F]: ...
+    def on_unregister_session(self, fn: Any = None, /) -> Any:
         """Call `fn`, async or plain, with each `Session` that ends, once for each that was registered."""
-        for one in self._outward():
-            one.hooks.unregister.append(fn)
-        return fn
+        return decorate(fn, lambda hook: self._listen("unregister", hook), instead="")
 
-    def on_restore_session(self, fn: F) -> F:
+    @overload
+    def on_restore_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_restore_session(self, /) -> Callable[[F], F]: ...
+    def on_restore_session(self, fn: Any = None, /) -> Any:
         """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
+        return decorate(fn, lambda hook: self._listen("restore", hook), instead="")
+
+    def _listen(self, event: Literal["register", "unregister", "restore"], hook: Callable[..., Any]) -> None:
         for one in self._outward():
-            one.hooks.restore.append(fn)
-        return fn
+            getattr(one.hooks, event).append(hook)
 
     def on_notification(self, method: str) -> Callable[[F], F]:
         """Call ``fn(session, params)``, async or plain, when a client of a legacy version sends this notification, e.g.
@@ -335,35 +349,50 @@ class Service(Catalog):
 
         return decorate(None, define)
 
-    def lifespan(self, fn: F) -> F:
+    @overload
+    def lifespan(self, fn: F, /) -> F: ...
+    @overload
+    def lifespan(self, /) -> Callable[[F], F]: ...
+    def lifespan(self, fn: Any = None, /) -> Any:
         """Enter what `fn(service)` gives before the service serves, and leave it afterwards.
 
         Args:
             fn: Gives an async context manager, or is an asynchronous generator that yields once.
 
         Raises:
-            DefinitionError: There is one already.
+            DefinitionError: There is one already, or it is a function that cannot give what is wanted.
         """
+        return decorate(fn, self._live, instead="")
+
+    def _live(self, fn: Callable[..., Any]) -> None:
         if self._lifespan is not None:
             raise DefinitionError(f"{place_of(fn)}: there is a lifespan already: {place_of(self._lifespan)}")
+        if inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn):
+            raise DefinitionError(f"{place_of(fn)}: a lifespan is `async def` and yields once")
         if inspect.isasyncgenfunction(fn):
             generator = cast("Callable[[Service], AsyncGenerator[Any]]", fn)
             self._lifespan = contextlib.asynccontextmanager(generator)
         else:
             self._lifespan = fn
-        return fn
 
     def enter_lifespan(self) -> AbstractAsyncContextManager[Any]:
         """A fresh context manager around one run of the service; for the server."""
-        if self.mounts:
-            return self._lifespans()
-        return self._lifespan(self) if self._lifespan is not None else contextlib.nullcontext()
+        return self._lifespans() if self.mounts else self._own_lifespan()
+
+    def _own_lifespan(self) -> AbstractAsyncContextManager[Any]:
+        if self._lifespan is None:
+            return contextlib.nullcontext()
+        given: Any = self._lifespan(self)
+        if not hasattr(given, "__aenter__"):
+            raise DefinitionError(
+                f"{place_of(self._lifespan)}: a lifespan gives an async context manager, or yields once; got {given!r}"
+            )
+        return given
 
     @contextlib.asynccontextmanager
     async def _lifespans(self) -> AsyncGenerator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            if self._lifespan is not None:
-                await stack.enter_async_context(self._lifespan(self))
+            await stack.enter_async_context(self._own_lifespan())
             for mount in tuple(self.mounts):
                 await stack.enter_async_context(mount.service.enter_lifespan())
             yield
@@ -445,3 +474,10 @@ class Service(Catalog):
         """Forget `server`, when it has stopped. Idempotent."""
         if server in self._servers:
             self._servers.remove(server)
+
+
+def _functions(service: str, option: str, given: Any) -> tuple[Any, ...]:
+    functions = tuple[Any, ...](given) if isinstance(given, (list, tuple)) else (None,)
+    if not all(callable(one) for one in functions):
+        raise DefinitionError(f"service {service!r}: {option}= is a list of functions, got {given!r}")
+    return functions

@@ -28,6 +28,9 @@ def main(arguments: list[str]) -> int:
 
     console = Console(highlight=False)
     if options.recount is not None:
+        if not (options.recount / "client.log").exists():
+            print(f"tailrace demo: there are no files of an earlier run in {options.recount}", file=sys.stderr)
+            return 2
         return show_count(console, count(options.recount))
     with tempfile.TemporaryDirectory(prefix="tailrace-demo-") as scratch:
         folder = options.keep or Path(scratch)
