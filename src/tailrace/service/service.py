@@ -477,7 +477,7 @@ class Service(Catalog):
 
 
 def _functions(service: str, option: str, given: Any) -> tuple[Any, ...]:
-    functions = tuple[Any, ...](given) if isinstance(given, (list, tuple)) else (None,)
+    functions = tuple(cast("Sequence[Any]", given)) if isinstance(given, (list, tuple)) else (None,)
     if not all(callable(one) for one in functions):
         raise DefinitionError(f"service {service!r}: {option}= is a list of functions, got {given!r}")
     return functions
