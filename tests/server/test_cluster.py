@@ -355,6 +355,20 @@ async def test_who_waits_for_the_run_of_a_server_that_dies_learns_that_its_outco
 # --- owners that die, sleep, or leave --------------------------------------------------------------
 
 
+async def test_a_key_whose_worker_dies_with_it_is_taken_to_its_next_owner_and_a_call_without_one_is_not() -> None:
+    async with town(2) as (place, (first, workshop), (second, _)):
+        session = (await LegacySession(first).start()).on(second)
+        keyed = session.call(1, "pay", {"key": "k"})
+        plain = session.call(2, "work", {"key": "cut"})
+        await until(lambda: place.ran)
+        await begins(workshop, "cut")
+        await place.kill(first)
+        answer = (await keyed.answer(1))["result"]
+        assert answer["_meta"]["io.tailrace/outcome"] == "unknown", "it was running"
+        assert await plain.status_code() == 502
+        assert len(place.ran) == 1
+
+
 async def test_the_sessions_of_a_dead_server_live_on_at_another() -> None:
     async with town(2) as (place, (first, _), (second, heir)):
         session, other = await LegacySession(first).start(), await SseSession(first).start()

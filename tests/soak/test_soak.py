@@ -15,8 +15,9 @@ from tests.soak.launcher import ROOT
 from tests.soak.recount import Counts, recount
 from tests.soak.workers.__main__ import failures
 from tests.soak.workers.__main__ import table as table_of_workers
-from tests.soak.workers.faults import FAULTS
 from tests.soak.workers.rounds import prove as prove_workers
+
+SOME_FAULTS = ["kill", "cut", "storm"]  # of those that `python -m tests.soak.workers` makes
 
 
 @pytest.mark.e2e
@@ -35,11 +36,11 @@ def test_a_tenth_of_the_long_proof_holds(name: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_many_workers_lose_nothing_whatever_happens_to_them(tmp_path: Path) -> None:
-    counts, crowd = await prove_workers(tmp_path, 2, list(FAULTS), seed=new_seed(), size=60)
+async def test_many_workers_lose_nothing_in_a_short_run_of_their_proof(tmp_path: Path) -> None:
+    counts, crowd = await prove_workers(tmp_path, 2, SOME_FAULTS, seed=new_seed(), size=60)
     assert not counts.faults() + failures(crowd), "\n".join([*table_of_workers(counts, crowd), *counts.notes])
     assert counts.accepted == counts.delivered + counts.withdrawn > 200
-    assert sorted(crowd.failovers) == sorted(FAULTS)
+    assert sorted(crowd.failovers) == sorted(SOME_FAULTS)
     assert min(crowd.seen[what] for what in ("cuts", "resumes", "polls", "sessions ended")) > 0
 
 

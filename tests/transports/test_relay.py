@@ -558,6 +558,47 @@ async def test_a_request_that_only_reads_is_asked_again_when_its_owner_was_lost(
 
 
 @virtual
+async def test_a_request_that_may_be_repeated_is_asked_again_when_its_owner_was_lost_or_broke_off() -> None:
+    sent: list[Exchange] = []
+    options: dict[str, Any] = {
+        "again": lambda exchange, to: sent.append(exchange),
+        "repeatable": lambda exchange: exchange.body == b"a key",
+    }
+    async with pair(**options) as (here, there):
+        keyed, plain = FakeExchange("POST", "/mcp", b"a key"), FakeExchange("POST", "/mcp", b"no key")
+        here.relay.forward(keyed, "there")
+        here.relay.forward(plain, "there")
+        here.relay.lost("there")
+        assert (sent, keyed.replied, plain.status) == ([keyed], False, 502)
+        assert keyed.body == b"a key"
+        begun = FakeExchange("POST", "/mcp", b"a key")
+        here.relay.forward(begun, "there")
+        await turns()
+        there.relay.close()
+        await turns()
+        assert (sent, begun.replied) == ([keyed, begun], False)
+
+
+@virtual
+async def test_a_reply_that_has_begun_is_not_asked_for_again() -> None:
+    sent: list[Exchange] = []
+
+    async def writer(sink: Sink) -> None:
+        await sink.write(b"some")
+        await asyncio.Event().wait()
+
+    options: dict[str, Any] = {"again": lambda exchange, to: sent.append(exchange), "repeatable": lambda exchange: True}
+    async with pair(**options) as (here, there):
+        there.handle = streaming(writer, b"text/event-stream")
+        begun = FakeExchange("POST", "/mcp", b"a key")
+        here.relay.forward(begun, "there")
+        await begun.status_code()
+        here.relay.lost("there")
+        await turns()
+        assert sent == []
+
+
+@virtual
 async def test_closing_ends_streams_of_events_in_order_and_cuts_others() -> None:
     here, there = await two_members()
     go_on = asyncio.Event()

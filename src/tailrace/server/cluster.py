@@ -14,6 +14,7 @@ import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.errors import StoreError
+from tailrace.protocols.mcp.repeatable import is_repeatable
 from tailrace.server.members import LOOK, Members
 from tailrace.server.news import News
 from tailrace.server.ownership import Ownership
@@ -99,6 +100,7 @@ class Cluster:
             house.handle_admitted,
             refuse=house.refuse,
             again=self._again,
+            repeatable=lambda exchange: is_repeatable(house.home.endpoint.service, exchange),
             challenge=None if house.bearer is None else house.bearer.narrower,
         )
         self.members = members = Members(membership, relay.lost)

@@ -86,8 +86,9 @@ class Relay:
         handle: Handles a request of another member's client (a `RelayedExchange`): who asks is known. One for which
             this is the wrong member it declines.
         refuse: Replies with an error: status and text.
-        again: Given a request which that member has declined, or which only reads and whose member was lost: sends it
-            to whoever has it now. None: it is refused (503).
+        again: Given a request which that member has declined, or which may be repeated and whose member was lost: sends
+            it to whoever has it now. None: it is refused (503).
+        repeatable: Whether a request does no more than once if it is handled twice. None: a GET is.
         challenge: As `Exchange.challenge`, for requests of other members' clients.
         lost: Called when anything that was told, or is awaited, may be lost.
         limit: Relays at once in each direction; over it requests are refused (503).
@@ -106,6 +107,7 @@ class Relay:
         *,
         refuse: Callable[[Exchange, int, str], None],
         again: Callable[[Exchange, str], None] | None = None,
+        repeatable: Callable[[Exchange], bool] | None = None,
         challenge: Challenge | None = None,
         lost: Callable[[], None] | None = None,
         limit: int = 10_000,
@@ -120,6 +122,7 @@ class Relay:
         self._sweeper = sweeper
         self._handle = handle
         self._again = again
+        self._repeatable = repeatable
         self._challenge = challenge
         self._when_lost = lost
         self._limit = limit
@@ -286,6 +289,10 @@ class Relay:
             self._turn_away(exchange, "the worker that had this session is gone; try again in a moment")
         else:
             self._again(exchange, to)
+
+    def may_repeat(self, exchange: Exchange) -> bool:
+        """Whether a request whose member was lost may be handled by another one, too."""
+        return exchange.method == "GET" if self._repeatable is None else self._repeatable(exchange)
 
     def sweep(self, now: float) -> None:
         """Twice a second: who has not been heard of?"""

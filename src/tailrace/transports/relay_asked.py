@@ -70,6 +70,10 @@ class AskerHome(Protocol):
         """Nobody has handled this request, or it may be handled twice: have somebody else take it."""
         ...
 
+    def may_repeat(self, exchange: Exchange) -> bool:
+        """Whether a request does no more than once if it is handled twice."""
+        ...
+
     def refuse(self, exchange: Exchange, status: int, message: str) -> None:
         """Reply with an error."""
         ...
@@ -181,17 +185,13 @@ class Asked:
         self._fail(504, "the worker that has this session did not answer in time; whether it did something is unknown")
 
     def lost(self, *, tell: bool) -> None:
-        """The other member is gone, or pieces were lost: then `tell` it. A request that only reads is asked again.
-        Idempotent."""
+        """The other member is gone, or pieces were lost: then `tell` it. A request that may be handled twice is asked
+        again. Idempotent."""
         if self._over:
             return
         if tell:
             self._say_left()
-        if self.exchange.method == "GET" and not self._aloud:
-            self._finish(keep=True)
-            self._home.ask_again(self.exchange, self.to)
-        else:
-            self._fail(502, "the worker that has this session was lost; whether it did something is unknown")
+        self._again_or_fail("the worker that has this session was lost; whether it did something is unknown")
 
     def close(self) -> None:
         """This member ends: a stream of events ends between two of them, so that its client asks another member for
@@ -229,7 +229,7 @@ class Asked:
         elif isinstance(piece, Stop):
             self._stop_upload()
         elif isinstance(piece, Broken):
-            self._fail(502, "the worker that has this session broke off; whether it did something is unknown")
+            self._again_or_fail("the worker that has this session broke off; whether it did something is unknown")
         elif isinstance(piece, Declined):
             self._on_declined()
         else:
@@ -355,6 +355,14 @@ class Asked:
             self.exchange.source.stop()
 
     # --- within ---
+
+    def _again_or_fail(self, message: str) -> None:
+        """Nobody knows whether it was handled."""
+        if not self._aloud and self._home.may_repeat(self.exchange):
+            self._finish(keep=True)
+            self._home.ask_again(self.exchange, self.to)
+        else:
+            self._fail(502, message)
 
     def _fail(self, status: int, message: str) -> None:
         """It ends without its reply, or within."""

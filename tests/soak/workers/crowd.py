@@ -47,8 +47,8 @@ class Crowd:
     """A lane whose server is a crowd of workers.
 
     Attributes:
-        failovers: Seconds from a worker's end, or its falling asleep, until each session was usable again; by what
-            happened.
+        failovers: Seconds from a worker's end, or its falling asleep, until each session was usable again; after
+            other faults from their end on; by what happened.
         seen: How often clients saw what: resumes, gaps, cuts, attempts that were turned away.
         strays: Sessions whose opening was cut off; they are ended when the workers are whole again.
         clients: What became of the calls of real clients, by client: "" or why it failed.

@@ -96,8 +96,9 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
         ]
     )
     await asyncio.sleep(crowd.random.random() * 0.3)
-    began = time.monotonic()
+    happened = time.monotonic()
     wake = await FAULTS[kind](crowd)
+    began = time.monotonic()  # what is killed or sleeps does so at once; other faults take their time, and are over
     _, hanging = await asyncio.wait(calls, timeout=ATTEMPT)
     for call in hanging:  # its connection is one to a worker that sleeps
         call.cancel()
@@ -115,7 +116,7 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
         await _storm_over(crowd, OURS + len(sessions) + len(present.cutting) + len(crowd.strays))
     owed = {key for session in sessions for key in session.owed}
     said = f"usable again after {max(times):5.1f} s, promised {crowd.promised - promised:,}, all over after"
-    return f"{said} {time.monotonic() - began:5.1f} s{f', owed {len(owed)}' if owed else ''}"
+    return f"{said} {time.monotonic() - happened:5.1f} s{f', owed {len(owed)}' if owed else ''}"
 
 
 def _all(work: Iterable[Awaitable[Any]]) -> list[asyncio.Task[Any]]:
