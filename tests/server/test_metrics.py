@@ -16,7 +16,7 @@ from tailrace.core.meter import ANSWERED, Ending, Operation
 from tailrace.core.settings import Settings
 from tailrace.publish.publishers import make_publisher
 from tailrace.server import Server
-from tailrace.server.metrics import Metrics, ServerCollector
+from tailrace.server.metrics import Metrics, ServerCollector, registry_of
 from tailrace.stores.memory import MemoryStore
 from tailrace.telemetry import Histogram, Times
 from tests.rigs.exchange import FakeExchange, LegacySession
@@ -200,7 +200,7 @@ def get(page: Metrics, accept: str | None = None, method: str = "GET") -> FakeEx
 @pytest.mark.may_block  # /proc
 async def test_the_page_is_in_the_form_that_is_asked_for() -> None:
     async with measured(shop()) as (server, _):
-        page = Metrics(server, Times())
+        page = Metrics(registry_of(server, Times()))
         text = get(page)
         assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
         names = {family.name for family in parse_text(text.reply_body.decode())}

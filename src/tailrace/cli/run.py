@@ -150,6 +150,7 @@ def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
 def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
     """Be the parent of several processes that serve on one port."""
     from tailrace.cli.workers import Workers, slots
+    from tailrace.server.front import front
     from tailrace.server.places import is_shared
 
     store: str | None = flags["store"]
@@ -163,7 +164,11 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
         raise click.UsageError("a SQLite file has one worker: give --store valkey://HOST:PORT, or memory.")
     if count > 1 and store is None:
         words = [*words, "--store", "memory"]
-    with explained(debug=flags["log_level"] == "debug"), slots(count, flags) as places:
+    with (
+        explained(debug=flags["log_level"] == "debug"),
+        slots(count, flags) as places,
+        front(flags["admin"], flags["admin_token"], count) as admin,
+    ):
         return Workers(
             [sys.executable, "-m", "tailrace", "run", *words],
             places,
@@ -173,6 +178,7 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
             keeps=count == 1 or shared,
             say=lambda text: click.echo(f"tailrace workers: {text}", err=True),
             ready=lambda facts: click.echo(f"tailrace ready {facts}", err=True),
+            front=admin,
         ).run()
 
 

@@ -6,6 +6,8 @@ worker is the store's affair: over Valkey the others take over what a dead worke
 
 A worker whose loop does not turn for half a minute is killed: the connections that the system gives it would hang.
 
+With `--admin` the parent has that address, too, and asks the workers what is asked there (`tailrace.server.front`).
+
 SIGHUP is the rolling restart: for each worker a new one is started, and when that is ready the old one is told to end.
 Where only one process may hold the store, the old one is told when the new one has loaded its code and waits for the
 store. SIGTERM and SIGINT end all; a worker that ends by itself is started again, later and later if that does not help.
@@ -26,13 +28,15 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tailrace.cli.reload import PARENT
-from tailrace.server.admin import read_address
 from tailrace.server.sealing import VARIABLE as SECRET
 from tailrace.server.sockets import listen, listening
 from tailrace.server.worker import VARIABLE, Worker
+
+if TYPE_CHECKING:
+    from tailrace.server.front import Front
 
 __all__ = ["Slot", "Workers", "slots"]
 
@@ -58,7 +62,6 @@ class _Process:
     began: float
     state: State = State.STARTING
     facts: str = ""  # of its ready line
-    admin: str = ""
     told: bool = False  # to end
     kill_at: float | None = None
     buffer: bytes = b""
@@ -67,11 +70,11 @@ class _Process:
 
 @dataclass(eq=False)
 class Slot:
-    """One worker's place: its sockets, and the process that serves on them; two while one replaces the other."""
+    """One worker's place: its socket, and the process that serves on it; two while one replaces the other."""
 
     index: int
     listening: socket.socket
-    admin: socket.socket | None = None
+    lives: int = 0  # processes that were started
     processes: list[_Process] = field(default_factory=list[_Process])  # the newest last
     failures: int = 0
     start_at: float | None = None
@@ -83,7 +86,6 @@ def slots(count: int, flags: Mapping[str, Any]) -> Generator[list[Slot]]:
 
     Raises:
         OSError: An address cannot be had.
-        DefinitionError: The admin address is none, or others can reach it.
     """
     host, port, uds = flags["host"], flags["port"], flags["uds"]
     with contextlib.ExitStack() as kept:
@@ -100,12 +102,6 @@ def slots(count: int, flags: Mapping[str, Any]) -> Generator[list[Slot]]:
             else:
                 bound = kept.enter_context(listening(host, port, uds))
             places.append(Slot(index, bound))
-        if flags["admin"] is not None:
-            address = read_address(flags["admin"], token=flags["admin_token"])
-            for place in places:
-                own = address.uds and f"{address.uds}.{place.index}"
-                port = address.port and address.port + place.index
-                place.admin = kept.enter_context(listening(address.host, port, own))
         yield places
 
 
@@ -121,6 +117,7 @@ class Workers:
         keeps: The store keeps the secrets with which event ids and request states are sealed; else they are made here.
         say: Tells the user.
         ready: Says the ready line.
+        front: The admin address, which is told of processes; None where there is none.
         silence: Seconds without a sign of life after which a worker that was ready is killed.
     """
 
@@ -135,6 +132,7 @@ class Workers:
         keeps: bool,
         say: Callable[[str], object],
         ready: Callable[[str], object],
+        front: Front | None = None,
         silence: float = 30.0,
     ) -> None:
         self._command = list(command)
@@ -145,6 +143,7 @@ class Workers:
         self._secret = "" if keeps else secrets.token_urlsafe(32)
         self._say = say
         self._ready = ready
+        self._front = front
         self._silence = silence
         self._turned = time.monotonic()
         self._signals: list[int] = []
@@ -254,8 +253,8 @@ class Workers:
         if len(newest) < len(self._slots) or any(process.state is not State.READY for process in newest):
             return
         self._announced = True
-        admins = ",".join(process.admin for process in newest if process.admin)
-        self._ready(f"{newest[0].facts} workers={len(newest)}" + (f" admin={admins}" if admins else ""))
+        admin = "" if self._front is None else f" admin={self._front.url}"
+        self._ready(f"{newest[0].facts} workers={len(newest)}{admin}")
 
     # --- processes ------------------------------------------------------------------------------------
 
@@ -266,9 +265,11 @@ class Workers:
             command += ["--store-wait", f"{self._limit + self._waits:g}"]
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        admin = None if slot.admin is None else slot.admin.fileno()
-        worker = Worker(slot.index, len(self._slots), slot.listening.fileno(), admin, writing)
-        passed = [worker.listening, writing, self._ends[0], *([] if admin is None else [admin])]
+        ours, theirs = (None, None) if self._front is None else socket.socketpair()
+        control = None if theirs is None else theirs.fileno()
+        worker = Worker(slot.index, len(self._slots), slot.listening.fileno(), control, writing, slot.lives)
+        slot.lives += 1
+        passed = [worker.listening, writing, self._ends[0], *([] if control is None else [control])]
         environment = {**os.environ, VARIABLE: worker.encode(), PARENT: str(self._ends[0])}
         if self._secret:
             environment.setdefault(SECRET, self._secret)
@@ -276,13 +277,17 @@ class Workers:
             child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=passed)
         finally:
             os.close(writing)
+            if theirs is not None:
+                theirs.close()
+        if self._front is not None and ours is not None:
+            self._front.started(slot.index, child.pid, ours)
         process = _Process(child, reading, time.monotonic())
         slot.processes.append(process)
         self._selector.register(reading, selectors.EVENT_READ, process)
         return process
 
     def _read(self, process: _Process) -> None:
-        """What it tells: ``loaded``, or ``ready`` with the facts of its ready line and its admin address."""
+        """What it tells: ``loaded``, or ``ready`` with the facts of its ready line."""
         try:
             data = os.read(process.pipe, 65_536)
         except BlockingIOError:
@@ -295,14 +300,17 @@ class Workers:
         for line in filter(None, lines):  # an empty one is a sign of life
             word, _, rest = line.decode(errors="replace").partition(" ")
             process.state = State.READY if word == "ready" else State.LOADED
-            facts, _, admin = rest.partition("\t")
-            process.facts, process.admin = facts, admin.strip().removeprefix("admin=")
+            process.facts = rest.strip()
+            if self._front is not None and process.state is State.READY:
+                self._front.ready(process.child.pid)
 
     def _ended(self, slot: Slot, process: _Process) -> None:
         slot.processes.remove(process)
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         os.close(process.pipe)
+        if self._front is not None:
+            self._front.ended(process.child.pid)
         code, now = process.child.returncode, time.monotonic()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         if process.told or self._ending:
@@ -327,6 +335,8 @@ class Workers:
         if not process.told:
             process.told = True
             process.kill_at = time.monotonic() + self._limit
+            if self._front is not None:
+                self._front.leaving(process.child.pid)
         with contextlib.suppress(OSError):
             process.child.send_signal(number)
 

@@ -11,24 +11,22 @@ is one bounded reply for each look, and nothing to be kept for a page that is sl
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
 
+from tailrace.console.questions import Cancel, Close, Question, Refusal, Session, State
 from tailrace.console.static_files import FILES, INDEX
 from tailrace.core.pages import Page, Readers
-from tailrace.errors import CallCancelled
 
 if TYPE_CHECKING:
-    from tailrace.console.views import Views
+    from tailrace.console.questions import Ask
     from tailrace.core.exchange import Exchange, Headers
 
 __all__ = ["API", "ROOT", "Console"]
-
-logger = logging.getLogger("tailrace.console")
 
 ROOT = "/console"
 API = "/console/api/"
@@ -47,21 +45,19 @@ _SAFE = (
 )
 _JSON = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_SAFE)
 _READING = frozenset({"GET", "HEAD"})
-_GRACE = 5.0  # seconds for the calls of a session that is closed
 
 
 class Console:
-    """The console of one server.
+    """The console of one server, or of several workers.
 
     Args:
-        views: What it shows.
-        grace: Seconds that calls get to end when their session is closed.
+        ask: Who answers what it asks.
+        wall: Seconds since 1970.
     """
 
-    def __init__(self, views: Views, *, grace: float = _GRACE) -> None:
-        self._views = views
-        self._recorder = views.recorder
-        self._grace = grace
+    def __init__(self, ask: Ask, wall: Callable[[], float]) -> None:
+        self._ask = ask
+        self._wall = wall
 
     def pages(self) -> Sequence[Page]:
         """All of it, for the admin door."""
@@ -76,65 +72,59 @@ class Console:
         place = exchange.path.removeprefix(API).split("/")
         match place:
             case ["state"]:
-                self._read(exchange, self._state)
+                self._read(exchange, _state)
             case ["sessions", name]:
-                self._read(exchange, lambda _: self._views.session(name))
+                self._read(exchange, lambda _: Session(name))
             case ["sessions", name, "close"]:
-                self._act(exchange, lambda: self._close(name))
+                self._act(exchange, Close(name))
             case ["calls", number, "cancel"]:
-                self._act(exchange, lambda: self._cancel(number))
+                self._act(exchange, Cancel(int(number) if _is_number(number) else 0))
             case _:
                 _refuse(exchange, 404, "no such view")
 
-    def _state(self, exchange: Exchange) -> dict[str, Any]:
-        query = parse_qs(exchange.query.decode("latin-1"), max_num_fields=10)
-        search = query.get("q", [""])[0]
-        return self._views.state(search=search, offset=_number(query, "offset", 0), limit=_number(query, "limit", 50))
-
-    def _read(self, exchange: Exchange, view: Callable[[Exchange], dict[str, Any] | None]) -> None:
+    def _read(self, exchange: Exchange, question: Callable[[Exchange], Question]) -> None:
         if exchange.method not in _READING:
             return _refuse(exchange, 405, "read this with GET", (b"allow", b"GET, HEAD"))
         try:
-            found = view(exchange)
+            asked = question(exchange)
         except ValueError as error:
             return _refuse(exchange, 400, str(error))
+        return self._ask(asked, partial(self._show, exchange))
+
+    def _show(self, exchange: Exchange, found: Any) -> None:
         if found is None:
             return _refuse(exchange, 404, "no such session: it has ended, and is not kept any more")
+        if isinstance(found, Refusal):
+            return _refuse(exchange, *found)
         body = msgspec.json.encode(found)
         tag = b'"%s"' % hashlib.blake2b(body, digest_size=12).hexdigest().encode()
-        time = (b"tailrace-time", b"%.3f" % self._views.wall())  # beside the body, which does not change with it
+        time = (b"tailrace-time", b"%.3f" % self._wall())  # beside the body, which does not change with it
         return _reply(exchange, (*_JSON, (b"etag", tag), time), tag, body)
 
     # --- what can be done ---
 
-    def _act(self, exchange: Exchange, act: Callable[[], str]) -> None:
-        """`act` says what is wrong, or ``""``. JSON is asked for: no page of another site can send it unasked."""
+    def _act(self, exchange: Exchange, question: Question) -> None:
+        """The answer says what is wrong, or ``""``. JSON is asked for: no page of another site can send it unasked."""
         if exchange.method != "POST":
             return _refuse(exchange, 405, "do this with POST", (b"allow", b"POST"))
         kind = (exchange.header(b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             return _refuse(exchange, 415, "send application/json, e.g. {}")
-        problem = act()
-        if problem:
-            return _refuse(exchange, 404, problem)
-        return exchange.respond(200, _JSON, b'{"done":true}')
+        return self._ask(question, partial(_done, exchange))
 
-    def _cancel(self, number: str) -> str:
-        found = next((one for one in self._recorder.calls.items() if str(one[1].number) == number), None)
-        if found is None:
-            return "no such call: it has ended"
-        call, running = found
-        logger.info("a call is cancelled from the console call=%s session=%s", running.label, running.session)
-        call.cancel(CallCancelled("cancelled by the server's operator"))
-        return ""
 
-    def _close(self, name: str) -> str:
-        session = self._recorder.living.get(name)
-        if session is None:
-            return "no such session: it has ended"
-        logger.info("a session is closed from the console session=%s", name)
-        session.close("closed by the server's operator", grace=self._grace)
-        return ""
+def _done(exchange: Exchange, problem: Any) -> None:
+    if isinstance(problem, Refusal):
+        return _refuse(exchange, *problem)
+    if problem:
+        return _refuse(exchange, 404, problem)
+    return exchange.respond(200, _JSON, b'{"done":true}')
+
+
+def _state(exchange: Exchange) -> State:
+    query = parse_qs(exchange.query.decode("latin-1"), max_num_fields=10)
+    search = query.get("q", [""])[0]
+    return State(search, _number(query, "offset", 0), _number(query, "limit", 50))
 
 
 def _serve(name: str) -> Callable[[Exchange], None]:
@@ -168,6 +158,10 @@ def _number(query: dict[str, list[str]], name: str, default: int) -> int:
     given = query.get(name, [""])[0]
     if not given:
         return default
-    if not (given.isascii() and given.isdigit() and len(given) <= 6):
+    if not (_is_number(given) and len(given) <= 6):
         raise ValueError(f"{name} is a number of at most 6 digits")
     return int(given)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.context import current
@@ -131,6 +131,7 @@ class Recorder:
 
     Args:
         clock: Seconds since 1970.
+        numbers: What calls and detached work are shown with; of several workers no two give the same at a time.
 
     Attributes:
         living: The sessions of now, by their public ids.
@@ -140,9 +141,9 @@ class Recorder:
         began: When it began to record.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, numbers: Iterator[int] | None = None) -> None:
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._names: dict[str, str] = {}  # the public ids of the living
         self.living: dict[str, Session] = {}
         self._texts: dict[str, str] = {}  # what the living are found by, as far as somebody has looked for it

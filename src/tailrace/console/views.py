@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.core.session import Session
 
-__all__ = ["MAX_ROWS", "Lag", "Views"]
+__all__ = ["MAX_ENDED", "MAX_ROWS", "Lag", "Views"]
 
 MAX_ROWS = 100  # rows of one page of a list
 _MAX_STREAMS = 50  # streams of one session that are listed
 _MAX_FILTER = 200  # characters of a filter
-_ENDED = 25  # ended sessions that are listed
+MAX_ENDED = 25  # ended sessions that are listed
 
 
 class Lag:
     """How long the store takes from a write to its commit, measured by an empty write each time somebody looks.
 
     Args:
-        store: Which.
+        store: Gives the one that counts now.
         now: Monotonic seconds.
 
     Attributes:
@@ -39,7 +39,7 @@ class Lag:
         error: Why the last measurement failed; ``""`` where it did not.
     """
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, store: Callable[[], Store], now: Callable[[], float]) -> None:
         self._store = store
         self._now = now
         self._since: float | None = None
@@ -51,12 +51,13 @@ class Lag:
         if self._since is not None:
             return
         try:
-            ticket = self._store.write([])
+            store = self._store()
+            ticket = store.write([])
         except StoreError as error:
             self.error = str(error)[:_MAX_FILTER]
             return
         self._since = self._now()
-        self._store.when(ticket, self._committed)
+        store.when(ticket, self._committed)
 
     def view(self) -> dict[str, Any]:
         """Milliseconds, in steps that differ; how long a measurement is overdue counts."""
@@ -77,7 +78,7 @@ class Views:
         recorder: What it heard.
         service: The service's name and version.
         statistics: As `svc.statistics()`, of this server.
-        store: For its lag and its failure.
+        store: Gives the one that counts now, for its lag and its failure.
         limits: Named limits of the server, shown beside what they limit.
         wall: Seconds since 1970.
         now: The loop's time, in which sessions count.
@@ -88,7 +89,7 @@ class Views:
         recorder: Recorder,
         service: tuple[str, str],
         statistics: Callable[[], Mapping[str, Mapping[str, Any]]],
-        store: Store,
+        store: Callable[[], Store],
         limits: Mapping[str, int],
         *,
         wall: Callable[[], float],
@@ -112,7 +113,7 @@ class Views:
             limit: Sessions of it; `MAX_ROWS` at most.
         """
         name, version = self._service
-        failure = self._store.failure
+        failure = self._store().failure
         totals = {section: dict(numbers) for section, numbers in self._statistics().items()}
         totals["detached"].pop("names", None)  # they have a list of their own
         lag = {**self.lag.view(), "failure": "" if failure is None else str(failure)[:_MAX_FILTER]}
@@ -149,15 +150,23 @@ class Views:
         found["kept"] = MAX_EVENTS
         return found
 
+    def touched(self, search: str) -> list[float]:
+        """When each of the sessions that are found was last used, the newest first."""
+        return [self._at(session.touched) for _, session in self._found(search[:_MAX_FILTER])]
+
     # --- parts ---
 
     def _sessions(self, search: str, offset: int, limit: int) -> dict[str, Any]:
-        living = self.recorder.living
-        words = search.lower().split()
-        found = self.recorder.search(words) if words else list(living.items())
-        found.sort(key=lambda entry: entry[1].touched, reverse=True)
+        found = self._found(search)
         rows = [self._row(*entry) for entry in found[offset : offset + limit]]
-        return {"open": len(living), "found": len(found), "offset": offset, "limit": limit, "rows": rows}
+        open = len(self.recorder.living)
+        return {"open": open, "found": len(found), "offset": offset, "limit": limit, "rows": rows}
+
+    def _found(self, search: str) -> list[tuple[str, Session]]:
+        words = search.lower().split()
+        found = self.recorder.search(words) if words else list(self.recorder.living.items())
+        found.sort(key=lambda entry: entry[1].touched, reverse=True)
+        return found
 
     def _row(self, name: str, session: Session) -> dict[str, Any]:
         logs = (session.log, *session.streams.values())
@@ -181,7 +190,7 @@ class Views:
 
     def _ended(self) -> list[dict[str, Any]]:
         ended = ((name, one) for name, one in reversed(self.recorder.timelines.items()) if one.closed is not None)
-        return [_ended_row(name, timeline) for name, timeline in islice(ended, _ENDED)]
+        return [_ended_row(name, timeline) for name, timeline in islice(ended, MAX_ENDED)]
 
     def _at(self, loop_time: float) -> float:
         """Since 1970, in tenths: the two clocks differ by a little less each time."""

@@ -14,7 +14,7 @@ import hmac
 import logging
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from tailrace.core.pages import Page, Readers
 from tailrace.errors import DefinitionError
@@ -23,13 +23,14 @@ from tailrace.transports.guard import Guard, is_loopback
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tailrace.core.exchange import Exchange, Headers
+    from tailrace.core.settings import Settings
     from tailrace.core.tasks import Tasks
     from tailrace.server import Server
 
-__all__ = ["Address", "Admin", "read_address"]
+__all__ = ["Address", "Admin", "Shown", "read_address"]
 
 logger = logging.getLogger("tailrace.server")
 
@@ -71,24 +72,44 @@ def read_address(text: str, *, token: str | None) -> Address:
     return Address(host, int(port), None)
 
 
+class Shown(Protocol):
+    """What the pages are about: a server, or several workers."""
+
+    settings: Settings
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where tasks are started."""
+        ...
+
+
 class Admin:
-    """Serves the pages about one server (fulfils `transports.asgi.Served`).
+    """Serves pages about a server (fulfils `transports.asgi.Served`).
 
     Args:
         running: The server. It has started when `open` is called.
         listening: A bound socket, which is the door's from `open` on.
         url: The address as people write it.
         token: The operator's own; None: one is made up, and is part of `front`.
+        pages: Makes the pages when it opens; None: those of one server.
 
     Raises:
         DefinitionError: The token cannot be sent in a header.
     """
 
-    def __init__(self, running: Server, listening: socket.socket, url: str, token: str | None = None) -> None:
+    def __init__(
+        self,
+        running: Shown,
+        listening: socket.socket,
+        url: str,
+        token: str | None = None,
+        pages: Callable[[], Sequence[Page]] | None = None,
+    ) -> None:
         if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
             raise DefinitionError("an admin token is visible ASCII without spaces, and not empty")
         self.settings = replace(running.settings, max_connections=_CONNECTIONS, max_body=_BODY)
         self._running = running
+        self._pages = pages or (lambda: pages_of(cast("Server", running)))
         self._listening = listening
         self._url = url
         self._asks_all = token is not None
@@ -111,7 +132,7 @@ class Admin:
         """Listen."""
         from tailrace.transports.http import Listener
 
-        pages: Sequence[Page] = pages_of(self._running)
+        pages = self._pages()
         self._exact = {page.path: page for page in pages}
         self._below = sorted((page for page in pages if page.path.endswith("/")), key=lambda page: -len(page.path))
         self._listener = Listener(self, [self._listening])

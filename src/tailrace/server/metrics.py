@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tailrace.server import Server
     from tailrace.telemetry import Times
 
-__all__ = ["Metrics", "ServerCollector"]
+__all__ = ["Metrics", "ServerCollector", "registry_of"]
 
 _READING = frozenset({"GET", "HEAD"})
 _CALL = ("protocol", "method", "target")
@@ -43,14 +43,11 @@ class Metrics:
     """The page.
 
     Args:
-        running: Whose numbers these are; it has started.
-        times: What its meter has kept.
+        registry: What is on it.
     """
 
-    def __init__(self, running: Server, times: Times) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(ServerCollector(running, times))
-        self._registry.register(_Program())
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
 
     def handle(self, exchange: Exchange) -> None:
         """Reply to a scrape."""
@@ -59,6 +56,19 @@ class Metrics:
         encode, content_type = choose_encoder(exchange.header(b"accept") or "")
         headers = ((b"content-type", content_type.encode()), (b"cache-control", b"no-store"))
         return exchange.respond(200, headers, encode(self._registry))
+
+
+def registry_of(running: Server, times: Times) -> CollectorRegistry:
+    """What one process has to show.
+
+    Args:
+        running: Whose numbers these are; it has started.
+        times: What its meter has kept.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ServerCollector(running, times))
+    registry.register(_Program())
+    return registry
 
 
 class _Program(Collector):

@@ -6,38 +6,46 @@ import time
 from typing import TYPE_CHECKING
 
 from tailrace.console.pages import Console
+from tailrace.console.questions import Answers
 from tailrace.console.views import Views
 from tailrace.core.pages import Page, Readers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailrace.core.exchange import Exchange
     from tailrace.server import Server
 
-__all__ = ["pages_of"]
-
-_TEXT = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
+__all__ = ["answers_of", "pages_of"]
 
 
 def pages_of(running: Server) -> Sequence[Page]:
     """All pages about one server, which has started when they are asked for."""
-    return [Page("/healthz", _healthz, Readers.ANYBODY), *_metrics(running), *_console(running)]
+    return [
+        *(Page(path, running.requests.routes[path], Readers.ANYBODY) for path in ("/healthz", "/readyz")),
+        *_metrics(running),
+        *_console(running),
+    ]
 
 
 def _metrics(running: Server) -> Sequence[Page]:
     """Where something is measured (`Server.measure`)."""
     if running.times is None:
         return ()
-    from tailrace.server.metrics import Metrics
+    from tailrace.server.metrics import Metrics, registry_of
 
-    return [Page("/metrics", Metrics(running, running.times).handle, Readers.LOCAL)]
+    return [Page("/metrics", Metrics(registry_of(running, running.times)).handle, Readers.LOCAL)]
 
 
 def _console(running: Server) -> Sequence[Page]:
     """Where something is recorded (`Server.record`)."""
+    answers = answers_of(running)
+    return () if answers is None else Console(answers.ask, time.time).pages()
+
+
+def answers_of(running: Server) -> Answers | None:
+    """Who answers what the console asks of a server that has started, where something is recorded."""
     if running.recorder is None:
-        return ()
+        return None
     settings, service = running.settings, running.service
     limits = {
         "sessions": settings.max_sessions,
@@ -50,13 +58,9 @@ def _console(running: Server) -> Sequence[Page]:
         running.recorder,
         (service.name, service.version),
         running.statistics,
-        running.store,
+        lambda: running.store,
         limits,
         wall=time.time,
         now=running.tasks.loop.time,
     )
-    return Console(views, grace=settings.grace).pages()
-
-
-def _healthz(exchange: Exchange) -> None:
-    exchange.respond(200, _TEXT, b"ok\n")
+    return Answers(views, grace=settings.grace)

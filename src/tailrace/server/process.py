@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailrace.errors import DefinitionError
 from tailrace.server import Server, make_server
 from tailrace.server.admin import Admin, read_address
+from tailrace.server.control import Control
 from tailrace.server.logs import set_up_logging
 from tailrace.server.loop import run_loop
 from tailrace.server.places import is_shared, store_of_program
@@ -88,7 +89,8 @@ def run_process(
         publish: Where `ctx.publish` goes: ``kafka://HOST:PORT``, ``log:``, ``memory:`` or a `Publisher`.
         tls_cert: PEM file of the certificate chain.
         tls_key: PEM file of its key.
-        admin: ``HOST:PORT``, ``PORT`` or the path of a Unix socket where metrics and the console are, in this process.
+        admin: ``HOST:PORT``, ``PORT`` or the path of a Unix socket where metrics and the console are; of a worker, its
+            supervisor's, which asks this process.
         admin_token: The token that all of that asks for; without it, the console's is made up and stands in the ready
             line, metrics ask for none, and `admin` has to be on loopback or a Unix socket.
         log_level: debug, info, warning or error; of a program that has set up its log already, that stays as it is.
@@ -168,7 +170,7 @@ async def _serve_http(
     tls: tuple[str, str] | None,
     report: Report,
     server: str,
-    door: Admin | None,
+    door: Admin | Control | None,
 ) -> None:
     stop = stop_at_signal()
     report.loaded()
@@ -217,7 +219,7 @@ def _transport(running: Server, listening: socket.socket, tls: tuple[str, str] |
     return listener
 
 
-async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> None:
+async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | Control | None) -> None:
     from tailrace.transports.stdio import Stdio
 
     stop = stop_at_signal()
@@ -240,25 +242,25 @@ async def _serve_stdio(running: Server, pipes: Pipes, door: Admin | None) -> Non
 @contextlib.contextmanager
 def _admin_door(
     running: Server, admin: str | None, token: str | None, worker: Worker | None = None
-) -> Generator[Admin | None]:
-    """The door, its address taken; None where none is wanted."""
+) -> Generator[Admin | Control | None]:
+    """The door, its address taken; of a worker, what answers its supervisor's; None where none is wanted."""
     if admin is None:
         if token is not None:
             raise DefinitionError("admin_token is for an admin address: give --admin, too")
         yield None
         return
     address = read_address(admin, token=token)
-    running.record()
+    running.record(None if worker is None else worker.numbers())
     running.measure()
-    uds = address.uds
-    if worker is not None and uds is not None:
-        uds += f".{worker.index}"
-    with listening(*address) if worker is None else worker.admin_socket() as bound:
-        yield Admin(running, bound, url_of(bound, address.host, uds, tls=False), token)
+    if worker is not None:
+        yield None if worker.control is None else Control(running, worker.control)
+        return
+    with listening(*address) as bound:
+        yield Admin(running, bound, url_of(bound, address.host, address.uds, tls=False), token)
 
 
 @contextlib.asynccontextmanager
-async def _opened(door: Admin | None) -> AsyncGenerator[None]:
+async def _opened(door: Admin | Control | None) -> AsyncGenerator[None]:
     if door is None:
         yield
         return

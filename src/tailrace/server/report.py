@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from tailrace.server.admin import Admin
+
 if TYPE_CHECKING:
-    from tailrace.server.admin import Admin
+    from tailrace.server.control import Control
     from tailrace.server.server import Server
     from tailrace.server.worker import Worker
 
@@ -24,11 +26,11 @@ class Report:
     Args:
         running: The server.
         url: Where it is reached, as people write it.
-        door: What is served at its admin address, if it has one.
+        door: Its admin address, if it has one; a worker's is its supervisor's.
         worker: The line to the supervisor; None: there is none.
     """
 
-    def __init__(self, running: Server, url: str, door: Admin | None, worker: Worker | None = None) -> None:
+    def __init__(self, running: Server, url: str, door: Admin | Control | None, worker: Worker | None = None) -> None:
         self._running = running
         self._url = url
         self._door = door
@@ -49,11 +51,11 @@ class Report:
         running, settings = self._running, self._running.settings
         durable = "" if running.store.durable else " (not durable)"
         facts = f"url={self._url} store={running.store.name}{durable} drain={settings.drain:g}"
-        admin = "" if self._door is None else f" admin={self._door.front}"
         if self._worker is not None:
-            self._worker.say(f"ready {facts}\t{admin}")
+            self._worker.say(f"ready {facts}")
             self._live(self._worker)
         else:
+            admin = f" admin={self._door.front}" if isinstance(self._door, Admin) else ""
             print(f"tailrace ready {facts}{admin}", file=sys.stderr, flush=True)
 
     def _live(self, worker: Worker) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -133,15 +133,18 @@ class Server:
 
     # --- its life ---
 
-    def record(self) -> None:
+    def record(self, numbers: Iterator[int] | None = None) -> None:
         """Keep what happens for the console, from the start on. Without it, nothing of that costs anything.
+
+        Args:
+            numbers: What calls are shown with (see `Recorder`).
 
         Raises:
             DefinitionError: It has started.
         """
         if self._starting is not None:
             raise DefinitionError("a server is recorded from its start on: say so before")
-        self.recorder = Recorder()
+        self.recorder = Recorder(numbers=numbers)
 
     def measure(self) -> Times:
         """Keep how long calls take for `/metrics`, from the start on. Idempotent.

@@ -7,8 +7,10 @@ that waits to be accepted: the next worker accepts it. It is told in lines of a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = ["VARIABLE", "Worker"]
@@ -24,20 +26,22 @@ class Worker:
         index: Which, from 0 on.
         count: How many there are.
         listening: The descriptor of its listening socket.
-        admin: That of its admin socket; None where none is wanted.
+        control: That of the socket on which it answers what the admin address is asked; None where there is none.
         report: That of the pipe to the supervisor.
+        life: Which process it is of those that were this worker, from 0 on.
     """
 
     index: int
     count: int
     listening: int
-    admin: int | None
+    control: int | None
     report: int
+    life: int = 0
 
     def encode(self) -> str:
         """For the environment."""
-        numbers = (self.index, self.count, self.listening, -1 if self.admin is None else self.admin, self.report)
-        return ":".join(map(str, numbers))
+        control = -1 if self.control is None else self.control
+        return ":".join(map(str, (self.index, self.count, self.listening, control, self.report, self.life)))
 
     @classmethod
     def of_environment(cls) -> Worker | None:
@@ -45,20 +49,20 @@ class Worker:
         text = os.environ.pop(VARIABLE, "")
         if not text:
             return None
-        index, count, listening, admin, report = map(int, text.split(":"))
-        for descriptor in (listening, admin, report):
+        index, count, listening, control, report, life = map(int, text.split(":"))
+        for descriptor in (listening, control, report):
             if descriptor >= 0:
                 os.set_inheritable(descriptor, False)
-        return cls(index, count, listening, None if admin < 0 else admin, report)
+        return cls(index, count, listening, None if control < 0 else control, report, life)
 
     def socket(self) -> socket.socket:
         """Its listening socket."""
         return socket.socket(fileno=self.listening)
 
-    def admin_socket(self) -> socket.socket:
-        """Its admin socket."""
-        assert self.admin is not None
-        return socket.socket(fileno=self.admin)
+    def numbers(self) -> Iterator[int]:
+        """Numbers that no other worker gives, nor the process that this one replaces, as long as both live."""
+        first = self.index + self.count * (self.life % 2)
+        return itertools.count(first + 1, 2 * self.count)
 
     def say(self, line: str) -> None:
         """Tell the supervisor: ``loaded``, or ``ready`` with what the ready line says."""

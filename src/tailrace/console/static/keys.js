@@ -17,7 +17,7 @@ export function listenToKeys({ pause, theme, lists, panel, leave }) {
     const writes = event.target.closest?.("input, textarea, select") !== null;
     if (event.key === "Escape") return escape(event, writes, { lists, panel, leave });
     if (writes) return;
-    if (/^[1-4]$/.test(event.key)) lists.chooseNumber(Number(event.key));
+    if (/^[1-5]$/.test(event.key)) lists.chooseNumber(Number(event.key));
     else if (does[event.key]) does[event.key]();
     else return;
     event.preventDefault();

@@ -1,7 +1,7 @@
 // The lists at the left: sessions a page at a time, running calls, detached work, sessions that have ended.
 
 import { byId, el, mark, reconcile, say } from "/console/elements.js";
-import { age, bytes, clock, number } from "/console/format.js";
+import { age, bytes, clock, milliseconds, number } from "/console/format.js";
 
 const PAGE = 50; // sessions; the server gives 100 at most
 const SOON = 150; // milliseconds from the last key in the filter to the question
@@ -10,6 +10,7 @@ const TABS = [
   ["calls", "Calls"],
   ["detached", "Detached"],
   ["ended", "Ended"],
+  ["workers", "Workers"],
 ];
 const TRANSPORTS = { streamable: "Streamable HTTP", sse: "HTTP+SSE", stdio: "stdio" };
 
@@ -45,8 +46,11 @@ export class Lists {
       this.offset = Math.floor((found - 1) / PAGE) * PAGE; // the page is gone: there are fewer now
       this.actions.changed();
     }
-    const counts = { sessions: open, calls: state.calls.count, detached: state.detached.count, ended: state.ended.length };
+    const workers = state.workers?.length ?? 0;
+    const counts = { sessions: open, calls: state.calls.count, detached: state.detached.count, ended: state.ended.length, workers };
     for (const [name] of TABS) say(byId(`tab-${name}`).lastElementChild, number(counts[name]));
+    byId("tab-workers").hidden = !workers;
+    if (!workers && this.tab === "workers") this.choose("sessions", { focus: false });
     this.render();
   }
 
@@ -66,6 +70,7 @@ export class Lists {
 
   rows() {
     if (this.tab === "sessions") return this.state.sessions.rows;
+    if (this.tab === "workers") return this.state.workers ?? [];
     const rows = this.tab === "ended" ? this.state.ended : this.state[this.tab].rows;
     const words = this.search.toLowerCase().split(/\s+/).filter(Boolean);
     const said = (row) => `${row.label ?? ""} ${row.session ?? ""} ${row.id ?? ""} ${row.client ?? ""} ${row.reason ?? ""}`;
@@ -95,8 +100,9 @@ export class Lists {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step === undefined) return;
       event.preventDefault();
-      const place = TABS.findIndex(([name]) => name === this.tab);
-      this.choose(TABS[(place + step + TABS.length) % TABS.length][0], { focus: true });
+      const shown = TABS.filter(([name]) => !byId(`tab-${name}`).hidden);
+      const place = shown.findIndex(([name]) => name === this.tab);
+      this.choose(shown[(place + step + shown.length) % shown.length][0], { focus: true });
     });
   }
 
@@ -114,7 +120,7 @@ export class Lists {
   }
 
   chooseNumber(number) {
-    if (TABS[number - 1]) this.choose(TABS[number - 1][0], { focus: true });
+    if (TABS[number - 1] && !byId(`tab-${TABS[number - 1][0]}`).hidden) this.choose(TABS[number - 1][0], { focus: true });
   }
 
   // --- filter ---
@@ -182,7 +188,7 @@ class Table {
     const cells = this.columns.map(([, kind, make]) => el("td", { class: kind }, make?.(row)));
     const element = el("tr", {}, ...cells);
     element.addEventListener("click", (event) => {
-      if (event.target.closest("button") === null && !getSelection().toString()) this.pick(element.row);
+      if (event.target.closest("button") === null && !getSelection().toString()) this.pick?.(element.row);
     });
     return element;
   }
@@ -194,6 +200,9 @@ class Table {
 }
 
 const text = (of) => (cell, row) => say(cell, of(row));
+
+/** Where a row comes from; seen where there are several workers. */
+const WORKER = ["Worker", "number worker", null, text((row) => String(row.worker ?? ""))];
 
 function opener(pick) {
   return () => {
@@ -238,6 +247,7 @@ const COLUMNS = {
           say(cell.firstElementChild, state);
           cell.firstElementChild.dataset.tone = tone;
         }],
+        WORKER,
         ["Calls", "number", null, text((row) => number(row.calls))],
         ["Held", "number", null, text((row) => bytes(row.held))],
         ["Used", "number", null, text((row) => age(row.touched))],
@@ -263,12 +273,41 @@ const COLUMNS = {
         ["Session", "id", opener(pick), (cell, row) => say(cell.firstElementChild, row.id)],
         ["Client", "wide", null, text((row) => row.client || "never introduced")],
         ["Transport", "medium", null, text((row) => transport(row.transport))],
+        WORKER,
         ["Why", "wide", null, (cell, row) => { say(cell, row.reason); cell.title = row.reason; }],
         ["Ended", "number", null, (cell, row) => { say(cell, `${age(row.closed)} ago`); cell.title = clock(row.closed); }],
       ],
     };
   },
+  workers: () => {
+    const numbered = (title, of) => [title, "number", null, text((row) => (row.numbers ? of(row) : ""))];
+    return {
+      caption: "The processes that serve on this port",
+      key: (row) => row.pid,
+      columns: [
+        ["Worker", "number", null, text((row) => String(row.worker))],
+        ["Process", "number", null, text((row) => String(row.pid))],
+        ["State", "wide", () => el("span", { class: "badge" }), (cell, row) => {
+          say(cell.firstElementChild, row.state === "leaving" ? "is told to end" : row.state === "silent" ? "does not answer" : row.state);
+          cell.firstElementChild.dataset.tone = WORKER_TONES[row.state] ?? "";
+        }],
+        numbered("Sessions", (row) => number(row.numbers.sessions)),
+        numbered("Calls", (row) => number(row.numbers.calls)),
+        numbered("Ended", (row) => number(row.numbers.ended)),
+        numbered("Streams", (row) => number(row.numbers.streams)),
+        numbered("Held", (row) => bytes(row.numbers.log_bytes)),
+        numbered("Partitions", (row) => (row.partitions === null ? "none" : number(row.partitions))),
+        numbered("Lag", (row) => (row.lag.failure || row.lag.error ? "fails" : milliseconds(row.lag.ms))),
+        ["Up", "number", null, (cell, row) => {
+          say(cell, row.began === undefined ? "" : age(row.began));
+          cell.title = row.began === undefined ? "" : `since ${clock(row.began)}`;
+        }],
+      ],
+    };
+  },
 };
+
+const WORKER_TONES = { ready: "good", leaving: "warn", starting: "run", silent: "bad" };
 
 /** A session in one word, and how it is coloured. */
 export function sessionState(row) {
@@ -287,6 +326,7 @@ function work(caption, actions, what) {
       say(cell.firstElementChild, row.label);
       cell.firstElementChild.title = row.label;
     }],
+    WORKER,
     ["Session", "id", null, text((row) => (row.session === "-" ? "none" : row.session))],
     ["State", "", () => el("span", { class: "badge" }), (cell, row) => {
       say(cell.firstElementChild, row.started === null ? "accepted" : "running");
@@ -307,6 +347,7 @@ const EMPTY = {
   calls: "No call is running.",
   detached: "No detached work is running. It is what handlers start with ctx.spawn().",
   ended: "No session has ended since the recording began.",
+  workers: "There is one process.",
 };
 
 // --- pages -----------------------------------------------------------------------------------------

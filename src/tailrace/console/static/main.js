@@ -32,7 +32,7 @@ async function look() {
     showState(state);
     if (session !== undefined) panel.show(session);
     failures = 0;
-    setTrouble("");
+    setTrouble(troubleOf(state));
     setStatus("live", "Live");
   } catch (error) {
     failed(error);
@@ -67,6 +67,7 @@ function showState(state) {
   document.title = `${name} · Tailrace console`;
   byId("room").hidden = false;
   byId("room").classList.remove("stale");
+  document.body.classList.toggle("crowd", state.workers !== undefined);
   showTiles(state);
   lists.show(state);
 }
@@ -79,6 +80,14 @@ function failed(error) {
   setStatus("lost", "Not connected");
   const why = error instanceof Refused ? `The server refuses: ${error.message}` : "The server cannot be reached";
   setTrouble(`${why} (since ${clock(lost).slice(0, 8)}). What is shown may be old; trying again.`);
+}
+
+/** Of several workers, those that do not answer: what they have is not shown. */
+function troubleOf({ workers = [] }) {
+  const silent = workers.filter((worker) => worker.state === "silent").map((worker) => worker.worker);
+  if (!silent.length) return "";
+  const who = silent.length === 1 ? `Worker ${silent[0]} does` : `Workers ${silent.join(", ")} do`;
+  return `${who} not answer: what happens there is not shown.`;
 }
 
 function setTrouble(text) {

@@ -126,7 +126,7 @@ export class SessionPanel {
     parts.streamBox.hidden = !session.streams.length;
     say(parts.streamBox.firstElementChild, `Streams (${number(session.streams.length)})`);
     reconcile(parts.streams, session.streams, (stream) => stream.number, makeStream, updateStream);
-    this.renderTimeline(session);
+    this.renderTimeline(session, alone);
   }
 
   renderRunning(session) {
@@ -146,7 +146,7 @@ export class SessionPanel {
     return el("li", {}, el("span", { class: "badge" }), el("span", { class: "name" }), el("span", { class: "faint" }), cancel);
   }
 
-  renderTimeline(session) {
+  renderTimeline(session, alone) {
     const { stages, lines, gone, nothing, only } = this.parts;
     const counts = {};
     for (const line of session.timeline) {
@@ -162,13 +162,13 @@ export class SessionPanel {
     only.hidden = this.call === null;
     say(only, `Only #${this.call}: show all`);
     say(gone, session.dropped ? `${number(session.dropped)} older lines are gone: the newest ${session.kept} are kept.` : "");
-    const shown = session.timeline.map((line, place) => ({ ...line, place: session.dropped + place })).filter(
+    const shown = session.timeline.map((line, place) => ({ place: session.dropped + place, ...line, alone })).filter(
       (line) => (!this.stages.size || this.stages.has(STAGE_OF[line.what])) && (this.call === null || line.call === this.call),
     );
     shown.forEach((line, place) => { line.before = place ? shown[place - 1].at : null; });
     const scroller = this.element; // it follows the newest line only where somebody has gone to the end
     const atEnd = scroller.scrollTop > 0 && scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 8;
-    reconcile(lines, shown, (line) => line.place, (line) => this.makeLine(line), updateLine);
+    reconcile(lines, shown, (line) => `${line.worker}.${line.place}.${line.at}`, (line) => this.makeLine(line), updateLine);
     if (atEnd) scroller.scrollTop = scroller.scrollHeight;
     nothing.hidden = Boolean(shown.length);
     say(nothing, session.timeline.length ? "No line is of the chosen stages." : "Nothing has happened yet.");
@@ -194,6 +194,7 @@ function factsOf(session, alone) {
   if (alone) return [["What", "Calls over RPC and of MCP 2026-07-28, which know no sessions, and what they detach"]];
   const closed = session.state === "closed";
   const facts = [
+    ...(session.worker === undefined ? [] : [["Worker", String(session.worker)]]),
     ["Client", session.client || "not introduced"],
     ["Transport", `${transport(session.transport)}${session.version ? `, ${session.version}` : ""}`],
   ];
@@ -253,6 +254,7 @@ function saying(line) {
 
 function moreOf(line) {
   const parts = [];
+  if (line.alone && line.worker !== undefined) parts.push(`worker ${line.worker}`);
   if (line.bytes) parts.push(bytes(line.bytes));
   if (line.until > line.at) parts.push(`over ${span(line.until - line.at)}`);
   return parts.join(", ");

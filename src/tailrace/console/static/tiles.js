@@ -9,7 +9,8 @@ export function showTiles(state) {
   reconcile(byId("tiles"), tilesOf(state), (tile) => tile.name, makeTile, updateTile);
 }
 
-function tilesOf({ totals, limits, lag, detached }) {
+function tilesOf({ totals, limits, lag, detached, workers }) {
+  const limited = (...given) => near(workers, tileWithLimit(...given));
   const { sessions, calls, streams, log_bytes: log, store, outbox } = totals;
   return [
     limited("Sessions", sessions.open, limits.sessions, `${number(sessions.opened ?? 0)} opened in all`),
@@ -18,16 +19,34 @@ function tilesOf({ totals, limits, lag, detached }) {
     limited("Detached work", detached.count, limits.detached, "spawned, not ended"),
     limited("Held in logs", log.held, limits.log_bytes, "kept for resumes", bytes),
     storeTile(lag, store),
-    outboxTile(outbox, limits),
+    outboxTile(outbox, limits, limited),
   ];
 }
 
-function limited(name, value, limit, note, format = number) {
+function tileWithLimit(name, value, limit, note, format = number) {
   const share = limit ? value / limit : 0;
   const near = share >= NEAR;
-  const state = share >= 1 ? "bad" : near ? "warn" : "";
-  return { name, value: format(value), share, state, note: near ? `${format(limit)} is the limit` : note };
+  return { name, value: format(value), share, state: stateOf(share), note: near ? `${format(limit)} is the limit` : note };
 }
+
+const stateOf = (share) => (share >= 1 ? "bad" : share >= NEAR ? "warn" : "");
+
+/** With several workers each has limits of its own: one that is near them is not hidden behind the others. */
+function near(workers, tile) {
+  if (!workers) return tile;
+  const shares = workers.map((worker) => [worker.shares?.[NUMBERS[tile.name]] ?? 0, worker.worker]);
+  const [share, worker] = shares.reduce((most, one) => (one[0] > most[0] ? one : most), [0, 0]);
+  const note = share >= NEAR ? `worker ${worker} is at ${Math.floor(share * 100)} % of its limit` : tile.note;
+  return { ...tile, share: Math.max(tile.share, share), state: stateOf(Math.max(tile.share, share)), note };
+}
+
+const NUMBERS = {
+  Sessions: "sessions",
+  "Calls running": "calls",
+  "Detached work": "detached",
+  "Held in logs": "log_bytes",
+  Outbox: "outbox",
+};
 
 function storeTile(lag, store) {
   const trouble = lag.failure || lag.error;
@@ -39,7 +58,7 @@ function storeTile(lag, store) {
   return { name: "Store lag", value: milliseconds(lag.ms), state, note: `${kind}: ${waiting}${failed}` };
 }
 
-function outboxTile(outbox, limits) {
+function outboxTile(outbox, limits, limited) {
   if (outbox.publisher === undefined) return { name: "Outbox", value: "off", note: "nothing is published" };
   const tile = limited("Outbox", outbox.waiting, limits.outbox, `${number(outbox.published)} published`);
   if (outbox.dead) Object.assign(tile, { state: "bad", note: `${number(outbox.dead)} given up` });
