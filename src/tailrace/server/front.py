@@ -32,8 +32,8 @@ from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.server.admin import Admin, read_address
 from tailrace.server.control import FAREWELL, MAX_ANSWER, Numbers, frame, read_frame
-from tailrace.server.metrics import Metrics
 from tailrace.server.health import Health
+from tailrace.server.metrics import Metrics
 from tailrace.server.sockets import listening, url_of
 from tailrace.server.tallies import Family, Tallies
 
