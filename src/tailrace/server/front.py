@@ -203,7 +203,10 @@ class _Crowd:
     def pages(self) -> Sequence[Page]:
         """For the door."""
         return [
-            *(Page(path, handle, Readers.ANYBODY) for path, handle in Health(self._hindrance, self._notes).routes.items()),
+            *(
+                Page(path, handle, Readers.ANYBODY)
+                for path, handle in Health(self._hindrance, self._notes).routes.items()
+            ),
             Page("/metrics", self._metrics, Readers.LOCAL),
             *Console(self._ask, time.time).pages(),
         ]
