@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"tailrace/bench/marks"
 )
 
 // sequence checks that what arrives is 1, 2, 3...; what was skipped is lost. What came again, or after the answer
@@ -46,11 +48,11 @@ func runBurst(o options) (result, error) {
 	if _, _, err := bursts(o, all, answered, o.warmup); err != nil {
 		return nil, fmt.Errorf("while warming up: %w", err)
 	}
-	mark("begin", about)
+	marks.Mark("begin", about)
 	began := time.Now()
 	sum, calls, err := bursts(o, all, answered, o.seconds)
 	took := time.Since(began)
-	mark("end", about)
+	marks.Mark("end", about)
 	got := result{
 		"calls": calls, "seconds": took.Seconds(), "arrived": sum.arrived, "sent": calls * o.count,
 		"per_second": float64(sum.arrived) / took.Seconds(), "lost": sum.lost, "misordered": sum.misordered,

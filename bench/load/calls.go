@@ -3,12 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tailrace/bench/marks"
 )
 
 // work makes the arguments of the n-th call of a client, and says what its answer must contain.
@@ -66,25 +67,9 @@ func (t *tally) complain(err error) {
 }
 
 func (t *tally) result(took time.Duration) result {
-	slices.Sort(t.latencies)
-	got := result{
-		"calls": len(t.latencies), "seconds": took.Seconds(), "rps": float64(len(t.latencies)) / took.Seconds(),
-		"failed": t.failed.Load(), "wrong": t.wrong.Load(),
-		"p50_us": percentile(t.latencies, 50), "p90_us": percentile(t.latencies, 90), "p99_us": percentile(t.latencies, 99),
-	}
-	if complaint, ok := t.first.Load().(string); ok {
-		got["complaint"] = complaint
-	}
+	got := marks.Figures(int64(len(t.latencies)), t.latencies, took, t.failed.Load(), t.first.Load())
+	got["wrong"] = t.wrong.Load()
 	return got
-}
-
-// percentile of a sorted list, in microseconds: the smallest value that p percent do not exceed.
-func percentile(sorted []time.Duration, p int) float64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	at := (len(sorted)*p+99)/100 - 1
-	return float64(sorted[max(at, 0)].Nanoseconds()) / 1000
 }
 
 // openClients opens the trial's clients, and returns what ends them.
@@ -133,11 +118,11 @@ func runCalls(o options) (result, error) {
 	if warm := loop(o, all, do, o.warmup); warm.failed.Load() > 0 || warm.wrong.Load() > 0 {
 		return nil, fmt.Errorf("while warming up: %v", warm.first.Load())
 	}
-	mark("begin", about)
+	marks.Mark("begin", about)
 	began := time.Now()
 	got := loop(o, all, do, o.seconds)
 	took := time.Since(began)
-	mark("end", about)
+	marks.Mark("end", about)
 	report := got.result(took)
 	report["reconnects"] = reconnects(all)
 	if o.land != "" {

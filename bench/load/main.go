@@ -6,12 +6,11 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"os"
 	"time"
+
+	"tailrace/bench/marks"
 )
 
 type options struct {
@@ -26,8 +25,7 @@ type options struct {
 	command                  []string
 }
 
-// result is what a trial prints; keys are stable, bench/report.py reads them.
-type result map[string]any
+type result = marks.Result
 
 var trials = map[string]func(options) (result, error){
 	"calls":     runCalls,
@@ -37,8 +35,6 @@ var trials = map[string]func(options) (result, error){
 	"slow":      runSlowReader,
 	"resume":    runResume,
 }
-
-var paced *bufio.Reader
 
 func main() {
 	var o options
@@ -62,43 +58,17 @@ func main() {
 	wait := flag.Bool("paced", false, "wait for a line of input after each mark")
 	flag.Parse()
 	if *wait {
-		paced = bufio.NewReader(os.Stdin)
+		marks.Pace()
 	}
 	o.command = flag.Args()
 
 	run, known := trials[o.trial]
 	if !known {
-		fail(fmt.Errorf("unknown trial %q", o.trial))
+		marks.Fail(fmt.Errorf("unknown trial %q", o.trial))
 	}
 	got, err := run(o)
 	if err != nil {
-		fail(err)
+		marks.Fail(err)
 	}
-	print(map[string]any{"result": got})
-}
-
-// mark tells bench/measure.py that a phase begins, so that it reads CPU and memory now, and with -paced waits for a
-// line that says it has done so: a server over stdio is gone soon after the last mark.
-func mark(name string, more result) {
-	line := map[string]any{"mark": name}
-	for key, value := range more {
-		line[key] = value
-	}
-	print(line)
-	if paced != nil {
-		paced.ReadString('\n')
-	}
-}
-
-func print(line map[string]any) {
-	text, err := json.Marshal(line)
-	if err != nil {
-		fail(err)
-	}
-	os.Stdout.Write(append(text, '\n'))
-}
-
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, "load:", err)
-	os.Exit(1)
+	marks.End(got)
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tailrace/bench/marks"
 )
 
 const openers = 8 // at a time; their connections carry the POSTs of all sessions
@@ -114,7 +116,7 @@ func runIdle(o options) (result, error) {
 		return nil, err
 	}
 	defer endFirst()
-	mark("base", nil)
+	marks.Mark("base", nil)
 	began := time.Now()
 	all, end, err := openListeners(o)
 	if err != nil {
@@ -140,9 +142,9 @@ func runIdle(o options) (result, error) {
 		}
 	}
 	time.Sleep(500 * time.Millisecond) // what the server still has to do about the last ones is not idling
-	mark("open", nil)
+	marks.Mark("open", nil)
 	time.Sleep(o.hold)
-	mark("end", nil)
+	marks.Mark("end", nil)
 	still := alive.Load()
 	end()
 	for _, one := range all {
@@ -192,9 +194,9 @@ func runBroadcast(o options) (result, error) {
 		return nil, fmt.Errorf("while warming up: %w", err)
 	}
 	before := arrived.Load()
-	mark("begin", nil)
+	marks.Mark("begin", nil)
 	spent, err := broadcasts(o, caller, &arrived, warm.rounds, o.seconds)
-	mark("end", nil)
+	marks.Mark("end", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -285,13 +287,13 @@ func runSlowReader(o options) (result, error) {
 	beside := make(chan *tally, 1)
 	one := o
 	one.clients = 1
-	mark("begin", nil)
+	marks.Mark("begin", nil)
 	go func() { beside <- loop(one, []client{same}, echoWork, o.seconds) }()
 	began := time.Now()
 	got := loop(o, all, echoWork, o.seconds).result(time.Since(began))
 	took := time.Since(began)
 	got["seconds"], got["rps"] = took.Seconds(), float64(got["calls"].(int))/took.Seconds()
-	mark("end", nil)
+	marks.Mark("end", nil)
 	ofSame := (<-beside).result(o.seconds)
 	got["same_session_calls"], got["same_session_failed"] = ofSame["calls"], ofSame["failed"]
 	got["same_session_p99_us"] = ofSame["p99_us"]
@@ -335,7 +337,7 @@ func runResume(o options) (result, error) {
 	c.close()
 	time.Sleep(o.resumeWait)
 
-	mark("begin", nil)
+	marks.Mark("begin", nil)
 	began := time.Now()
 	again, err := openStream(c, address, path, session, lastID)
 	if err != nil {
@@ -356,7 +358,7 @@ func runResume(o options) (result, error) {
 		seen.take(data, o.size)
 	}
 	took := time.Since(began)
-	mark("end", nil)
+	marks.Mark("end", nil)
 	seen.end(o.count)
 	return result{
 		"calls": 1, "arrived": seen.arrived - before, "sent": o.count, "seconds": took.Seconds(), "lost": seen.lost,

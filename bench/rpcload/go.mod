@@ -6,6 +6,7 @@ require (
 	connectrpc.com/connect v1.21.1
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	tailrace/bench/marks v0.0.0
 )
 
 require (
@@ -14,3 +15,5 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
 )
+
+replace tailrace/bench/marks => ../marks

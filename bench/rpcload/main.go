@@ -1,5 +1,5 @@
 // Command rpcload puts one RPC server under one kind of work, over Connect (connect-go) or gRPC (grpc-go), checks every
-// answer and prints what it saw as JSON, with the marks of bench/load.
+// answer and prints what it saw as JSON (bench/marks).
 //
 // It knows nothing about who is measured: bench/rpc.py starts the servers, reads their CPU and memory at the marks,
 // and compares. Every server has the service bench.v1.Bench: Echo, Many (a stream of as many texts as were asked for)
@@ -7,16 +7,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tailrace/bench/marks"
 )
 
 type options struct {
@@ -40,8 +38,7 @@ type conversation interface {
 	end() error
 }
 
-// result is what a trial prints; keys are stable, bench/rpc.py reads them.
-type result map[string]any
+type result = marks.Result
 
 var trials = map[string]func(options) (result, error){
 	"unary":  runUnary,
@@ -49,8 +46,6 @@ var trials = map[string]func(options) (result, error){
 	"bidi":   runBidi,
 	"open":   runOpen,
 }
-
-var paced *bufio.Reader
 
 func main() {
 	var o options
@@ -68,17 +63,17 @@ func main() {
 	wait := flag.Bool("paced", false, "wait for a line of input after each mark")
 	flag.Parse()
 	if *wait {
-		paced = bufio.NewReader(os.Stdin)
+		marks.Pace()
 	}
 	run, known := trials[o.trial]
 	if !known {
-		fail(fmt.Errorf("unknown trial %q", o.trial))
+		marks.Fail(fmt.Errorf("unknown trial %q", o.trial))
 	}
 	got, err := run(o)
 	if err != nil {
-		fail(err)
+		marks.Fail(err)
 	}
-	print(map[string]any{"result": got})
+	marks.End(got)
 }
 
 // services makes one for each client, sharing connections where the protocol does.
@@ -172,15 +167,15 @@ func runOpen(o options) (result, error) {
 			return nil, err
 		}
 	}
-	mark("base", nil)
+	marks.Mark("base", nil)
 	for _, s := range all[len(first):] {
 		if err := open(s); err != nil {
 			return nil, err
 		}
 	}
-	mark("open", nil)
+	marks.Mark("open", nil)
 	time.Sleep(o.hold)
-	mark("end", nil)
+	marks.Mark("end", nil)
 	return result{"sessions": len(all) - len(first), "held_seconds": o.hold.Seconds()}, nil
 }
 
@@ -193,11 +188,11 @@ func closedLoop(o options, do work) (result, error) {
 	if warm := loop(o, all, do, o.warmup); warm.failed.Load() > 0 {
 		return nil, fmt.Errorf("while warming up: %v", warm.first.Load())
 	}
-	mark("begin", nil)
+	marks.Mark("begin", nil)
 	began := time.Now()
 	got := loop(o, all, do, o.seconds)
 	took := time.Since(began)
-	mark("end", nil)
+	marks.Mark("end", nil)
 	return got.result(took), nil
 }
 
@@ -242,48 +237,5 @@ func loop(o options, all []service, do work, length time.Duration) *tally {
 }
 
 func (t *tally) result(took time.Duration) result {
-	slices.Sort(t.latencies)
-	got := result{
-		"calls": t.done.Load(), "seconds": took.Seconds(), "rps": float64(t.done.Load()) / took.Seconds(),
-		"failed": t.failed.Load(),
-		"p50_us": percentile(t.latencies, 50), "p90_us": percentile(t.latencies, 90), "p99_us": percentile(t.latencies, 99),
-	}
-	if complaint, ok := t.first.Load().(string); ok {
-		got["complaint"] = complaint
-	}
-	return got
-}
-
-// percentile of a sorted list, in microseconds: the smallest value that p percent do not exceed.
-func percentile(sorted []time.Duration, p int) float64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	at := (len(sorted)*p+99)/100 - 1
-	return float64(sorted[max(at, 0)].Nanoseconds()) / 1000
-}
-
-// mark tells bench/measure.py that a phase begins, so that it reads CPU and memory now.
-func mark(name string, more result) {
-	line := map[string]any{"mark": name}
-	for key, value := range more {
-		line[key] = value
-	}
-	print(line)
-	if paced != nil {
-		paced.ReadString('\n')
-	}
-}
-
-func print(line map[string]any) {
-	text, err := json.Marshal(line)
-	if err != nil {
-		fail(err)
-	}
-	os.Stdout.Write(append(text, '\n'))
-}
-
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, "rpcload:", err)
-	os.Exit(1)
+	return marks.Figures(t.done.Load(), t.latencies, took, t.failed.Load(), t.first.Load())
 }

@@ -1,0 +1,3 @@
+module tailrace/bench/marks
+
+go 1.24
