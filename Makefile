@@ -20,6 +20,9 @@ endif
 PY := $(VENV)/bin/python
 COVERAGE := build/coverage/$(VENV)
 
+# Tests start hundreds of processes: each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # An environment that was copied along with its folder still points to the old one: set it up anew.
 ifneq ($(shell cat $(VENV)/.installed-in 2>/dev/null),$(CURDIR))
 $(shell rm -f $(VENV)/.installed-*)

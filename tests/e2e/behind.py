@@ -1,14 +1,11 @@
 """Reverse proxies as people put them in front of a server, as they are: Go's `httputil.ReverseProxy`, and nginx.
 
-nginx comes by no package of pip: it is used where it is installed (or where `TAILRACE_NGINX` points to), and the tests
-that want it are skipped elsewhere, in CI as well.
+nginx comes by no package of pip: see `tests/rigs/debian.py`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import installing
+from tests.rigs.debian import NGINX, command_or_skip
 from tests.rigs.ports import free_port
 from tests.rigs.server import running
 
@@ -71,9 +69,7 @@ def _nginx(target: str, folder: Path) -> Iterator[str]:
 
     (Small events come through either way; with buffering it would also take megabytes for a client that reads slowly.)
     """
-    nginx = os.environ.get("TAILRACE_NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        pytest.skip("nginx is not installed (pip cannot bring it)")
+    nginx = command_or_skip(NGINX)
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(textwrap.dedent(_NGINX).format(folder=folder, port=port, target=target))

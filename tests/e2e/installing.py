@@ -199,7 +199,13 @@ def once_into(name: str, version: str, fetch: Callable[[Path], None]) -> Path:
     return folder
 
 
-def run_step(part: str, command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+def run_step(
+    part: str,
+    command: Sequence[str],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    limit: float = LIMIT,
+) -> str:
     """Run one step of a set-up; what it printed.
 
     Raises:
@@ -208,10 +214,10 @@ def run_step(part: str, command: Sequence[str], cwd: Path | None = None, env: Ma
     shown = " ".join(command[:4])
     try:
         done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=LIMIT
+            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        raise Missing(part, f"`{shown} …` was not done after {LIMIT:g} s") from None
+        raise Missing(part, f"`{shown} …` was not done after {limit:g} s") from None
     except OSError as error:
         raise Missing(part, f"`{shown} …`: {error}") from None
     if done.returncode:

@@ -16,11 +16,11 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from tests.e2e.fixtures.watched import MARKUP
-from tests.rigs.browser import chromium
+from tests.rigs.debian import CHROMIUM, command_or_skip
 from tests.rigs.rawmcp import Streamable, call, initialize, notification
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # the first may fetch Chromium
 
 TARGET = Path(__file__).parent / "fixtures" / "watched.py"
 LIMIT = 45_000.0  # milliseconds for what has to come, on a busy machine
@@ -45,9 +45,7 @@ NAMELESS = """
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    command = chromium()
-    if command is None:
-        pytest.skip("Chromium is not installed (pip cannot bring it)")
+    command = command_or_skip(CHROMIUM)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=command, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

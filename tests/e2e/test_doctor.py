@@ -17,7 +17,7 @@ from tailrace.cli.doctor.proxy import examine_proxy
 from tests.e2e.behind import proxied
 from tests.rigs.server import ROOT, ServerProcess, running, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]  # the first may build the Go program
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # the first may build the Go program, and fetch nginx
 
 TOKEN = "doctors-token"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tailrace.mcp import Client
-from tests.rigs.prometheus import prometheus, scraping
+from tests.rigs.debian import PROMETHEUS, command_or_skip
+from tests.rigs.prometheus import scraping
 from tests.rigs.server import running, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # it may have to be fetched
 
 TOKEN = "scraped-with-this"
 SHOP = """
@@ -31,9 +32,7 @@ async def order(ctx: Context, item: str) -> str:
 
 @pytest.mark.may_block
 async def test_prometheus_scrapes_what_clients_did(tmp_path: Path) -> None:
-    command = prometheus()
-    if command is None:
-        pytest.skip("prometheus is not installed (pip cannot bring it)")
+    command = command_or_skip(PROMETHEUS)
     (tmp_path / "shop.py").write_text(SHOP)
     flags = ("--publish", "memory:", "--admin", "127.0.0.1:0", "--admin-token", TOKEN)
     with running(tailrace_command(tmp_path / "shop.py", *flags), tmp_path / "stderr") as server:

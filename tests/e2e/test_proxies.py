@@ -13,7 +13,7 @@ from tests.e2e.witness import Witness
 from tests.rigs.rawmcp import HttpSse, Streamable, call, eventually, modern_call, modern_post, text_of
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]  # the first may build the Go program
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # the first may build the Go program, and fetch nginx
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import pytest
 import trustme
 
 from tests.e2e.fixtures.echoes import svc
-from tests.rigs.browser import Pages, chromium, report_of, serving_pages
+from tests.rigs.browser import Pages, report_of, serving_pages
+from tests.rigs.debian import CHROMIUM, command_or_skip
 from tests.rigs.npm import NODE, npm_problem
 from tests.rigs.server import ROOT, ServerProcess, running, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # the first may fetch Chromium
 FOLDER = ROOT / "tests" / "rpcnode" / "node"
 ECHOES = ROOT / "tests" / "e2e" / "fixtures" / "echoes.py"
 NO_RUM = {"code": "NotFound", "message": "no rum: \u2615", "details": ["why"], "hint": "try tea"}
@@ -38,8 +39,7 @@ def descriptors() -> bytes:
 @pytest.fixture
 def pages(descriptors: bytes) -> Iterator[Pages]:
     """Pages of a site that is not the server's."""
-    if chromium() is None:
-        pytest.skip("Chromium is not installed (pip cannot bring it)")
+    command_or_skip(CHROMIUM)
     with serving_pages(FOLDER, {"/set.binpb": descriptors}) as pages:
         yield pages
 

@@ -12,6 +12,7 @@ import pytest
 
 from tailrace.cli.run import run_command
 from tailrace.core.settings import Settings
+from tests.rigs.debian import NGINX, command_or_skip
 
 FOLDER = Path(__file__).parents[2] / "examples/deploy"
 DEFAULTS: dict[str, Any] = {parameter.name or "": parameter.default for parameter in run_command.params}
@@ -210,11 +211,12 @@ def test_nginx_waits_longer_than_keep_alives_and_takes_what_the_server_takes() -
     assert directive("server_name", config) == HOST
 
 
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (pip cannot bring it)")
+@pytest.mark.timeout(600)  # nginx may have to be fetched
 def test_nginx_takes_it(tmp_path: Path) -> None:
+    nginx = command_or_skip(NGINX)
     main = tmp_path / "nginx.conf"
     main.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ include {FOLDER}/nginx.conf; }}")
-    done = subprocess.run(["nginx", "-t", "-p", tmp_path, "-c", main], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([nginx, "-t", "-p", tmp_path, "-c", main], capture_output=True, text=True, timeout=60)
     assert "syntax is ok" in done.stderr, done.stderr  # it may still not be allowed to listen on port 80
 
 

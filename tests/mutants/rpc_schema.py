@@ -40,6 +40,6 @@ RPC_SCHEMA_MUTANTS = [
         "protocols/connect/health.py",
         [("            if self._ending:\n", "            if False:\n")],
         ["tests/protocols/connect/test_health.py::test_a_drain_tells_its_watchers_and_ends_their_streams"],
-        "TimeoutError",
+        "Timeout",
     ),
 ]

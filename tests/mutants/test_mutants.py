@@ -11,19 +11,27 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.mutants import MUTANTS
-from tests.mutants.planting import LIMIT, Mutant, copy_sources, plant, run_tests
+from tests.mutants.planting import LIMIT, Done, Mutant, copy_sources, plant, run_tests
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LIMIT)]
+SHORT = 15.0  # seconds: many faults are that something never comes. On a busy machine it may not be: then once more
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "_"))
 def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path)
     plant(sources, mutant.file, mutant.changes)
-    done = run_tests(sources, mutant.caught_by)
+    for patience in (SHORT, LIMIT):
+        done = run_tests(sources, mutant.caught_by, patience)
+        if fails_for_it(mutant, done):
+            return
     assert done.returncode == 1, f"not caught:\n{done.stdout[-3000:]}"
-    assert re.search(rf"^{len(mutant.caught_by)} failed in ", done.stdout, re.MULTILINE), done.stdout[-3000:]
-    assert re.search(mutant.saying, done.stdout), f"they fail for another reason:\n{done.stdout[-3000:]}"
+    pytest.fail(f"they fail for another reason:\n{done.stdout[-3000:]}")
+
+
+def fails_for_it(mutant: Mutant, done: Done) -> bool:
+    all_failed = re.search(rf"^{len(mutant.caught_by)} failed in ", done.stdout, re.MULTILINE)
+    return done.returncode == 1 and all_failed is not None and re.search(mutant.saying, done.stdout) is not None
 
 
 def test_without_a_mutant_the_named_tests_pass(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Chromium without a screen, and the pages that it loads: a folder with packages of npm, served as it is on loopback.
 
-pip cannot bring Chromium: it is used where it is installed (or where `TAILRACE_CHROMIUM` points to).
+pip cannot bring Chromium: see `debian.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import html
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -23,16 +22,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-__all__ = ["Pages", "chromium", "report_of", "serving_pages"]
+from tests.rigs.debian import CHROMIUM, find_command
+
+__all__ = ["Pages", "report_of", "serving_pages"]
 
 LIMIT = 90.0  # seconds for a page, on a busy machine
 NAME = "pages.example"  # another site's, and no loopback name
-
-
-def chromium() -> str | None:
-    """The command, if it is here."""
-    given = os.environ.get("TAILRACE_CHROMIUM")
-    return given or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @dataclass(frozen=True)
@@ -84,8 +79,7 @@ def report_of(pages: Pages, query: Mapping[str, str], picture: Path | None = Non
     Raises:
         AssertionError: It was not done in time, or there is no report.
     """
-    command = chromium()
-    assert command is not None
+    command = find_command(CHROMIUM)
     pages.done.clear()
     what = "--dump-dom" if picture is None else f"--screenshot={picture}"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

@@ -1,14 +1,12 @@
 """A real Prometheus that scrapes one server, and answers queries.
 
-pip cannot bring it: it is used where it is installed (a Debian package), or where `TAILRACE_PROMETHEUS` points to.
+pip cannot bring it: see `debian.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import time
 import urllib.error
 import urllib.parse
@@ -20,7 +18,7 @@ from typing import Any
 from tests.rigs.ports import free_port
 from tests.rigs.server import ServerProcess
 
-__all__ = ["Prometheus", "prometheus", "scraping"]
+__all__ = ["Prometheus", "scraping"]
 
 LIMIT = 60.0  # seconds for it to be ready, and for what is expected to be scraped
 _CONFIG = """
@@ -32,11 +30,6 @@ scrape_configs:
     static_configs:
       - targets: ["{target}"]
 """
-
-
-def prometheus() -> str | None:
-    """The command, if it is here."""
-    return os.environ.get("TAILRACE_PROMETHEUS") or shutil.which("prometheus")
 
 
 class Prometheus:
