@@ -329,6 +329,31 @@ async def test_an_inbox_cannot_be_opened_twice_nor_where_nothing_is() -> None:
             await ValkeyInbox(server.url, "you", timeout=1).open()
 
 
+@pytest.mark.parametrize(
+    "word", ["text", "é\r\n", b"\x00\r\n$1\r\n", b"", 0, -12, 2**60, 1.5, bytearray(b"some"), b"x" * 100_000],
+    ids=["text", "unicode", "bytes", "empty", "zero", "negative", "large", "float", "bytearray", "long"],
+)  # fmt: skip
+async def test_a_word_of_a_command_comes_back_as_the_library_would_have_sent_it(server: Valkey, word: object) -> None:
+    link = Link(server.url, "tailrace", timeout=5)
+    sent = bytes(word) if isinstance(word, bytes | bytearray) else str(word).encode()
+    try:
+        assert await link.ask("ECHO", word) == sent
+        assert await link.ask_all([("ECHO", word), ("ECHO", "next")]) == [sent, b"next"]
+    finally:
+        await link.drop()
+
+
+@pytest.mark.parametrize("word", [None, True, ["a list"]], ids=str)
+async def test_a_word_that_means_nothing_to_valkey_is_refused_and_nothing_is_sent(server: Valkey, word: object) -> None:
+    link = Link(server.url, "tailrace", timeout=5)
+    try:
+        with pytest.raises(StoreError):
+            await link.ask("SET", "key", word)
+        assert await link.ask("EXISTS", "key") == 0
+    finally:
+        await link.drop()
+
+
 async def test_a_refused_command_among_several_leaves_no_answer_for_the_next(server: Valkey) -> None:
     link = Link(server.url, "tailrace", timeout=5)
     with pytest.raises(StoreError):
