@@ -1092,15 +1092,56 @@ async def test_cancelling_a_task_whose_call_runs_once_ends_the_run() -> None:
 
 
 @virtual
-async def test_a_retry_within_the_hold_of_auto_waits_for_the_same_run() -> None:
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_retry_within_the_hold_of_auto_becomes_the_same_task(durable: bool) -> None:
+    shop = Shop()
+    async with serving(shop.service, MemoryStore(durable=durable)) as server:
+        client = keyed(server, "k")
+        calls = [client.call("maybe", item="tea") for _ in range(3)]
+        await asyncio.sleep(2)
+        told = [(await one.json())["result"] for one in calls]
+        assert [one["resultType"] for one in told] == ["task"] * 3
+        assert len({one["taskId"] for one in told}) == 1
+        assert [one["_meta"].get("io.tailrace/replayed") for one in told] == [None, True, True]
+        shop.gate.set()
+        done = await client.until(told[0]["taskId"], "completed")
+        assert done["result"]["content"][0]["text"] == "tea 1"
+        assert shop.runs == ["tea"]
+        assert server.tasks.calls == {}
+
+
+@virtual
+async def test_a_retry_within_the_hold_of_auto_stays_when_the_first_one_is_gone() -> None:
     shop = Shop()
     async with serving(shop.service) as server:
         client = keyed(server, "k")
         first, second = client.call("maybe", item="tea"), client.call("maybe", item="tea")
+        await turns()
+        first.disconnect()
         await asyncio.sleep(2)
-        assert (await first.json())["result"]["resultType"] == "task"
+        told = (await second.json())["result"]
+        assert told["resultType"] == "task"
         shop.gate.set()
-        assert text_of(await second.json()) == "tea 1"
+        await client.until(told["taskId"], "completed")
+        assert shop.runs == ["tea"]
+
+
+@virtual
+async def test_a_retry_whose_first_request_could_not_become_a_task_tries_for_itself() -> None:
+    shop, store = Shop(), MemoryStore(durable=True)
+    async with serving(shop.service, store) as server:
+        client = keyed(server, "k")
+        first = client.call("maybe", item="tea")
+        await asyncio.sleep(0.2)
+        second = client.call("maybe", item="tea")
+        await asyncio.sleep(0.2)
+        store.fail_commits(DISK_FULL)  # of the first one's task
+        await asyncio.sleep(0.2)
+        store.fail_commits(None)
+        await asyncio.sleep(1)
+        assert (await second.json())["result"]["resultType"] == "task"
+        shop.gate.set()
+        assert text_of(await first.json()) == "tea 1"
         assert shop.runs == ["tea"]
 
 

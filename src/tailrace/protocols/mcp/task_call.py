@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from tailrace.errors import CallCancelled
 from tailrace.protocols.mcp.legs import Moved
 from tailrace.protocols.mcp.once import OnceCall
 from tailrace.protocols.mcp.tool_call import ToolCall
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tailrace.protocols.mcp.task_state import ToolTask
     from tailrace.protocols.mcp.tasks import TaskTable
 
-__all__ = ["OnceTaskCall", "Stage", "TaskCall", "TaskReply"]
+__all__ = ["Joined", "OnceTaskCall", "Stage", "TaskCall", "TaskReply"]
 
 
 class Stage(Enum):
@@ -31,6 +32,18 @@ class Stage(Enum):
     PLAIN = 0
     CREATING = 1
     TASK = 2
+
+
+class Joined(CallCancelled):
+    """Another request with its key has become a task: that is the answer to this one as well.
+
+    Args:
+        told: The encoded result that says so.
+    """
+
+    def __init__(self, told: bytes) -> None:
+        super().__init__("the call is a task")
+        self.told = told
 
 
 class TaskReply:
@@ -113,6 +126,15 @@ class TaskCall(ToolCall):
     def can_pause(self) -> bool:
         """While it is a plain call: a task is asked by its own methods."""
         return self.place.stage is Stage.PLAIN
+
+    @property
+    def paused(self) -> bool:
+        """It goes on as the task of another request."""
+        return super().paused or isinstance(self.cancelled_by, Joined)
+
+    def aborted(self, error: Exception) -> bytes | None:
+        """As any call's, or with the task that it has turned out to be."""
+        return self.result(error.told) if isinstance(error, Joined) else super().aborted(error)
 
     @property
     def identity(self) -> str | None:

@@ -22,7 +22,7 @@ from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.core.tasks import DelayLine
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError, StoreLost
-from tailrace.protocols.mcp.task_call import OnceTaskCall, Stage, TaskCall, TaskReply
+from tailrace.protocols.mcp.task_call import Joined, OnceTaskCall, Stage, TaskCall, TaskReply
 from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, capabilities_of
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
@@ -138,16 +138,27 @@ class TaskTable:
             self._create(call)
 
     def convert(self, call: TaskCall) -> None:
-        """A call that takes its time becomes a task. It stays what it is where there is no room for one, or one for its
-        key is there already."""
+        """A call that takes its time becomes a task: one of its own, or the one that its key has got meanwhile. It stays
+        what it is where there is no room for one."""
         task = call.place.task
+        same = self._keyed.get((task.principal, task.key)) if task.key is not None else None
+        if same is not None:
+            self.endpoint.tasks.start(self._join(call, same), name="tailrace-task-answer")
+            return
         try:
             self._check_room(task.principal)
         except ProtocolError:
             return
-        if (task.principal, task.key) in self._keyed:
-            return
         self._create(call)
+
+    async def _join(self, call: TaskCall, task: ToolTask) -> None:
+        """Two requests with one key wait for one run, and the other one's has become a task."""
+        if task.call is not None:
+            await self.decided(task.call)
+        if task.id in self.tasks:
+            call.cancel(Joined(self._told(task, None, "task", replayed=True)))
+        elif not call.over:  # it came to nothing
+            self.convert(call)
 
     def _create(self, call: TaskCall) -> None:
         place = call.place
