@@ -621,3 +621,86 @@ async def test_a_task_of_a_server_that_does_not_have_it_any_more_is_asked_for_at
         asked = post_modern(second, modern_request(2, "tasks/get", {"taskId": id}, **TASKS))
         assert (await asked.answer(2))["result"]["status"] == "completed"
         assert cluster.relay.statistics()["forwarded"] == 2
+
+
+# --- listening to tasks of several servers ----------------------------------------------------------
+
+
+async def baking(server: Server, workshop: Workshop, key: str) -> str:
+    """A task of this server's."""
+    params = {"name": "bake", "arguments": {"key": key}}
+    id: str = (await post_modern(server, modern_request(1, "tools/call", params, **TASKS)).json())["result"]["taskId"]
+    await begins(workshop, key)
+    return id
+
+
+def listening(server: Server, ids: list[str], **more: Any) -> FakeExchange:
+    wanted = {"notifications": {"taskIds": ids, **more}}
+    return post_modern(server, modern_request("l", "subscriptions/listen", wanted, **TASKS))
+
+
+def stands(stream: FakeExchange, id: str, status: str) -> bool:
+    told = [message["params"] for message in stream.messages if message.get("method") == "notifications/tasks"]
+    return any((one["taskId"], one["status"]) == (id, status) for one in told)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_a_stream_hears_of_tasks_of_several_servers(at: int) -> None:
+    async with town(3) as (_, *members):
+        ids = [await baking(server, workshop, f"{number}") for number, (server, workshop) in enumerate(members[:2])]
+        stream = listening(members[at][0], [*ids, "zzz~made-up"], toolsListChanged=True)
+        said = (await stream.message("notifications/subscriptions/acknowledged"))["params"]
+        assert sorted(said["notifications"].pop("taskIds")) == sorted(ids)
+        assert said["notifications"] == {"toolsListChanged": True}
+        await until(lambda: all(stands(stream, id, "working") for id in ids))
+        for number, (_, workshop) in enumerate(members[:2]):
+            workshop.gates[f"{number}"].set()
+        await until(lambda: all(stands(stream, id, "completed") for id in ids))
+        tags = {message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] for message in stream.messages}
+        assert tags == {"l"}
+        members[at][0].changed("tools")
+        await stream.message("notifications/tools/list_changed")
+        stream.disconnect()
+        listens = [partition.endpoint.listens for server, _ in members for partition in server.partitions]
+        await until(lambda: sum(map(len, listens)) == 0)
+
+
+@pytest.mark.parametrize("how", ["killed", "in order"])
+async def test_such_a_stream_ends_with_the_server_of_one_of_its_tasks(how: str) -> None:
+    async with town(2) as (place, (first, workshop), (second, other)):
+        ids = [await baking(first, workshop, "a"), await baking(second, other, "b")]
+        stream = listening(first, ids)
+        await until(lambda: all(stands(stream, id, "working") for id in ids))
+        if how == "killed":
+            await place.kill(second)
+        else:
+            place.servers.pop(second)
+            await second.stop()
+        await until(lambda: stream.streaming is not None and stream.streaming.done())
+        assert not any("result" in message for message in stream.messages), "it does not end for good"
+        again = listening(first, ids)  # as its client does
+        await again.message("notifications/subscriptions/acknowledged")
+        await until(lambda: stands(again, ids[0], "working"))
+        again.disconnect()
+
+
+async def test_such_a_stream_ends_with_its_result_where_its_own_server_ends() -> None:
+    async with town(2) as (place, (first, workshop), (second, other)):
+        ids = [await baking(first, workshop, "a"), await baking(second, other, "b")]
+        stream = listening(first, ids)
+        await until(lambda: all(stands(stream, id, "working") for id in ids))
+        place.servers.pop(first)
+        await first.stop()
+        await until(lambda: any("result" in message for message in stream.messages))
+        await until(lambda: len(second.home.endpoint.listens) == 0)
+
+
+async def test_whoever_may_not_listen_is_told_so_although_it_names_several_servers() -> None:
+    async with town(2) as (_, (first, workshop), (second, other)):
+        ids = [await baking(first, workshop, "a"), await baking(second, other, "b")]
+        wanted = {"notifications": {"taskIds": ids}}
+        refused = post_modern(first, modern_request("l", "subscriptions/listen", wanted))  # does not know tasks
+        assert await refused.status_code() == 400
+        assert "tasks" in str(await refused.json())
+        too_many = listening(first, [f"{'abcdefgh'[n % 8]}{n}~x" for n in range(65)])
+        assert await too_many.status_code() == 400

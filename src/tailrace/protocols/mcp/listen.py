@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tailrace.core.ports import Kind
 from tailrace.core.watching import make_log
 from tailrace.errors import LimitError, ProtocolError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tailrace.core.session import Session
     from tailrace.core.writer import Writer
     from tailrace.protocols.mcp.endpoint import Endpoint
+    from tailrace.protocols.mcp.listen_parts import Part
     from tailrace.wire.jsonrpc import Request
 
 __all__ = ["Listen", "Listens"]
@@ -50,15 +53,17 @@ class Listen:
         granted: What it gets.
         log: Where its messages go: its own stream, or (stdio) the conversation's.
         session: The conversation it belongs to; None over HTTP.
+        parts: The streams of other partitions that are part of it.
     """
 
-    __slots__ = ("_tag", "granted", "id", "log", "session")
+    __slots__ = ("_tag", "granted", "id", "log", "parts", "session")
 
     def __init__(self, id: int | str, granted: mcp.SubscriptionFilter, log: Log, session: Session | None) -> None:
         self.id = id
         self.granted = granted
         self.log = log
         self.session = session
+        self.parts: Sequence[Part] = ()
         self._tag = b'{"_meta":' + mcp.encode({_KEY: id})
 
     def wants(self, method: str, params: Any) -> bool:
@@ -73,9 +78,11 @@ class Listen:
         tagged = self._tag + (b"," + params[1:] if len(params) > 2 else b"}")
         self.log.append(encode_notification(method, tagged), kind, now)
 
-    def acknowledge(self, now: float) -> None:
-        """The first message of every stream; kept like an answer, so that no ring can turn it out."""
-        granted = mcp.encode({"notifications": self.granted})
+    def acknowledge(self, now: float, more: Sequence[str] = ()) -> None:
+        """The first message of every stream; kept like an answer, so that no ring can turn it out. `more` are tasks of
+        other partitions."""
+        told = msgspec.structs.replace(self.granted, task_ids=(*self.granted.task_ids, *more))
+        granted = mcp.encode({"notifications": told})
         self.send("notifications/subscriptions/acknowledged", granted, now, Kind.ANSWER)
 
     def finish(self, server_info: dict[str, Any], reason: str, now: float) -> None:
@@ -111,8 +118,20 @@ class Listens:
 
     # --- their beginning ---
 
-    def open_exchange(self, exchange: Exchange, request: Request, params: mcp.ListenParams) -> None:
+    def open_exchange(
+        self,
+        exchange: Exchange,
+        request: Request,
+        params: mcp.ListenParams,
+        parts: Sequence[Part] = (),
+        granted: Sequence[str] = (),
+    ) -> None:
         """Make a stream of the reply to a POST.
+
+        Args:
+            exchange, request, params: What asks for it.
+            parts: Streams of other partitions that become part of it.
+            granted: The tasks that these have granted.
 
         Raises:
             ProtocolError: Too many listen, or it names too much.
@@ -120,7 +139,7 @@ class Listens:
         endpoint = self.endpoint
         watcher, ring = endpoint.tasks.watcher, endpoint.settings.ring
         log = make_log(watcher, "", ring=ring, kept=0, budget=endpoint.retention.budget)
-        listen = self._enter(request, params, log, None, exchange.principal, exchange.covers)
+        listen = self._enter(request, params, log, None, exchange.principal, exchange.covers, granted)
         writer = endpoint.streams.writer(log.attach(0), SseFraming())
 
         def gone() -> None:
@@ -128,6 +147,9 @@ class Listens:
             self._leave(listen)
 
         exchange.on_gone = gone
+        listen.parts = parts
+        for part in parts:
+            part.join(partial(self._heard, listen), partial(self._part_ended, listen))
         exchange.stream(200, endpoint.streams.headers(None), partial(self._write, listen, writer))
 
     def open_session(self, session: Session, request: Request, params: mcp.ListenParams) -> None:
@@ -157,6 +179,7 @@ class Listens:
         session: Session | None,
         principal: str,
         covers: Callable[[Sequence[str]], bool] = lambda scopes: True,
+        more: Sequence[str] = (),
     ) -> Listen:
         settings = self.endpoint.settings
         if self.endpoint.draining:
@@ -173,10 +196,18 @@ class Listens:
         self._open[listen] = None
         for id in listen.granted.task_ids:
             self._watching.setdefault(id, {})[listen] = None
-        listen.acknowledge(self.endpoint.now())
+        listen.acknowledge(self.endpoint.now(), more)
         if listen.granted.task_ids:
             self.endpoint.tasks.start(self._tell_states(listen, principal), name="tailrace-task-states")
         return listen
+
+    def _heard(self, listen: Listen, message: bytes) -> None:
+        """A part of it says something, as its client is to read it."""
+        listen.log.append(message, Kind.NOTIFICATION, self.endpoint.now())
+
+    def _part_ended(self, listen: Listen) -> None:
+        """A part of it has ended, so all of it breaks off: its client listens anew."""
+        self._leave(listen)
 
     def _granted(
         self, wanted: mcp.SubscriptionFilter, principal: str, covers: Callable[[Sequence[str]], bool]
@@ -253,6 +284,8 @@ class Listens:
     def _leave(self, listen: Listen) -> None:
         if listen in self._open:
             del self._open[listen]
+            for part in listen.parts:
+                part.leave()
             for id in listen.granted.task_ids:
                 told = self._watching[id]
                 del told[listen]

@@ -13,7 +13,9 @@ from msgspec import UNSET, Raw
 
 from tailrace.errors import ProtocolError
 from tailrace.protocols.mcp.failures import encode_failure
+from tailrace.protocols.mcp.framing import tag_of
 from tailrace.protocols.mcp.http import accepts, answer_later, is_json, not_allowed, parse_body, refuse, status_of
+from tailrace.protocols.mcp.listen_parts import listen_everywhere
 from tailrace.protocols.mcp.reply import JSON, ExchangeReply
 from tailrace.protocols.mcp.requests import KEPT
 from tailrace.protocols.mcp.task_state import ToolTask
@@ -136,10 +138,7 @@ class Streamable:
                 if tool is not None and tool.param_headers:
                     self._check_param_headers(exchange, params, tool)
             elif request.method == "subscriptions/listen":
-                watched = params.notifications.task_ids
-                if watched and endpoint.elsewhere is not None and endpoint.elsewhere(exchange, watched[0]):
-                    return None
-                return endpoint.listens.open_exchange(exchange, request, params)
+                return self._subscribe(exchange, request, params)
             elif request.method in tasks.METHODS:
                 if endpoint.elsewhere is not None and endpoint.elsewhere(exchange, params.task_id):
                     return None
@@ -166,6 +165,17 @@ class Streamable:
         reply.add(call)
         endpoint.waiting[reply] = endpoint.now()
         return call.start() if task_call is None else endpoint.task_table.start(task_call)
+
+    def _subscribe(self, exchange: Exchange, request: Request, params: mcp.ListenParams) -> None:
+        """Where the tasks are that it names, or here if it names none."""
+        endpoint, watched = self.endpoint, params.notifications.task_ids
+        if watched and endpoint.elsewhere is not None:
+            if len({tag_of(id) for id in watched}) > 1:
+                work = listen_everywhere(endpoint, exchange, request, params)
+                return answer_later(endpoint.tasks, exchange, work, "tailrace-listen")
+            if endpoint.elsewhere(exchange, watched[0]):
+                return None
+        return endpoint.listens.open_exchange(exchange, request, params)
 
     async def _answer_task(
         self, exchange: Exchange, request: Request, answering: Callable[[], Awaitable[bytes]]

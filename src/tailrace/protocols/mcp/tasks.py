@@ -138,8 +138,8 @@ class TaskTable:
             self._create(call)
 
     def convert(self, call: TaskCall) -> None:
-        """A call that takes its time becomes a task: one of its own, or the one that its key has got meanwhile. It stays
-        what it is where there is no room for one."""
+        """A call that takes its time becomes a task: one of its own, or the one that its key has got meanwhile. It
+        stays what it is where there is no room for one."""
         task = call.place.task
         same = self._keyed.get((task.principal, task.key)) if task.key is not None else None
         if same is not None:
