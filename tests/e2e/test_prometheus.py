@@ -12,6 +12,7 @@ from tailrace.mcp import Client
 from tests.rigs.debian import PROMETHEUS, command_or_skip
 from tests.rigs.prometheus import scraping
 from tests.rigs.server import running, tailrace_command
+from tests.rigs.valkey import Valkey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # it may have to be fetched
 
@@ -49,3 +50,25 @@ async def test_prometheus_scrapes_what_clients_did(tmp_path: Path) -> None:
             assert seen.value("up") == 1.0
             assert seen.value("tailrace_store_up") == 1.0
             assert seen.value('tailrace_call_duration_seconds_bucket{target="order",le="+Inf"}') == 3.0
+
+
+@pytest.mark.may_block
+async def test_prometheus_scrapes_two_workers_at_one_address(tmp_path: Path) -> None:
+    command = command_or_skip(PROMETHEUS)
+    (tmp_path / "shop.py").write_text(SHOP)
+    flags = ("--workers", "2", "--publish", "log:", "--admin", "127.0.0.1:0", "--admin-token", TOKEN)
+    with (
+        Valkey() as valkey,
+        running(tailrace_command(tmp_path / "shop.py", *flags, store=valkey.url), tmp_path / "stderr") as server,
+    ):
+        found = re.search(r" admin=http://(127\.0\.0\.1:\d+)", server.stderr_tail())
+        assert found is not None
+        with scraping(command, found[1], TOKEN, tmp_path) as seen:
+            for _ in range(6):
+                async with Client(server.url + "/mcp") as client:
+                    await client.call_tool("order", {"item": "tea"})
+            await asyncio.to_thread(seen.wait_value, 'tailrace_calls_total{target="order",outcome="ok"}', 6.0)
+            await asyncio.to_thread(seen.wait_value, 'tailrace_cluster_members{worker="0"}', 2.0)
+            assert seen.value("tailrace_cluster_partitions") == 2.0
+            assert seen.value("count(tailrace_worker_up == 1)") == 2.0
+            assert seen.value("up") == 1.0

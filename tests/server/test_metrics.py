@@ -18,6 +18,7 @@ from tailrace.publish.publishers import make_publisher
 from tailrace.server import Server
 from tailrace.server.metrics import Metrics, ServerCollector, registry_of
 from tailrace.stores.memory import MemoryStore
+from tailrace.stores.memory_membership import MemoryCluster
 from tailrace.telemetry import Histogram, Times
 from tests.rigs.exchange import FakeExchange, LegacySession
 
@@ -211,6 +212,25 @@ async def test_the_page_is_in_the_form_that_is_asked_for() -> None:
         families = openmetrics.text_string_to_metric_families(newer.reply_body.decode())  # which is strict
         assert "tailrace_sessions_open" in {family.name for family in families}
         assert get(page, method="POST").status == 405
+
+
+@pytest.mark.may_block  # /proc
+async def test_a_member_of_several_shows_what_it_owns_and_what_travels() -> None:
+    server = Server(shop(), Settings(drain=0.0), None, membership=MemoryCluster().member())
+    page = Metrics(registry_of(server, server.measure()))
+    await server.start()
+    try:
+        families = {family.name: family for family in parse_text(get(page).reply_body.decode())}
+    finally:
+        await server.stop()
+    assert [sample.value for sample in families["tailrace_cluster_partitions"].samples] == [1]
+    changes = {sample.labels["change"] for sample in families["tailrace_cluster_partition_changes"].samples}
+    assert changes == {"adopted", "handed_over", "fenced", "retired", "failed"}
+    for name in ("running", "requests", "bytes"):
+        assert {sample.labels["direction"] for sample in families[f"tailrace_relay_{name}"].samples} == {"in", "out"}
+    rest = ("cluster_lease_age_seconds", "cluster_partitions_stuck", "relay_lost", "relay_refused", "relay_waiting")
+    assert {f"tailrace_{name}" for name in (*rest, "once_awaited")} <= families.keys()
+    assert get(page).status == 200, "at its end, too, when it owns nothing any more"
 
 
 # --- times ----------------------------------------------------------------------------------------

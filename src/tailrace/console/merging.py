@@ -16,7 +16,7 @@ from tailrace.console.views import MAX_ENDED, MAX_ROWS
 
 __all__ = ["Part", "Silent", "merge_sessions", "merge_states", "plan_page"]
 
-_GREATEST = frozenset({"lag", "members"})  # numbers that are no sums
+_GREATEST = frozenset({"lag", "largest_batch", "lease_age", "members"})  # numbers that are no sums
 
 
 class Part(NamedTuple):

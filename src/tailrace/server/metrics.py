@@ -102,6 +102,8 @@ class ServerCollector(Collector):
         yield from self._store(numbers["store"])
         yield from self._threads()
         yield from self._connections()
+        if "cluster" in numbers:
+            yield from self._cluster(numbers["cluster"])
 
     def _info(self, numbers: Mapping[str, Any]) -> Metric:
         service = self._running.service
@@ -193,6 +195,39 @@ class ServerCollector(Collector):
         yield _gauge("tailrace_store_queued_bytes", "Bytes that wait to be committed.", numbers["queued_bytes"])
         yield _counter("tailrace_store_records", "Records that were committed.", numbers["records"])
         yield _counter("tailrace_store_failed", "Writes that could not be committed.", numbers["failed"])
+        if "lost" in numbers:
+            yield _counter("tailrace_store_lost", "Commits that Valkey confirmed, and forgot.", numbers["lost"])
+
+    def _cluster(self, numbers: Mapping[str, Any]) -> Iterator[Metric]:
+        """Of a member of several: what it owns, and what travels between it and the others."""
+        yield _gauge("tailrace_cluster_members", "Members that own something.", numbers.get("members", 0))
+        yield _gauge("tailrace_cluster_partitions", "Partitions that this member owns.", numbers["partitions"])
+        stuck = "Partitions that no member could bring to life."
+        yield _gauge("tailrace_cluster_partitions_stuck", stuck, numbers["stuck"])
+        age = "Seconds since the oldest lease of this member was confirmed."
+        yield _gauge("tailrace_cluster_lease_age_seconds", age, numbers["lease_age"])
+        changes = CounterMetricFamily(
+            "tailrace_cluster_partition_changes", "Partitions that came to this member, or went.", labels=["change"]
+        )
+        for change in ("adopted", "handed_over", "fenced", "retired", "failed_recoveries"):
+            changes.add_metric([change.removesuffix("_recoveries")], numbers[change])
+        yield changes
+        running = GaugeMetricFamily(
+            "tailrace_relay_running", "Requests at other members (out), and of others here (in).", labels=["direction"]
+        )
+        total = CounterMetricFamily("tailrace_relay_requests", "Requests that were relayed.", labels=["direction"])
+        size = CounterMetricFamily("tailrace_relay_bytes", "Bytes of what was relayed.", labels=["direction"])
+        for direction, now, ever in (("out", "asked", "forwarded"), ("in", "served", "taken")):
+            running.add_metric([direction], numbers[now])
+            total.add_metric([direction], numbers[ever])
+            size.add_metric([direction], numbers[f"bytes_{direction}"])
+        yield from (running, total, size)
+        yield _counter("tailrace_relay_refused", "Requests that were one too many to be relayed.", numbers["refused"])
+        yield _counter("tailrace_relay_lost", "Relayed requests and pieces that were lost.", numbers["lost"])
+        waiting = "Requests for a partition that has no owner at the moment."
+        yield _gauge("tailrace_relay_waiting", waiting, numbers["waiting"])
+        awaited = "Requests that waited for another member's run of their key."
+        yield _counter("tailrace_once_awaited", awaited, numbers["claims_awaited"])
 
     def _threads(self) -> Iterator[Metric]:
         threads = self._running.tasks.threads.statistics()
