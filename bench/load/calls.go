@@ -67,7 +67,7 @@ func (t *tally) complain(err error) {
 }
 
 func (t *tally) result(took time.Duration) result {
-	got := marks.Figures(int64(len(t.latencies)), t.latencies, took, t.failed.Load(), t.first.Load())
+	got := marks.Figures(len(t.latencies), t.latencies, took, t.failed.Load(), t.first.Load())
 	got["wrong"] = t.wrong.Load()
 	return got
 }

@@ -55,7 +55,7 @@ func say(line map[string]any) {
 }
 
 // Figures are those of so many calls, of whose times these are all or some; complaint is the first one, or nil.
-func Figures(calls int64, latencies []time.Duration, took time.Duration, failed int64, complaint any) Result {
+func Figures(calls int, latencies []time.Duration, took time.Duration, failed int64, complaint any) Result {
 	slices.Sort(latencies)
 	got := Result{
 		"calls": calls, "seconds": took.Seconds(), "rps": float64(calls) / took.Seconds(), "failed": failed,

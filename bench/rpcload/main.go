@@ -237,5 +237,5 @@ func loop(o options, all []service, do work, length time.Duration) *tally {
 }
 
 func (t *tally) result(took time.Duration) result {
-	return marks.Figures(t.done.Load(), t.latencies, took, t.failed.Load(), t.first.Load())
+	return marks.Figures(int(t.done.Load()), t.latencies, took, t.failed.Load(), t.first.Load())
 }
