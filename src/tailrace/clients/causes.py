@@ -11,4 +11,6 @@ def short_cause(error: Exception) -> str:
     for lead in ("tcp connect error: ", "dns error: ", "from connection: ", "client error (Connect): "):
         _, found, rest = text.partition(lead)
         text = rest if found else text
+    if "InvalidContentType" in text or "WRONG_VERSION_NUMBER" in text:
+        return "the server does not speak TLS there (is it http://?)"
     return text[:200] or type(error).__name__

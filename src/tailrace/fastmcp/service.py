@@ -43,7 +43,7 @@ _REFUSED = {
     "security": "paths that lead out of their folder are not found; any_path=True lets them through",
     "serializer": "return the text",
     "strict_input_validation": "pydantic's types convert (Annotated[int, Field()]), others take what they say",
-    "structured_output": "leave the return annotation out",
+    "structured_output": "return a tailrace.ToolResponse",
     "transforms": "write a function around the function",
     "transport_security": "settings.allow_hosts and allow_origins: --allow-host, --allow-origin",
     "version": "give the tool another name",

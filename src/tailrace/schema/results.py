@@ -43,13 +43,17 @@ class Result:
     Attributes:
         schema: JSON Schema 2020-12 of what `encode` gives, always of an object; None where nothing is declared.
         wrapped: What the function returns is no object by its type, so it goes out as ``{"result": …}``.
+        content: What it returns is declared to be made for people (text, images), and has no structure.
     """
 
-    __slots__ = ("_encode", "schema", "wrapped")
+    __slots__ = ("_encode", "content", "schema", "wrapped")
 
-    def __init__(self, schema: dict[str, Any] | None, wrapped: bool, encode: Callable[[Any], bytes]) -> None:
+    def __init__(
+        self, schema: dict[str, Any] | None, wrapped: bool, encode: Callable[[Any], bytes], *, content: bool = False
+    ) -> None:
         self.schema = schema
         self.wrapped = wrapped
+        self.content = content
         self._encode = encode
 
     def encode(self, value: Any) -> bytes:
@@ -76,7 +80,7 @@ def result_of(fn: Callable[..., Any]) -> Result:
     if inspect.isasyncgenfunction(fn):
         hint = _list_of_yielded(hint, signature.place)
     if hint is MISSING or hint is Any or hint is object or _is_content(hint):
-        return Result(None, False, _encode_undeclared)
+        return Result(None, False, _encode_undeclared, content=_is_content(hint))
     if is_pydantic(hint):
         return _pydantic_result(hint, signature.place)
     return _msgspec_result(hint, signature.place)

@@ -4,23 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tailrace import Context
+from tailrace import Context, DefinitionError, Service
 from tailrace.connect import Client, Code, RpcDeadlineExceeded, RpcError
 from tailrace.wire.compression import CODECS, compress, decompress
 from tailrace.wire.connect import parse_get
 from tailrace.wire.envelopes import COMPRESSED, EnvelopeReader, envelope
 from tests.clients.connect.support import PATH, Spoken, StringValue, each_way, served, text
 from tests.clients.connect.test_calls import answer_unary
+from tests.rigs.hosted import hosted
 from tests.rigs.peers import Request
 
 pytestmark = pytest.mark.timeout(60)
 LONG = "x" * 5000
 PLAIN = StringValue(value=LONG).SerializeToString()
 each_compression = pytest.mark.parametrize("compression", list(CODECS))
+
+
+# --- messages that are dicts ----------------------------------------------------------------------------
+
+shop = Service("shop")
+
+
+@dataclass
+class Order:
+    item: str
+    qty: int = 0
+
+
+@shop.tool
+async def place(item: str, qty: int = 1) -> Order:
+    return Order(item, qty)
+
+
+@shop.tool
+async def facts() -> dict[str, Any]:
+    return {"open": True}
+
+
+@shop.rpc
+async def each(items: list[str]) -> AsyncIterator[Order]:
+    for item in items:
+        yield Order(item)
+
+
+@pytest.mark.parametrize("protocol", ["connect", "grpc", "grpc-web"])
+async def test_as_json_a_message_may_be_a_dict_both_ways(protocol: Any) -> None:
+    with hosted("listener", shop) as server:
+        url = "http://{}:{}".format(*server.address)
+        await _with_dicts(Client(url, protocol=protocol, codec="json"))
+
+
+async def _with_dicts(client: Client) -> None:
+    async with client:
+        given = await client.unary("Shop/Place", {"item": "tea", "qty": 2}, response=dict)
+        assert given == {"item": "tea", "qty": "2"}, "as JSON writes a message: its integers of 64 bits are strings"
+        assert await client.unary("Shop/Place", {"item": "tea"}, response=Order) == Order("tea", 1)
+        assert await client.unary("Shop/Facts", {}, response=dict) == {"open": True}
+        async with client.server_stream("Shop/Each", {"items": ["a", "b"]}, response=dict) as stream:
+            assert [one async for one in stream] == [{"item": "a", "qty": "0"}, {"item": "b", "qty": "0"}]
+
+
+async def test_in_the_binary_form_a_dict_is_refused_and_nothing_is_sent() -> None:
+    async with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(DefinitionError, match="codec='json'"):
+            await client.unary("Shop/Place", {"item": "tea"}, response=Order)
 
 
 # --- GET ------------------------------------------------------------------------------------------------

@@ -244,11 +244,20 @@ async def test_the_output_schema_says_what_is_wrapped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("text", "words"), ("object", '{"a":1}'), ("none", None), ("model", '{"amount":"2"}')]
+    ("kind", "text", "structured"),
+    [
+        ("text", "words", {"result": "words"}),
+        ("object", '{"a":1}', {"a": 1}),
+        ("none", None, None),
+        ("model", '{"amount":"2"}', {"amount": "2"}),
+    ],
 )
-async def test_a_tool_that_declares_nothing_answers_with_text(kind: str, text: str | None) -> None:
+async def test_a_tool_that_declares_nothing_answers_with_text_and_structure(
+    kind: str, text: str | None, structured: Any
+) -> None:
     answer = await result("undeclared", {"kind": kind})
     assert [part["text"] for part in answer["content"]] == ([] if text is None else [text])
+    assert answer.get("structuredContent") == structured
     assert "isError" not in answer
 
 

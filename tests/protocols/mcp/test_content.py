@@ -102,7 +102,6 @@ async def refusing() -> Image:
         ),
         ("maybe", {"some": True}, [PNG]),
         ("maybe", {"some": False}, []),
-        ("plain", {}, [{"type": "text", "text": '["no","blocks"]'}]),
     ],
 )
 async def test_blocks_come_as_they_are_and_without_structured_content(
@@ -114,6 +113,14 @@ async def test_blocks_come_as_they_are_and_without_structured_content(
         assert result["content"] == content
         assert "structuredContent" not in result
         assert "isError" not in result
+
+
+async def test_a_list_without_blocks_is_structured_as_it_would_be_if_it_were_declared() -> None:
+    async with serving(svc) as server:
+        post = post_modern(server, modern_request(1, "tools/call", {"name": "plain", "arguments": {}}))
+        result = (await post.json())["result"]
+        assert result["content"] == [{"type": "text", "text": '["no","blocks"]'}]
+        assert result["structuredContent"] == {"result": ["no", "blocks"]}
 
 
 def test_a_tool_that_returns_blocks_has_no_output_schema() -> None:

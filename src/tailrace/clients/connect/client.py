@@ -180,7 +180,8 @@ class Client:
         Args:
             path: ``package.Service/Method``.
             message: A protobuf message, or a value of a type that has one (dataclass, msgspec.Struct, pydantic model).
-            response: The answer's type; ``bytes``: as it came.
+                With ``codec="json"`` also a dict, as JSON writes the message.
+            response: The answer's type; ``bytes``: as it came; with ``codec="json"``, ``dict``: as JSON has it.
             request: The message's type, where that is not its own (``list[Order]``, or a dict for a dataclass).
             idempotency_key: The call runs once, however often it is sent (``Idempotency-Key``); it is retried.
             idempotent: It may run twice; it is retried.
@@ -366,7 +367,7 @@ async def _open_through(interceptor: Interceptor, proceed: Opens, call: Call) ->
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
+    parts = urlsplit(url if isinstance(url, str) else "")  # pyright: ignore[reportUnnecessaryIsInstance]
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise DefinitionError(
             f"{url!r} is no address of a server: http://HOST:PORT or https://…, with a path or without"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
 
 from tailrace import __version__
 from tailrace.core.context import Context
-from tailrace.errors import Code, RpcError
+from tailrace.errors import Code, DefinitionError, RpcError
+from tailrace.schema.allowance import InvalidMessage
 from tailrace.schema.messages import message_type
 from tailrace.wire import connect, grpc
 from tailrace.wire.compression import IDENTITY, compress
@@ -35,10 +38,12 @@ def encode(message: Any, request: Any, codec: Codec, limit: int | None) -> bytes
     Raises:
         RpcError: RESOURCE_EXHAUSTED: it has more than `limit` bytes.
         ValueError: A value in it does not fit its type.
-        DefinitionError: Its type has no protobuf form.
+        DefinitionError: Its type has no protobuf form; it is a dict, and the form is binary.
     """
     if isinstance(message, bytes):
         data = message
+    elif request is dict or (request is None and isinstance(message, dict)):
+        data = _encode_dict(cast("dict[str, Any]", message), codec)
     else:
         kind = message_type(type(message) if request is None else request)
         data = kind.to_proto(message) if codec == "proto" else kind.to_json(message)
@@ -58,8 +63,30 @@ def decoder_of(response: Any, codec: Codec) -> Callable[[bytes], Any]:
     """
     if response is bytes:
         return bytes
+    if response is dict and codec == "json":
+        return _decode_dict
     kind = message_type(response)
     return kind.from_proto if codec == "proto" else kind.from_json
+
+
+def _encode_dict(message: dict[str, Any], codec: Codec) -> bytes:
+    """A dict is the message as JSON writes it. In the binary form fields have numbers, which it does not know."""
+    if codec != "json":
+        raise DefinitionError(
+            "a dict says nothing of its fields' numbers: give a message or a dataclass, a type as request=, "
+            "or the client codec='json'"
+        )
+    return msgspec.json.encode(message)
+
+
+def _decode_dict(data: bytes) -> Any:
+    """The message as JSON has it; one that is a method's dict in the usual wrapper, without that."""
+    try:
+        message: Any = msgspec.json.decode(data or b"{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidMessage(f"the message is no JSON object: {error}") from None
+    inner: Any = message.get("result") if len(message) == 1 else None
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else message
 
 
 def wrap(data: bytes, compression: str, least: int) -> bytes:

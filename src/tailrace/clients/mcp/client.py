@@ -284,6 +284,8 @@ class Client(Requests):
         extra = dict(meta or {})
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
+        if not isinstance(arguments, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"arguments are a dict of names and values, got {arguments!r:.200}")
         given = dict(arguments or {})
         safe = idempotency_key is not None and isinstance(self._open().link, StreamableLink)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -63,6 +64,9 @@ class Connecting:
         self._auth = auth
         if auth is not None and (not isinstance(target, str) or any(n.lower() == "authorization" for n in headers)):
             raise DefinitionError("auth= is for a URL, and instead of a header Authorization")
+        for option, value, known in (("era", era, _ERAS), ("transport", transport, _TRANSPORTS)):
+            if value not in known:
+                raise DefinitionError(f"{option}={value!r} is none of {', '.join(known)}")
         self._era: Literal["auto", "modern", "legacy"] = era
         self._transport = transport
         self._connect_timeout = connect_timeout
@@ -143,6 +147,10 @@ class Connecting:
         return server
 
 
+_ERAS = ("auto", "modern", "legacy")
+_TRANSPORTS = ("auto", "streamable", "sse")
+
+
 def _place(target: Target) -> Hashable:
     """What tells this server from others; None for one that no other client can have as its target."""
     if isinstance(target, str):
@@ -156,8 +164,11 @@ def _check_target(target: Target) -> Target:
     if isinstance(target, str):
         if urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname:
             raise DefinitionError(f"{target!r} is no http:// or https:// URL; a command is given as a list of strings")
-    elif isinstance(target, Sequence) and (not target or not target[0]):
-        raise DefinitionError("a command is a list of strings, the program first")
+    elif isinstance(target, Sequence):
+        if not target or not target[0] or not all(isinstance(word, str) for word in target):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError("a command is a list of strings, the program first")
+    elif target is None or isinstance(target, (int, float, Mapping, PathLike)):
+        raise DefinitionError(f"a target is a URL, a command as a list, a StdioCommand or a Service, got {target!r}")
     return target
 
 

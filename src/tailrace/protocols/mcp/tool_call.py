@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from msgspec import UNSET, Raw
 
@@ -14,7 +14,7 @@ from tailrace.wire import mcp
 from tailrace.wire.content import BLOCKS, Text, ToolResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tailrace.service import Tool
 
@@ -63,8 +63,14 @@ class ToolCall(McpCall):
         elif isinstance(value, ToolResponse):
             payload = self._response(value)
         else:
-            payload = self._tool_result(_content(value))
+            payload = self._tool_result(_content(value), self._undeclared(value))
         return self.check_size(payload)
+
+    def _undeclared(self, value: Any) -> Any:
+        """The structured content of a value whose type is not declared: as that of one whose type is."""
+        if value is None or self.target.result.content or _has_blocks(value):
+            return UNSET
+        return Raw(self.target.result.encode(value))
 
     def _response(self, given: ToolResponse) -> bytes:
         content: list[Any] = _content(given.content)
@@ -111,6 +117,13 @@ def _object(encoded: bytes) -> bytes:
     return encoded if encoded[:1] == b"{" else b'{"result":' + encoded + b"}"
 
 
+def _has_blocks(value: Any) -> bool:
+    """It is a block, or a list with some."""
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(member, _BLOCKS) for member in cast("Sequence[Any]", value))
+    return isinstance(value, _BLOCKS)
+
+
 def _content(value: Any) -> list[Any]:
     """Content blocks of a result that declares no type: blocks as they are, also among other things in a list."""
     if value is None:
@@ -121,6 +134,6 @@ def _content(value: Any) -> list[Any]:
         return [value]
     if isinstance(value, (list, tuple)):
         members: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType] - a list of anything
-        if any(isinstance(member, _BLOCKS) for member in members):
+        if _has_blocks(members):
             return [block for member in members for block in _content(member)]
     return [Text(encode_value(value).decode())]
