@@ -33,7 +33,7 @@ def test_an_option_of_the_service(options: dict[str, Any], instead: str) -> None
     ("options", "instead"),
     [
         ({"output_schema": {"type": "object"}}, "return annotation"),
-        ({"structured_output": False}, "return annotation"),
+        ({"structured_output": False}, "ToolResponse"),
         ({"version": "2"}, "another name"),
         ({"exclude_args": ["a"]}, "provide"),
         ({"wings": 2}, "no option 'wings'"),

@@ -167,7 +167,7 @@ def _check_target(target: Target) -> Target:
     elif isinstance(target, Sequence):
         if not target or not target[0] or not all(isinstance(word, str) for word in target):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError("a command is a list of strings, the program first")
-    elif target is None or isinstance(target, (int, float, Mapping, PathLike)):
+    elif isinstance(target, (int, float, Mapping, PathLike, type(None))):
         raise DefinitionError(f"a target is a URL, a command as a list, a StdioCommand or a Service, got {target!r}")
     return target
 
