@@ -30,7 +30,10 @@ from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.h2 import H2Connection
-from tailrace.transports.http.h2_frames import (
+from tailrace.transports.http.listener import Listener
+from tailrace.wire import jsonrpc, mcp
+from tailrace.wire.content import Text
+from tailrace.wire.h2_frames import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -40,9 +43,6 @@ from tailrace.transports.http.h2_frames import (
     frame,
     window_update,
 )
-from tailrace.transports.http.listener import Listener
-from tailrace.wire import jsonrpc, mcp
-from tailrace.wire.content import Text
 
 __all__ = ["LAYERS", "Layer", "Repeated"]
 

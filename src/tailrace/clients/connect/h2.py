@@ -1,5 +1,4 @@
-# pyright: reportMissingTypeStubs=false
-"""HTTP/2 for the RPC client, on jh2: one connection with many streams, each an `H2Pipe`.
+"""HTTP/2 for the RPC client: one connection with many streams, each an `H2Pipe`. Its framing is the listener's, too.
 
 pyqwest's HTTP/2 gives up a connection on which a server sends tiny messages faster than Python takes them
 (its guard against floods of DATA frames cannot be set), and hands over one frame at a time between threads. Here a
@@ -10,44 +9,61 @@ reader costs its own stream only, and what a peer can make us hold or write has 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections.abc import Callable
-from typing import Any, cast
-
-from jh2.config import H2Configuration
-from jh2.connection import H2Connection
-from jh2.errors import ErrorCodes
-from jh2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    TrailersReceived,
-    WindowUpdated,
-)
-from jh2.exceptions import H2Error
-from jh2.settings import SettingCodes, Settings
+from typing import cast
 
 from tailrace.clients.connect.h2_pipe import Broken, H2Pipe, PeerReset
+from tailrace.wire.h2_fields import Malformed
+from tailrace.wire.h2_frames import (
+    ACK,
+    DATA,
+    ENABLE_PUSH,
+    END_STREAM,
+    FRAME_SIZE,
+    HEADER_TABLE_SIZE,
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+    MAX_WINDOW,
+    NUMBER,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW,
+    ConnectionFault,
+    ErrorCode,
+    StreamFault,
+    frame,
+    goaway,
+    header_frames,
+    settings,
+    window_update,
+)
+from tailrace.wire.h2_reader import Block, Reader
+from tailrace.wire.hpack import TABLE_SIZE, Decoder, FieldsTooLarge, HpackError, encode
 
 __all__ = ["H2Link"]
 
 _STREAM_WINDOW = 1_048_576  # bytes that one stream may have unread
 _LINK_WINDOW = 67_108_864  # bytes on the way in, over all streams; what is unread is bounded for each
+_SAID_AT = 4  # of a window: what was taken is told the server once it is this part of it, not after each frame
 _MAX_HEADERS = 65_536
+_MAX_PARTS = 64  # frames of one block of header fields
+_PART = 65_536  # bytes of bodies that are handed to the transport at once
 _MAX_UNWRITTEN = 4_194_304  # bytes that a peer may let us keep that reads nothing and asks for answers
 _MAX_BEGUN = 1_000_000_000  # streams of one connection: their numbers end
 _CLOSE_LIMIT = 1.0  # seconds for the last frames to leave
+_NO_TABLE = b"\x20"  # we keep no table: said where the server wants a smaller one (RFC 7541, 4.2)
 
-_KIND, _SETTINGS = 3, 4  # where a frame says what it is, and the first one's kind
-_CANCEL, _REFUSED = int(ErrorCodes.CANCEL), int(ErrorCodes.REFUSED_STREAM)
+_WANTED = {ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: _STREAM_WINDOW, MAX_HEADER_LIST_SIZE: _MAX_HEADERS}
+_HELLO = PREFACE + settings(_WANTED) + window_update(0, _LINK_WINDOW - WINDOW)
 
 
 class H2Link(asyncio.Protocol):
-    """One connection. Belongs to one loop.
+    """One connection. Belongs to one loop. Fulfils `h2_reader.StreamFrames` and `ConnectionFrames`.
 
     Args:
         on_room: Called when a stream has ended, or the server allows more of them.
@@ -58,9 +74,17 @@ class H2Link(asyncio.Protocol):
     def __init__(
         self, on_room: Callable[[], None], on_closed: Callable[[H2Link], None], again: Callable[[H2Pipe], bool]
     ) -> None:
-        self._h2: Any = _Connection(H2Configuration(client_side=True, header_encoding="latin-1"))  # it has no types
+        self._reader = Reader(self, self, lambda: True, preface=False)
+        self._decoder = Decoder(_MAX_HEADERS)
         self._streams: dict[int, H2Pipe] = {}
         self._begun = 0
+        self._most = 1  # streams at once; until the server has said how many, one
+        self._window = WINDOW  # bytes of bodies that the server still takes, over all streams
+        self._stream_window = WINDOW  # the same of a new stream
+        self._frame_size = FRAME_SIZE
+        self._prefix = b""  # of the next block of header fields
+        self._credit = _LINK_WINDOW  # bytes that the server may still send
+        self._out: list[bytes] = []
         self._on_room = on_room
         self._on_closed = on_closed
         self._again = again
@@ -75,29 +99,19 @@ class H2Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not derive from it
-        self._h2.local_settings = Settings(
-            client=True,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
-                SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEADERS,
-            },
-        )
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(_LINK_WINDOW - 65_535)
+        self._out.append(_HELLO)
         self.usable = True
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         """What the server says; SETTINGS come first (RFC 9113, 3.4)."""
-        if not self._greeted and len(data) > _KIND and data[_KIND] != _SETTINGS:
-            return self._end(Broken("the server does not speak HTTP/2"))
         try:
-            for event in self._h2.receive_data(data):
-                self._hear(event)
-        except H2Error as error:
+            self._reader.feed(data)
+        except ConnectionFault as fault:
+            self._out.append(goaway(0, fault.code, fault.message))
             self._flush()
-            return self._end(Broken(f"the server's HTTP/2 is broken: {error}"))
+            said = f"the server's HTTP/2 is broken: {fault}" if self._reader.settled else "it is no HTTP/2"
+            return self._end(Broken(said))
         return self._flush()
 
     def pause_writing(self) -> None:
@@ -108,6 +122,7 @@ class H2Link(asyncio.Protocol):
         """It read."""
         self._paused = False
         self._pump_all()
+        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
@@ -117,9 +132,8 @@ class H2Link(asyncio.Protocol):
 
     @property
     def room(self) -> bool:
-        """One more stream may begin. Until the server has said how many, one may."""
-        most = self._h2.remote_settings.max_concurrent_streams if self._greeted else 1
-        return self.usable and len(self._streams) < most and self._begun < _MAX_BEGUN
+        """One more stream may begin."""
+        return self.usable and len(self._streams) < self._most and self._begun < _MAX_BEGUN
 
     @property
     def idle(self) -> bool:
@@ -128,12 +142,13 @@ class H2Link(asyncio.Protocol):
 
     def start(self, pipe: H2Pipe) -> None:
         """Send a request. `room` has to be true."""
-        pipe.id = self._h2.get_next_available_stream_id()
-        pipe.link = self
-        pipe.attempts += 1
+        number = self._begun * 2 + 1
         self._begun += 1
-        self._streams[pipe.id] = pipe
-        self._h2.send_headers(pipe.id, list(pipe.head), end_stream=not pipe.sending)
+        self._streams[number] = pipe
+        pipe.attach(self, number, self._stream_window, _STREAM_WINDOW)
+        fields = [(name.encode("latin-1"), value.strip(" \t").encode("latin-1")) for name, value in pipe.head]
+        block, self._prefix = self._prefix + encode(fields), b""
+        self._out.append(header_frames(number, block, 0 if pipe.sending else END_STREAM, self._frame_size))
         if pipe.upload is not None:
             pipe.upload.listener = lambda: self._more(pipe)
         self._pump(pipe)
@@ -141,109 +156,190 @@ class H2Link(asyncio.Protocol):
 
     def forget(self, pipe: H2Pipe) -> None:
         """Nobody listens: the server is told, unless it is over."""
-        if self._streams.pop(pipe.id, None) is not None:
-            self._reset(pipe.id)
+        if self._streams.pop(pipe.number, None) is not None:
+            self._reset(pipe.number, ErrorCode.CANCEL)
             self._flush()
             self._left()
 
     def reopen_window(self, pipe: H2Pipe, size: int) -> None:
         """The reader took `size` bytes of a stream: it may send as many again."""
-        with contextlib.suppress(H2Error):  # it ended meanwhile
-            self._h2.increment_flow_control_window(size, pipe.id)
+        pipe.taken += size
+        if pipe.taken >= _STREAM_WINDOW // _SAID_AT and pipe.number in self._streams:
+            self._out.append(window_update(pipe.number, pipe.taken))
+            pipe.credit += pipe.taken
+            pipe.taken = 0
             self._flush_soon()
 
     def close(self) -> None:
         """End it, and what is on it; its last frames have a moment to leave. Idempotent."""
         if self._transport is None or not self.usable:
             return
-        with contextlib.suppress(H2Error):
-            self._h2.close_connection()
+        self._out.append(goaway(0, ErrorCode.NO_ERROR))
         self._flush()
         self._end(Broken("the client was closed"))
 
-    # --- inside ---
+    # --- what the server says of streams ---
 
-    def _hear(self, event: Any) -> None:
-        kind: Any = event.__class__
-        if kind is WindowUpdated or kind is RemoteSettingsChanged:
-            self._greeted = True
-            self._pump_all()
-            return self._on_room()
-        if kind is ConnectionTerminated:
-            return self._goes_away(event)
-        if kind is DataReceived and event.flow_controlled_length:
-            self._h2.increment_flow_control_window(event.flow_controlled_length)
-        pipe = self._streams.get(getattr(event, "stream_id", None) or 0)
-        if pipe is None:  # dropped; or acknowledged by jh2, or of no interest
-            return None
-        if kind is DataReceived:
-            pipe.came(event.data, event.flow_controlled_length)
-        elif kind is ResponseReceived:
-            pipe.begin(event.headers)
-        elif kind is TrailersReceived:
-            pipe.end(event.headers)
-        elif kind is StreamEnded:
-            pipe.end()
+    def on_fields(self, number: int, block: bytes, ended: bool) -> None:
+        """An answer's head, or its trailers. A stream that was let go changes the table as well."""
+        try:
+            fields = self._decoder.decode(block)
+        except FieldsTooLarge as large:
+            raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, str(large)) from None
+        except HpackError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        pipe = self._stream(number)
+        if pipe is None:
+            return
+        try:
+            pipe.say(fields, ended)
+        except Malformed as malformed:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
+        if ended:
             self._settle(pipe)
-        elif kind is StreamReset:
-            self._was_reset(pipe, int(event.error_code))
-        return None
 
-    def _was_reset(self, pipe: H2Pipe, code: int) -> None:
-        del self._streams[pipe.id]
-        if not (code == _REFUSED and self._again(pipe)):
+    def on_block(self, block: Block) -> None:
+        """Some header fields; they have a limit before they are whole."""
+        if len(block.data) > _MAX_HEADERS or block.frames > _MAX_PARTS:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a block of header fields is too large")
+
+    def on_data(self, number: int, data: bytes, size: int, ended: bool) -> None:
+        """A part of an answer's body."""
+        self._credit -= size
+        if self._credit < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        if self._credit <= _LINK_WINDOW - _LINK_WINDOW // _SAID_AT:
+            self._out.append(window_update(0, _LINK_WINDOW - self._credit))
+            self._credit = _LINK_WINDOW
+        pipe = self._stream(number)
+        if pipe is None:
+            return
+        pipe.credit -= size
+        if pipe.credit < 0:
+            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window")
+        try:
+            pipe.came(data, ended)
+        except Malformed as malformed:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
+        if ended:
+            self._settle(pipe)
+        elif size > len(data):  # nobody reads padding
+            self.reopen_window(pipe, size - len(data))
+
+    def on_reset(self, number: int, code: int) -> None:
+        """The server gives a stream up."""
+        pipe = self._stream(number)
+        if pipe is None:
+            return
+        del self._streams[number]
+        if not (code == ErrorCode.REFUSED_STREAM and self._again(pipe)):
             pipe.fail(PeerReset(code))
-            if pipe.upload is not None:  # after a whole answer: its rest is not wanted
-                pipe.upload.abandon()
         self._left()
 
-    def _goes_away(self, event: Any) -> None:
+    def on_window(self, number: int, size: int) -> None:
+        """The server takes more of a body, or of all of them."""
+        if not number:
+            self._window += size
+            if self._window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window is too large")
+            return self._pump_all()
+        pipe = self._stream(number)
+        if pipe is None:
+            return None
+        pipe.window += size
+        if pipe.window > MAX_WINDOW:
+            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "the stream's window is too large")
+        return self._pump(pipe)
+
+    def on_fault(self, number: int, fault: StreamFault) -> None:
+        """What came on a stream is wrong: it ends, and no other."""
+        pipe = self._streams.pop(number, None)
+        if pipe is not None:
+            self._reset(number, fault.code)
+            pipe.fail(Broken(f"the server's HTTP/2 is broken: {fault}"))
+            self._left()
+
+    # --- what it says of the connection ---
+
+    def on_settings(self, values: dict[int, int]) -> None:
+        """What the server wants us to keep to. All that it leaves out is as it was (RFC 9113, 6.5.2)."""
+        if not self._greeted:
+            self._greeted, self._most = True, MAX_WINDOW
+        self._most = values.get(MAX_CONCURRENT_STREAMS, self._most)
+        self._frame_size = values.get(MAX_FRAME_SIZE, self._frame_size)
+        change = values.get(INITIAL_WINDOW_SIZE, self._stream_window) - self._stream_window
+        self._stream_window += change
+        for pipe in self._streams.values():  # what is open changes with it (RFC 9113, 6.9.2)
+            pipe.window += change
+            if pipe.window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is too large")
+        if values.get(HEADER_TABLE_SIZE, TABLE_SIZE) < TABLE_SIZE:
+            self._prefix = _NO_TABLE
+        self._out.append(frame(SETTINGS, ACK, 0))
+        self._pump_all()
+        self._on_room()
+
+    def on_ping(self, payload: bytes, answer: bool) -> None:
+        """It wants to know whether we are there."""
+        if not answer:
+            self._out.append(frame(PING, ACK, 0, payload))
+
+    def on_goaway(self, last: int, code: int) -> None:
         """It takes no more streams; those that it began to process go on."""
         self._retire()
-        for id in [id for id in self._streams if id > event.last_stream_id]:
-            pipe = self._streams.pop(id)
+        for number in [number for number in self._streams if number > last]:
+            pipe = self._streams.pop(number)
             if not self._again(pipe):
-                pipe.fail(PeerReset(_REFUSED))
-        if int(event.error_code) != int(ErrorCodes.NO_ERROR):
-            self._end(Broken(f"the server ended the connection with code {int(event.error_code)}"))
+                pipe.fail(PeerReset(int(ErrorCode.REFUSED_STREAM)))
+        if code != ErrorCode.NO_ERROR:
+            self._end(Broken(f"the server ended the connection with code {code}"))
         else:
             self._left()
 
+    def on_nothing(self, what: str) -> None:
+        """Passed over."""
+
+    # --- inside ---
+
+    def _stream(self, number: int) -> H2Pipe | None:
+        """None for one that is over, on which something was still on its way."""
+        pipe = self._streams.get(number)
+        if pipe is None and (number > self._begun * 2 or not number & 1):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame on a stream that was not opened")
+        return pipe
+
     def _more(self, pipe: H2Pipe) -> None:
-        if self._streams.get(pipe.id) is pipe:
+        if self._streams.get(pipe.number) is pipe:
             self._pump(pipe)
             self._flush()
 
     def _pump_all(self) -> None:
         for pipe in list(self._streams.values()):
             self._pump(pipe)
-        self._flush()
 
     def _pump(self, pipe: H2Pipe) -> None:
         """Send of a body what the windows and the transport have room for."""
-        with contextlib.suppress(H2Error):  # it was reset, which is heard next
-            self._pump_body(pipe)
-
-    def _pump_body(self, pipe: H2Pipe) -> None:
+        gathered = 0
         while pipe.sending and not self._paused:
             if not pipe.unsent and pipe.upload is not None:
-                pipe.unsent = pipe.upload.take() or b""
-            room = min(self._h2.local_flow_control_window(pipe.id), self._h2.max_outbound_frame_size)
-            if pipe.unsent:
-                if room <= 0:
-                    return
-                part, pipe.unsent = pipe.unsent[:room], pipe.unsent[room:]
-                self._h2.send_data(pipe.id, part)
-                self._flush()
-            elif pipe.upload is None or pipe.upload.finished:
-                pipe.sending = False
-                self._h2.end_stream(pipe.id)
-                self._settle(pipe)
-            else:
+                pipe.unsent = memoryview(pipe.upload.take() or b"")
+            room = min(pipe.window, self._window, self._frame_size)
+            last = pipe.upload is None or pipe.upload.finished
+            if room <= 0 if pipe.unsent else not last:
                 return
+            part, pipe.unsent = pipe.unsent[:room], pipe.unsent[room:]
+            pipe.window -= len(part)
+            self._window -= len(part)
+            pipe.sending = bool(pipe.unsent) or not last
+            self._out.append(frame(DATA, 0 if pipe.sending else END_STREAM, pipe.number, bytes(part)))
+            gathered += len(part)
+            if gathered >= _PART:  # the transport may be full now
+                gathered = 0
+                self._flush()
+        self._settle(pipe)
 
     def _settle(self, pipe: H2Pipe) -> None:
-        if pipe.complete and self._streams.pop(pipe.id, None) is not None:
+        if pipe.complete and self._streams.pop(pipe.number, None) is not None:
             self._left()
 
     def _left(self) -> None:
@@ -253,9 +349,8 @@ class H2Link(asyncio.Protocol):
         elif not self._streams:
             self._end(Broken("the server ended the connection"))
 
-    def _reset(self, id: int) -> None:
-        with contextlib.suppress(H2Error):  # the server ended it
-            self._h2.reset_stream(id, _CANCEL)
+    def _reset(self, number: int, code: ErrorCode) -> None:
+        self._out.append(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
 
     def _flush_soon(self) -> None:
         if not self._flushing:
@@ -266,8 +361,11 @@ class H2Link(asyncio.Protocol):
         self._flushing = False
         transport = self._transport
         if transport is None or transport.is_closing():
+            self._out.clear()
             return
-        if data := self._h2.data_to_send():
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
             transport.write(data)
         if transport.get_write_buffer_size() > _MAX_UNWRITTEN:
             self._end(Broken("the server reads nothing and asks for answers"))
@@ -279,6 +377,7 @@ class H2Link(asyncio.Protocol):
 
     def _end(self, error: Exception) -> None:
         """The one way to the end."""
+        self._reader.stopped = True
         self._retire()
         streams, self._streams = self._streams, {}
         for pipe in streams.values():
@@ -287,12 +386,3 @@ class H2Link(asyncio.Protocol):
             self._transport.close()
             loop = asyncio.get_running_loop()
             loop.call_later(_CLOSE_LIMIT, self._transport.abort, context=contextvars.Context())
-
-
-class _Connection(H2Connection):
-    """jh2's, but that a GOAWAY ends no stream: servers that drain answer what they have begun (RFC 9113, 6.8)."""
-
-    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Any]]:
-        event: Any = ConnectionTerminated()
-        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
-        return [], [event]

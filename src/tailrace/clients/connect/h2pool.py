@@ -178,8 +178,7 @@ class H2Pool:
         """A server did nothing with a request: whether it is sent once more. One that was streamed is not."""
         if self._closed or pipe.dropped or pipe.attempts >= _ATTEMPTS or pipe.upload is not None or pipe.status:
             return False
-        body = pipe.body
-        pipe.link, pipe.unsent, pipe.sending = None, body or b"", body is not None
+        pipe.rewind()
         asyncio.get_running_loop().call_soon(self._submit, pipe, context=contextvars.Context())
         return True
 

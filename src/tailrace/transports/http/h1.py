@@ -18,10 +18,10 @@ from tailrace.errors import TransportError
 from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
 from tailrace.transports.http.exchange import H1Exchange, ReplyStream, last_chunk
 from tailrace.transports.http.h2 import H2Connection
-from tailrace.transports.http.h2_frames import PREFACE
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
 from tailrace.transports.http.sockets import is_loopback, unsent
 from tailrace.transports.incoming import Incoming
+from tailrace.wire.h2_frames import PREFACE
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Headers, StreamWriter

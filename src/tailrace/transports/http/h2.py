@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, cast
 
 from tailrace.errors import ClientGone
 from tailrace.transports.http.h2_floods import Floods
-from tailrace.transports.http.h2_frames import (
+from tailrace.transports.http.h2_out import PART, Outgoing
+from tailrace.transports.http.h2_requests import Requests
+from tailrace.transports.http.h2_table import CREDIT, LINGER, Streams
+from tailrace.transports.http.sockets import is_loopback, unsent
+from tailrace.wire.h2_frames import (
     ACK,
     HEADER_TABLE_SIZE,
     INITIAL_WINDOW_SIZE,
@@ -34,12 +38,8 @@ from tailrace.transports.http.h2_frames import (
     settings,
     window_update,
 )
-from tailrace.transports.http.h2_out import PART, Outgoing
-from tailrace.transports.http.h2_reader import Reader
-from tailrace.transports.http.h2_requests import Requests
-from tailrace.transports.http.h2_table import CREDIT, LINGER, Streams
-from tailrace.transports.http.hpack import TABLE_SIZE
-from tailrace.transports.http.sockets import is_loopback, unsent
+from tailrace.wire.h2_reader import Reader
+from tailrace.wire.hpack import TABLE_SIZE
 
 if TYPE_CHECKING:
     from tailrace.transports.http.h2_streams import H2Exchange
@@ -135,7 +135,7 @@ class H2Connection(asyncio.Protocol):
         self._out = Outgoing(self._listener, transport, floods, self._go_on)
         self._streams = Streams(self._listener, self._out, floods, self._emptied)
         self._requests = Requests(self._streams, is_loopback(transport.get_extra_info("sockname")), self._busy)
-        self._reader = Reader(self._requests, self, lambda: self._out.gathered <= BACKLOG)
+        self._reader = Reader(self._requests, self, lambda: self._out.gathered <= BACKLOG, preface=True)
         limits = self._listener.settings
         wanted = {
             MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -335,7 +335,7 @@ class H2Connection(asyncio.Protocol):
         elif payload == _DRAINING and self._state is State.DRAINING:
             self._name_last()
 
-    def on_goaway(self) -> None:
+    def on_goaway(self, last: int, code: int) -> None:
         """It opens no more streams; those that are open go on."""
         self._streams.floods.control("GOAWAY")
         self._leaving = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailrace.transports.http.h2_frames import ConnectionFault, ErrorCode
+from tailrace.wire.h2_frames import ConnectionFault, ErrorCode
 
 if TYPE_CHECKING:
     from tailrace.transports.http.listener import Listener

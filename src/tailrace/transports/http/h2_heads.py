@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tailrace.errors import TailraceError
 from tailrace.transports.http.head import (
     CHUNKED,
     MAX_FIELDS,
@@ -23,27 +22,21 @@ from tailrace.transports.http.head import (
     read_length,
     split_path,
 )
-from tailrace.transports.http.hpack import Decoder, FieldsTooLarge, encode
+from tailrace.wire.h2_fields import Malformed, check_field, read_pseudo
+from tailrace.wire.hpack import Decoder, FieldsTooLarge, encode
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Headers
-    from tailrace.transports.http.hpack import Field
+    from tailrace.wire.hpack import Field
 
-__all__ = ["HeadReader", "Malformed", "check_trailers", "encode_fields", "read_head"]
+__all__ = ["HeadReader", "check_trailers", "encode_fields", "read_head"]
 
 # What is kept of one connection's heads: a few KiB as a rule, 64 at the worst.
 _KNOWN = 16
 _KNOWN_BYTES = 512  # of the block
 _KNOWN_TEXT = 4096  # of the fields' values
 _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
-_CONNECTION = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")  # RFC 9113, 8.2.1
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-class Malformed(TailraceError):
-    """These fields are no head (RFC 9113, 8.1.1)."""
 
 
 class HeadReader:
@@ -108,7 +101,7 @@ def read_head(fields: Sequence[Field]) -> Head:
         Malformed: They are none.
         BadRequest: It cannot be served.
     """
-    pseudo, at = _read_pseudo(fields)
+    pseudo, at = read_pseudo(fields, _PSEUDO)
     headers, repeated = _read_headers(fields, at)
     method, path = pseudo.get(b":method"), pseudo.get(b":path")
     if not method or not _TOKEN.fullmatch(method):
@@ -142,9 +135,7 @@ def check_trailers(fields: Sequence[Field]) -> None:
     Raises:
         Malformed: They may not stand there.
     """
-    pseudo, at = _read_pseudo(fields)
-    if pseudo:
-        raise Malformed("trailers must not contain pseudo-header fields")
+    _, at = read_pseudo(fields, frozenset())
     _read_headers(fields, at)
 
 
@@ -169,29 +160,12 @@ def _encode(headers: Headers) -> bytes:
     return encode([(name.lower(), value) for name, value in headers])
 
 
-def _read_pseudo(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], int]:
-    """The pseudo-header fields, and where the others begin (RFC 9113, 8.3)."""
-    pseudo: dict[bytes, bytes] = {}
-    for at, (name, value) in enumerate(fields):
-        if not name.startswith(b":"):
-            return pseudo, at
-        if name not in _PSEUDO or name in pseudo:
-            raise Malformed("a pseudo-header field is unknown, or there more than once")
-        pseudo[name] = value
-    return pseudo, len(fields)
-
-
 def _read_headers(fields: Sequence[Field], at: int) -> tuple[dict[bytes, str], list[tuple[bytes, str]]]:
     """The header fields by name, and those that repeat one."""
     headers: dict[bytes, str] = {}
     repeated: list[tuple[bytes, str]] = []
     for name, value in fields[at:]:
-        if not _NAME.fullmatch(name):
-            raise Malformed("a field's name is malformed, or a pseudo-header field stands behind others")
-        if not _VALUE.fullmatch(value):
-            raise Malformed("a field's value has characters that it may not have")
-        if name in _CONNECTION:
-            raise Malformed("there are no header fields about the connection in HTTP/2")
+        check_field(name, value)
         text = value.decode("latin-1")
         if name in headers:
             repeated.append((name, text))

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from tailrace.errors import TransportError
-from tailrace.transports.http.h2_frames import DATA, END_STREAM, FRAME_SIZE, HEAD, WINDOW, header_frames
+from tailrace.wire.h2_frames import DATA, END_STREAM, FRAME_SIZE, HEAD, WINDOW, header_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailrace.errors import ClientGone, StreamReset
-from tailrace.transports.http.h2_frames import MAX_WINDOW, WINDOW, ConnectionFault, ErrorCode, StreamFault
-from tailrace.transports.http.h2_heads import HeadReader, Malformed, check_trailers
+from tailrace.transports.http.h2_heads import HeadReader, check_trailers
 from tailrace.transports.http.h2_streams import H2Exchange
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest
-from tailrace.transports.http.hpack import FieldsTooLarge, HpackError, encode
 from tailrace.transports.incoming import Incoming
+from tailrace.wire.h2_fields import Malformed
+from tailrace.wire.h2_frames import MAX_WINDOW, WINDOW, ConnectionFault, ErrorCode, StreamFault
+from tailrace.wire.hpack import FieldsTooLarge, HpackError, encode
 
 if TYPE_CHECKING:
-    from tailrace.transports.http.h2_reader import Block
     from tailrace.transports.http.h2_table import Streams
+    from tailrace.wire.h2_reader import Block
 
 __all__ = ["Requests"]
 
@@ -132,7 +133,7 @@ class Requests:
         self._streams.give_credit()
         return self._end_body(stream) if ended else None
 
-    def on_reset(self, number: int) -> None:
+    def on_reset(self, number: int, code: int) -> None:
         """The client gives a request up."""
         if number > self.highest:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was not opened")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from tailrace.core.exchange import Headers, Sink, StreamWriter
 from tailrace.errors import TransportError
 from tailrace.transports.http.exchange import HeadExchange
-from tailrace.transports.http.h2_frames import END_STREAM, ErrorCode
 from tailrace.transports.http.h2_heads import encode_fields
-from tailrace.transports.http.hpack import content_length
+from tailrace.wire.h2_frames import END_STREAM, ErrorCode
+from tailrace.wire.hpack import content_length
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailrace.errors import ClientGone, TransportError
-from tailrace.transports.http.h2_frames import (
+from tailrace.wire.h2_frames import (
     NUMBER,
     RST_STREAM,
     ConnectionFault,

@@ -25,9 +25,9 @@ from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.h2 import H2Connection
 from tailrace.transports.http.h2_heads import encode_fields
 from tailrace.transports.http.head import Heads
-from tailrace.transports.http.hpack import encode
 from tailrace.transports.http.sockets import watch_for_vanished
 from tailrace.transports.http.tls import TlsPort
+from tailrace.wire.hpack import encode
 
 if TYPE_CHECKING:
     from tailrace.core.exchange import Headers

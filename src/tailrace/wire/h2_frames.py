@@ -1,6 +1,6 @@
 """Frames of HTTP/2 (RFC 9113): their numbers, how they are put into bytes, and what is wrong with them.
 
-What a frame means where its connection stands is `h2`'s.
+What a frame means where its connection stands is for the connection to say.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jh2.hpack import Decoder as OtherDecoder
 from jh2.hpack import Encoder as OtherEncoder
 
-from tailrace.transports.http.hpack import TABLE_SIZE, Decoder, FieldsTooLarge, HpackError, content_length, encode
+from tailrace.wire.hpack import TABLE_SIZE, Decoder, FieldsTooLarge, HpackError, content_length, encode
 
 NAMES = st.sampled_from([b":path", b":status", b"content-type", b"x-a", b"x-b"]) | st.binary(min_size=1, max_size=12)
 VALUES = st.sampled_from([b"", b"/", b"200", b"application/grpc", b"v" * 200]) | st.binary(max_size=40)
@@ -116,7 +116,7 @@ def test_a_field_larger_than_the_table_empties_it() -> None:
 
 
 def test_strings_that_were_unpacked_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tailrace.transports.http import hpack
+    from tailrace.wire import hpack
 
     monkeypatch.setattr(hpack, "_KEPT", 10)
     hpack._unpacked.clear()

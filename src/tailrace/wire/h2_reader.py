@@ -1,7 +1,7 @@
 """Bytes of an HTTP/2 connection in, whole and well-formed frames out (RFC 9113, 4 and 6).
 
-What a frame means for the stream it is about, and for the connection, is decided by whoever gets it (`h2`).
-Not pure only in that it calls; there is no clock, no loop and no transport here.
+What a frame means for the stream it is about, and for the connection, is decided by whoever gets it: the listener's
+connection, or the RPC client's. Not pure only in that it calls; there is no clock, no loop and no transport here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tailrace.transports.http.h2_frames import (
+from tailrace.wire.h2_frames import (
     ACK,
     CONTINUATION,
     ENABLE_PUSH,
@@ -29,6 +29,7 @@ from tailrace.transports.http.h2_frames import (
     PREFACE,
     SETTING,
     SETTINGS,
+    TWO_NUMBERS,
     WITH_PRIORITY,
     ConnectionFault,
     ErrorCode,
@@ -66,8 +67,8 @@ class StreamFrames(Protocol):
         """Data of a stream, which took `size` bytes of the windows."""
         ...
 
-    def on_reset(self, number: int) -> None:
-        """A stream is given up."""
+    def on_reset(self, number: int, code: int) -> None:
+        """A stream is given up, and why."""
         ...
 
     def on_window(self, number: int, size: int) -> None:
@@ -90,8 +91,8 @@ class ConnectionFrames(Protocol):
         """A ping, or the answer to one of ours."""
         ...
 
-    def on_goaway(self) -> None:
-        """The peer opens no more streams."""
+    def on_goaway(self, last: int, code: int) -> None:
+        """The peer opens no more streams; of ours it looks at none above `last`."""
         ...
 
     def on_nothing(self, what: str) -> None:
@@ -106,6 +107,7 @@ class Reader:
         streams: Who gets the frames of streams.
         connection: Who gets the others.
         may_go_on: Asked before each frame.
+        preface: The peer is a client, which says first that it speaks HTTP/2 (RFC 9113, 3.4).
 
     Attributes:
         settled: The peer's settings have come.
@@ -127,7 +129,9 @@ class Reader:
         "stopped",
     )
 
-    def __init__(self, streams: StreamFrames, connection: ConnectionFrames, may_go_on: Callable[[], bool]) -> None:
+    def __init__(
+        self, streams: StreamFrames, connection: ConnectionFrames, may_go_on: Callable[[], bool], *, preface: bool
+    ) -> None:
         self.behind = False
         self._may_go_on = may_go_on
         self.settled = False
@@ -135,7 +139,7 @@ class Reader:
         self.stopped = False
         self._streams = streams
         self._connection = connection
-        self._greeted = False
+        self._greeted = not preface
         self._kinds = (  # by their numbers
             self._data,
             self._headers,
@@ -247,7 +251,7 @@ class Reader:
             raise _size("RST_STREAM has four bytes")
         if not number:
             raise _broken("RST_STREAM needs a stream")
-        self._streams.on_reset(number)
+        self._streams.on_reset(number, NUMBER.unpack(payload)[0])
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -266,7 +270,7 @@ class Reader:
         return self._connection.on_settings(values)
 
     def _push_promise(self, flags: int, number: int, payload: bytes) -> None:
-        raise _broken("a client promises nothing")
+        raise _broken("nothing may be promised: neither by clients, nor to one that did not allow it")
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         if number:
@@ -280,7 +284,8 @@ class Reader:
             raise _broken("GOAWAY is about no stream")
         if len(payload) < 8:
             raise _size("GOAWAY has eight bytes at least")
-        self._connection.on_goaway()
+        last, code = TWO_NUMBERS.unpack_from(payload)
+        self._connection.on_goaway(last & MAX_STREAM, code)
 
     def _window_update(self, flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
