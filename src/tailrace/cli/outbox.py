@@ -1,14 +1,13 @@
-"""`tailrace outbox ls | retry | drop`: what waits for a broker, and what the broker refused for good.
+"""`tailrace outbox ls | show | retry | drop`: what waits for a broker, and what the broker refused for good.
 
-They open the store themselves, so its server must not be running: SQLite is for one process.
+Where the messages are, and who may change them, is `outbox_desk`'s to know.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,51 +15,51 @@ import click
 from tailrace.cli.failures import explained
 
 if TYPE_CHECKING:
-    from tailrace.core.ports import Store
+    from tailrace.cli.outbox_desk import Desk
     from tailrace.publish.letters import Letter
 
 __all__ = ["outbox_group"]
 
-_IN_USE = (
-    "Its server is running, and has the messages to itself: stop it, then look again. What waits, and why, it says "
-    "itself: in svc.statistics()['outbox'] and in its log."
-)
 _SHOWN = 60  # characters of a value in the list
 
 
 def _store_of(_: click.Context, __: click.Parameter, value: str) -> str:
-    if not value.startswith("sqlite:") or value == "sqlite:":
-        raise click.BadParameter(f"{value!r} keeps no outbox; give sqlite:PATH, as the server's ready line shows it.")
-    return value
+    from tailrace.server.places import is_shared
+
+    if is_shared(value) or (value.startswith("sqlite:") and value != "sqlite:"):
+        return value
+    raise click.BadParameter(
+        f"{value!r} keeps no outbox; give sqlite:PATH or valkey://HOST:PORT/DB, as the server's ready line shows it."
+    )
 
 
 _store_option = click.option(
-    "--store", required=True, callback=_store_of, envvar="TAILRACE_STORE", show_envvar=True, metavar="sqlite:PATH",
-    help="The server's store, as its ready line shows it.",
+    "--store", required=True, callback=_store_of, envvar="TAILRACE_STORE", show_envvar=True, metavar="STORE",
+    help="The server's store, as its ready line shows it: sqlite:PATH or valkey://HOST:PORT/DB.",
 )  # fmt: skip
+_service_option = click.option("--service", metavar="NAME", help="Whose messages, in Valkey: as Service(NAME) has it.")
 
 
 @click.group("outbox")
 def outbox_group() -> None:
     """Messages that wait for a broker, and those that it refused.
 
-    The server that uses the store has to be stopped first.
+    Over Valkey the servers may run. The server that uses a SQLite file has to be stopped first.
     """
 
 
 @outbox_group.command("ls")
 @_store_option
+@_service_option
 @click.option("--dead", is_flag=True, help="Only those that the broker refused.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Messages shown at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, a line each.")
-def ls_command(store: str, dead: bool, limit: int, as_json: bool) -> None:
+def ls_command(store: str, service: str | None, dead: bool, limit: int, as_json: bool) -> None:
     """List the messages, the oldest first."""
 
-    async def show(opened: Store) -> None:
-        from tailrace.publish.letters import letters
-
+    async def show(desk: Desk) -> None:
         shown = 0
-        async for letter in letters(opened, dead=dead):
+        async for letter in desk.letters(dead=dead):
             if shown == limit:
                 click.echo(f"… and more; see --limit (it is {limit})", err=True)
                 return
@@ -69,39 +68,54 @@ def ls_command(store: str, dead: bool, limit: int, as_json: bool) -> None:
         if not shown and not as_json:
             click.echo("nothing waits" if not dead else "nothing was refused")
 
-    _with_store(store, show)
+    _at_desk(store, service, show)
+
+
+@outbox_group.command("show")
+@_store_option
+@_service_option
+@click.argument("id", metavar="MESSAGE-ID")
+def show_command(store: str, service: str | None, id: str) -> None:
+    """Print one message whole, as JSON."""
+
+    async def show(desk: Desk) -> None:
+        async for letter in desk.letters(dead=False):
+            if letter.message.id == id:
+                return click.echo(json.dumps(_described(letter), indent=2))
+        raise click.ClickException("no such message is there (any more)")
+
+    _at_desk(store, service, show)
 
 
 @outbox_group.command("retry")
 @_store_option
+@_service_option
 @click.argument("ids", nargs=-1, metavar="[MESSAGE-ID]...")
 @click.option("--all", "every", is_flag=True, help="All that were refused.")
-def retry_command(store: str, ids: tuple[str, ...], every: bool) -> None:
-    """Put refused messages back, behind those that wait; the server delivers them at its next start."""
+def retry_command(store: str, service: str | None, ids: tuple[str, ...], every: bool) -> None:
+    """Put refused messages back, behind those that wait; a server that runs delivers them at once, another one at its
+    next start."""
     _check_chosen(ids, every)
 
-    async def retry(opened: Store) -> None:
-        from tailrace.publish.letters import retry_letters
+    async def retry(desk: Desk) -> None:
+        _say("put back", await desk.retry(None if every else set(ids)), ids)
 
-        _say("put back", await retry_letters(opened, None if every else set(ids)), ids)
-
-    _with_store(store, retry)
+    _at_desk(store, service, retry)
 
 
 @outbox_group.command("drop")
 @_store_option
+@_service_option
 @click.argument("ids", nargs=-1, metavar="[MESSAGE-ID]...")
 @click.option("--all", "every", is_flag=True, help="All that were refused; what only waits is kept.")
-def drop_command(store: str, ids: tuple[str, ...], every: bool) -> None:
-    """Delete messages for good: refused ones, or by id those that still wait, too."""
+def drop_command(store: str, service: str | None, ids: tuple[str, ...], every: bool) -> None:
+    """Delete messages for good: refused ones, or by id, where no server runs, those that still wait, too."""
     _check_chosen(ids, every)
 
-    async def drop(opened: Store) -> None:
-        from tailrace.publish.letters import drop_letters
+    async def drop(desk: Desk) -> None:
+        _say("dropped", await desk.drop(None if every else set(ids)), ids)
 
-        _say("dropped", await drop_letters(opened, None if every else set(ids)), ids)
-
-    _with_store(store, drop)
+    _at_desk(store, service, drop)
 
 
 def _check_chosen(ids: tuple[str, ...], every: bool) -> None:
@@ -115,35 +129,17 @@ def _say(what: str, done: int, ids: tuple[str, ...]) -> None:
         raise click.ClickException(f"{len(set(ids)) - done} of the messages are not there (any more)")
 
 
-def _with_store(text: str, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+def _at_desk(store: str, service: str | None, work: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
     import asyncio
-    from pathlib import Path
 
-    if not Path(text.partition(":")[2]).exists():
-        raise click.UsageError(f"there is no store at {text.partition(':')[2]}.")
+    from tailrace.cli.outbox_desk import desk
+
+    async def run() -> None:
+        async with desk(store, service) as opened:
+            await work(opened)
+
     with explained():
-        asyncio.run(_run(text, work))
-
-
-async def _run(text: str, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
-    async with _opened(text) as store:
-        await work(store)
-
-
-@asynccontextmanager
-async def _opened(text: str) -> AsyncGenerator[Store]:
-    from tailrace.errors import StoreBusy
-    from tailrace.server import make_store
-
-    store = make_store(text)
-    try:
-        await store.open(wait=1.0)
-    except StoreBusy as busy:
-        raise click.ClickException(f"{busy}\n{_IN_USE}") from None
-    try:
-        yield store
-    finally:
-        await store.close()
+        asyncio.run(run())
 
 
 def _line(letter: Letter) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -15,6 +16,9 @@ from click.core import ParameterSource
 from tailrace.cli.failures import explained
 from tailrace.cli.reload import Files, Supervisor, end_with_parent, folders_of, free_port
 from tailrace.cli.target import Target, default_store, load
+
+if TYPE_CHECKING:
+    from tailrace.server.front import Front
 
 __all__ = ["check_flags", "run_command"]
 
@@ -150,7 +154,6 @@ def _reload(words: Sequence[str], target: str, flags: dict[str, Any]) -> int:
 def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
     """Be the parent of several processes that serve on one port."""
     from tailrace.cli.workers import Workers, slots
-    from tailrace.server.front import front
     from tailrace.server.places import is_shared
 
     store: str | None = flags["store"]
@@ -167,7 +170,7 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
     with (
         explained(debug=flags["log_level"] == "debug"),
         slots(count, flags) as places,
-        front(flags["admin"], flags["admin_token"], count) as admin,
+        _front(flags["admin"], flags["admin_token"], count) as admin,
     ):
         return Workers(
             [sys.executable, "-m", "tailrace", "run", *words],
@@ -180,6 +183,14 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
             ready=lambda facts: click.echo(f"tailrace ready {facts}", err=True),
             front=admin,
         ).run()
+
+
+def _front(address: str | None, token: str | None, count: int) -> AbstractContextManager[Front | None]:
+    if address is None:
+        return nullcontext()
+    from tailrace.server.front import front  # which needs what writes metrics
+
+    return front(address, token, count)
 
 
 def check_flags(context: click.Context, stdio: bool, flags: dict[str, Any]) -> None:

@@ -1,9 +1,13 @@
-"""The messages of a store that no server has open: to be listed, put back, or dropped by hand."""
+"""The messages of a store, to be listed, put back, or dropped by hand.
+
+Whoever puts them back or drops them owns the store: nobody else has it open, or it is the server that asks for it
+(`revive_letters`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -12,11 +16,20 @@ from tailrace.core.ports import DropEntry, PutEntry, Record
 from tailrace.publish.outbox import DEAD, NEVER, WAITING, DeadLetter, encode, place_of
 
 if TYPE_CHECKING:
-    from tailrace.core.ports import Store
+    from tailrace.core.ports import Store, StoredEntry
+    from tailrace.publish.outbox import StoreOutbox
 
-__all__ = ["Letter", "drop_letters", "letters", "retry_letters"]
+__all__ = ["Entries", "Letter", "drop_letters", "letters", "retry_letters", "revive_letters"]
 
 _PAGE = 50
+
+
+class Entries(Protocol):
+    """Where messages are read: a store, or what reads another's."""
+
+    async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
+        """As `Store.entries`."""
+        ...
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -35,7 +48,7 @@ class Letter(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-async def letters(store: Store, *, dead: bool = False) -> AsyncGenerator[Letter]:
+async def letters(store: Entries, *, dead: bool = False) -> AsyncGenerator[Letter]:
     """All that were refused and (unless `dead`) all that wait, the oldest first of each."""
     decode_dead = msgspec.msgpack.Decoder(DeadLetter).decode
     decode = msgspec.msgpack.Decoder(Message).decode
@@ -62,15 +75,32 @@ async def retry_letters(store: Store, ids: set[str] | None) -> int:
     return len(chosen)
 
 
-async def drop_letters(store: Store, ids: set[str] | None) -> int:
-    """Delete messages: all that were refused, or those with these ids, wherever they stand; how many it were."""
-    chosen = [letter async for letter in letters(store, dead=ids is None) if ids is None or letter.message.id in ids]
+async def revive_letters(outbox: StoreOutbox, ids: set[str]) -> int:
+    """Put refused messages back, in their order, and let the outbox that is at work deliver them; how many it were.
+
+    One at a time: two that run at once would each put the same ones back.
+
+    Raises:
+        StoreError: It could not be committed.
+    """
+    chosen = [letter async for letter in letters(outbox.store, dead=True) if letter.message.id in ids]
+    for letter in chosen:
+        await outbox.write([letter.message], [DropEntry(DEAD, letter.place)])
+        outbox.relay.dead = max(0, outbox.relay.dead - 1)
+    return len(chosen)
+
+
+async def drop_letters(store: Store, ids: set[str] | None, *, dead: bool = False) -> int:
+    """Delete messages: all that were refused, or those with these ids, wherever they stand (`dead`: among the refused
+    alone); how many it were."""
+    dead = dead or ids is None
+    chosen = [letter async for letter in letters(store, dead=dead) if ids is None or letter.message.id in ids]
     for letter in chosen:
         await _write(store, [DropEntry(DEAD if letter.dead else WAITING, letter.place)])
     return len(chosen)
 
 
-async def _entries(store: Store, kind: str) -> AsyncGenerator[tuple[str, bytes]]:
+async def _entries(store: Entries, kind: str) -> AsyncGenerator[tuple[str, bytes]]:
     after = ""
     while page := await store.entries(kind, after=after, limit=_PAGE):
         for entry in page:

@@ -54,8 +54,8 @@ _families = msgspec.msgpack.Decoder(tuple[int, list[Family] | None, msgspec.Raw]
 
 
 @contextlib.contextmanager
-def front(address: str | None, token: str | None, count: int) -> Generator[Front | None]:
-    """The admin address of so many workers for the time of a block; None where none is wanted.
+def front(address: str, token: str | None, count: int) -> Generator[Front]:
+    """The admin address of so many workers, for the time of a block.
 
     Args:
         address: As `--admin` has it.
@@ -66,9 +66,6 @@ def front(address: str | None, token: str | None, count: int) -> Generator[Front
         OSError: It cannot be had.
         DefinitionError: It is none, or others can reach it and there is no token.
     """
-    if address is None:
-        yield None
-        return
     where = read_address(address, token=token)
     with listening(*where) as bound:
         standing = Front(bound, url_of(bound, where.host, where.uds, tls=False), token, count)

@@ -24,6 +24,7 @@ from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.stdio import Conversation
 from tailrace.server.cluster import Cluster
 from tailrace.server.health import Health
+from tailrace.server.letters import Letters
 from tailrace.server.lifespan import Lifespan
 from tailrace.server.partition import Partition
 from tailrace.server.requests import Requests
@@ -217,6 +218,7 @@ class Server:
         if self._membership is not None:
             self.cluster = cluster = Cluster(self, self._membership, sweeper)
             self._exits.callback(cluster.close)
+            Letters(self, cluster.relay)
         if self.bearer is not None:
             settle_at_exit()  # a verifier may be an HTTP client
             self._exits.push_async_callback(self.bearer.aclose)

@@ -37,6 +37,7 @@ __all__ = [
     "EXPIRE",
     "FORMAT",
     "LOAD",
+    "READ_ENTRIES",
     "RELEASE",
     "RENEW",
     "SECRETS",
@@ -271,7 +272,7 @@ return {'ok', call('HGET', E .. 'd:' .. kind, ARGV[4]), call('ZSCORE', E .. 'x:'
 """
 )
 COUNT = Script(_KINDS + "return {'ok', call('ZCOUNT', of(ARGV[3]) .. 'x:' .. ARGV[3], '(' .. ARGV[4], '+inf')}")
-ENTRIES = Script(
+_ENTRIES = (
     _KINDS
     + """
 local kind, after, most, now, page = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), {}
@@ -292,6 +293,8 @@ end
 return {'ok', page}
 """
 )
+ENTRIES = Script(_ENTRIES)
+READ_ENTRIES = Script(_ENTRIES, fenced=False)  # for who only looks: the first two arguments are not read
 EXPIRE = Script(
     """
 local gone, most = 0, tonumber(ARGV[4])
