@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.soak.workers.clients import SAFE
+from tests.soak.workers.clients import DIED, SAFE
 from tests.soak.workers.counting import CrowdCounts
 from tests.soak.workers.crowd import LEASE, Crowd
 from tests.soak.workers.faults import FAULTS
@@ -46,9 +46,9 @@ def table(counts: CrowdCounts, crowd: Crowd) -> list[str]:
         f"streams: cut {seen['cuts']:,}, resumed {seen['resumes']:,}, gaps {seen['gaps']}; turned away and asked again "
         f"{seen['turned away']:,}; tasks polled {seen['polls']:,} times",
         f"sessions of storms: opened {seen['sessions opened']:,}, ended {seen['sessions ended']:,}, openings cut off "
-        f"{seen['openings cut off']}; left behind at the end: 0",
+        f"{seen['openings cut off']}; left behind at the end: 0; official clients that died {seen[DIED]}",
         f"hooks: greeted {counts.opened:,}, farewell {counts.closed:,}, alive at kills {counts.alive}, unpaired "
-        f"{counts.unpaired}; process lives {counts.lives}",
+        f"{counts.unpaired}; process lives {counts.lives}; stored and never told of {counts.unheard}",
         f"published {counts.published:,} ({counts.again} of them again); spawned {counts.spawned:,}, dropped by kills "
         f"{counts.dropped}",
     ]

@@ -22,10 +22,11 @@ from tailrace.mcp import Client
 from tests.rigs.rawmcp import Streamable
 from tests.soak.workers.crowd import Crowd, plain
 
-CALLS = 4  # of each client in a round
+CALLS = 8  # of each client in a round
 LENGTHS = (0.0, 20.0, 120.0, 400.0)  # milliseconds
 LIMIT = 80.0  # seconds for one call
 SAFE = ("ours, with keys", "ours, tasks")  # these must not fail
+DIED = "official clients that died"
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 Use = Callable[[], Awaitable[None]]
 
@@ -92,7 +93,7 @@ async def _use_official(crowd: Crowd, name: str, mode: Literal["legacy", "auto"]
             async with _official(crowd, mode) as client:
                 await _use(crowd, name, partial(_theirs, client), enough - len(said))
         except Exception:  # a group of them: it has died
-            crowd.seen["official clients that died"] += 1
+            crowd.seen[DIED] += 1
             await asyncio.sleep(0.2)
 
 

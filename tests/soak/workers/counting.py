@@ -12,6 +12,7 @@ from tests.soak.recount import Counts, count_calls, lines
 
 _PUBLISHED = re.compile(r"published topic=soak key=b?'(?P<key>[^']+)' message_id=(?P<id>\S+)")
 _RECORD = re.compile(r"^\S+Z (?P<level>WARNING|ERROR|CRITICAL) (?P<what>.*)")
+_NUMBERS = re.compile(r"valkey://\S+|[0-9a-f]{6,}|\d+(\.\d+)?|[0-9a-z]{6}~\S+|(?<=member=)\S+|(?<=partition=)\S+")
 _EXPECTED = (  # what is told, at the level of an error, of a worker that slept and of a Valkey that is away
     "another member has taken it over",
     "another server has taken over",
@@ -25,12 +26,14 @@ class CrowdCounts(Counts):
 
     Attributes:
         refused: Promised calls that were answered with an error, other than that nobody knows.
+        unheard: Sessions whose worker was killed between storing and greeting them; no client has heard of them.
         published, again: Messages that were published, and the times that one was published once more (at least once).
         spawned, dropped: Detached work, and what of it a kill took along.
         said: What workers logged at WARNING and above, by its words.
     """
 
     refused: int = 0
+    unheard: int = 0
     published: int = 0
     again: int = 0
     spawned: int = 0
@@ -49,7 +52,7 @@ def count(folder: Path) -> CrowdCounts:
     log = (folder / "life.log").read_text("utf-8", "replace")
     count_calls(counts, written, lives)
     counts.lives = len(lives)
-    _count_hooks(counts, lives)
+    _count_hooks(counts, written, lives)
     _count_refused(counts, written)
     _count_spawned(counts, lives)
     _count_published(counts, written, lives, log)
@@ -63,8 +66,9 @@ def _fault(counts: CrowdCounts, column: str, what: str) -> None:
         counts.notes.append(f"{column}: {what}")
 
 
-def _count_hooks(counts: CrowdCounts, lives: dict[str, list[list[Any]]]) -> None:
-    """A greeting and a farewell for each ownership; a session is registered once, whoever has it later."""
+def _count_hooks(counts: CrowdCounts, written: list[list[Any]], lives: dict[str, list[list[Any]]]) -> None:
+    """A greeting and a farewell for each ownership; a session is registered once, whoever has it later. One that was
+    stored, and whose worker was killed before it greeted it, is restored only: no client has ever heard of it."""
     registered = Counter[str]()
     for name, life in lives.items():
         living: set[str] = set()
@@ -85,8 +89,11 @@ def _count_hooks(counts: CrowdCounts, lives: dict[str, list[list[Any]]]) -> None
                 _fault(counts, "unpaired", f"{name} ended without a farewell to {session}")
         else:
             counts.alive += len(living)
+    known = {fields[2].rpartition("session_id=")[2] for fields in written if fields[0] == "sent"}
     for session, times in registered.items():
-        if times != 1:
+        if times == 0 and session not in known:
+            counts.unheard += 1
+        elif times != 1:
             _fault(counts, "unpaired", f"{session} was registered {times} times")
 
 
@@ -137,8 +144,7 @@ def _count_log(counts: CrowdCounts, log: str) -> None:
     """What was logged in earnest, without its numbers; an error that no fault of ours explains is a fault."""
     for line in log.splitlines():
         if found := _RECORD.match(line):
-            words = re.sub(r"[0-9a-f]{6,}|\d+(\.\d+)?|[0-9a-z]{4,8}~\S+|(member|partition)=\S+", "#", found["what"])
-            counts.said[f"{found['level']} {words}"[:160]] += 1
+            counts.said[f"{found['level']} {_NUMBERS.sub('#', found['what'])}"[:170]] += 1
             if found["level"] != "WARNING" and not any(known in line for known in _EXPECTED):
                 _fault(counts, "unclean", line[:300])
         elif line.startswith(("Traceback", "Exception ignored", "Task exception")):

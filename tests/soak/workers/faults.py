@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from tests.rigs.proxy import Plan
-from tests.soak.workers.crowd import Crowd
+from tests.soak.workers.crowd import LEASE, Crowd
 
 REPLACED = 120.0  # seconds for a restart of all workers
 Undo = Callable[[], None]
@@ -44,6 +44,27 @@ async def cut(crowd: Crowd) -> None:
     crowd.proxy.plan = lambda _: Plan()
 
 
+async def pause(crowd: Crowd) -> None:
+    """Valkey itself sleeps for up to two seconds: connections to it are there, and nothing comes of them."""
+    crowd.valkey.signal(signal.SIGSTOP)
+    await asyncio.sleep(crowd.random.random() * 2)
+    crowd.valkey.signal(signal.SIGCONT)
+
+
+async def both(crowd: Crowd) -> None:
+    """A worker and Valkey are killed -9 at the same moment."""
+    await kill(crowd)
+    await valkey(crowd)
+
+
+async def relapse(crowd: Crowd) -> Undo:
+    """A worker is killed -9, and in the moment in which another takes over, that one falls asleep, or a third."""
+    await kill(crowd)
+    await asyncio.sleep(LEASE * (0.6 + 0.6 * crowd.random.random()))
+    await crowd.whole()
+    return await sleep(crowd)
+
+
 async def restart(crowd: Crowd) -> None:
     """All workers are replaced (SIGHUP)."""
     before = {one.pid for one in crowd.workers()}
@@ -63,6 +84,9 @@ FAULTS: dict[str, Callable[[Crowd], Awaitable[Undo | None]]] = {
     "valkey": valkey,
     "sleep": sleep,
     "cut": cut,
+    "pause": pause,
+    "both": both,
+    "relapse": relapse,
     "restart": restart,
     "storm": storm,
 }

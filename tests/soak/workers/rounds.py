@@ -25,6 +25,7 @@ CALLS = 24  # of them in a round
 LENGTHS = (0.0, 0.0, 1.0, 5.0, 20.0, 60.0, 80.0, 400.0)  # milliseconds
 TOOLS = ("work", "work", "order", "look", "work_in_thread")
 CUTTING = 3  # sessions whose streams are cut, and one over HTTP+SSE
+MOMENT = 0.5  # seconds from their beginning to the fault, at most
 KEYS, TASKS = 8, 6  # in a round
 OURS = 2  # sessions beside them: the one over HTTP+SSE, and our client's
 GUST = 20  # sessions of the storm beside another fault
@@ -81,7 +82,10 @@ async def prove(
 async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, size: int) -> str:
     await _complete(crowd, present)
     sessions = present.sessions
-    promised = crowd.promised
+    promised, said = crowd.promised, sum(map(len, crowd.clients.values()))
+    real = _all(use() for use in uses)
+    while sum(map(len, crowd.clients.values())) < said + len(uses):  # they are connected, and at work
+        await asyncio.sleep(0.01)
     calls = _all(_call(crowd, crowd.random.choice(sessions)) for _ in range(CALLS))
     http_sse = present.http_sse
     assert http_sse is not None
@@ -92,10 +96,9 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
             *(cut_streamable(crowd, client) for client in present.cutting for _ in range(2)),
             *(keyed(crowd, present.cutting) for _ in range(KEYS)),
             *(task(crowd) for _ in range(TASKS)),
-            *(use() for use in uses),
         ]
     )
-    await asyncio.sleep(crowd.random.random() * 0.3)
+    await asyncio.sleep(crowd.random.random() * MOMENT)
     happened = time.monotonic()
     wake = await FAULTS[kind](crowd)
     began = time.monotonic()  # what is killed or sleeps does so at once; other faults take their time, and are over
@@ -107,7 +110,7 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
     crowd.failovers.setdefault(kind, []).append(max(times))
     if wake is not None:
         wake()
-    await asyncio.gather(*company)
+    await asyncio.gather(*company, *real)
     await asyncio.gather(*(_call(crowd, session) for session in sessions))
     await asyncio.gather(*(usable(session) for session in sessions))
     crowd.diary.round()
@@ -115,8 +118,8 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
     if kind == "storm":
         await _storm_over(crowd, OURS + len(sessions) + len(present.cutting) + len(crowd.strays))
     owed = {key for session in sessions for key in session.owed}
-    said = f"usable again after {max(times):5.1f} s, promised {crowd.promised - promised:,}, all over after"
-    return f"{said} {time.monotonic() - happened:5.1f} s{f', owed {len(owed)}' if owed else ''}"
+    told = f"usable again after {max(times):5.1f} s, promised {crowd.promised - promised:,}, all over after"
+    return f"{told} {time.monotonic() - happened:5.1f} s{f', owed {len(owed)}' if owed else ''}"
 
 
 def _all(work: Iterable[Awaitable[Any]]) -> list[asyncio.Task[Any]]:
