@@ -55,10 +55,13 @@ def test_what_changes_nothing_is_let_pass() -> None:
     assert list(mcp.tools) == ["one"]
 
 
-@pytest.mark.parametrize("name", ["run_async", "custom_route", "add_middleware", "completion", "from_openapi"])
+ABSENT = ["run_async", "run_sse_async", "custom_route", "add_middleware", "completion", "from_openapi", "get_tools"]
+
+
+@pytest.mark.parametrize("name", [*ABSENT, "call_tool", "import_server", "as_proxy", "session_manager", "settings"])
 def test_a_method(name: str) -> None:
     assert not hasattr(FastMCP("x"), name)
-    with pytest.raises(AttributeError, match=f"{name} of FastMCP is not there; instead: "):
+    with pytest.raises(AttributeError, match=f"^{name} of FastMCP is not there; instead: "):
         getattr(FastMCP, name)
 
 
@@ -97,6 +100,15 @@ def test_the_transports(monkeypatch: pytest.MonkeyPatch, transport: Any, given: 
     mcp = MCPServer("x", "Title", stateless_http=True, port=1)
     mcp.run(transport, show_banner=False, port=2, log_level="DEBUG", path="/mcp/", json_response=False)
     assert seen == [{"transport": given, "stateless": True, "port": 2, "log_level": "debug"}]
+
+
+def test_where_the_constructor_says_to_listen_is_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(server, "run", lambda service, **flags: seen.append(flags))
+    mcp = FastMCP("x", host="127.0.0.1", port=1)
+    mcp.run()
+    mcp.run("http")
+    assert seen == [{"transport": "stdio"}, {"transport": "http", "host": "127.0.0.1", "port": 1}]
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,22 @@ class _Absent:
     """A method of FastMCP's that is not there."""
 
     def __init__(self, instead: str) -> None:
-        self._text = f"is not there; instead: {instead} (see 'Migrating from FastMCP' in the documentation)"
+        self._instead = instead
+        self._name = ""
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
-        self._text = f"{name} of FastMCP {self._text}"
+        if self._name:  # one for several names: each is told by its own
+            another = _Absent(self._instead)
+            another._name = name
+            setattr(owner, name, another)
+        else:
+            self._name = name
 
     def __get__(self, instance: Any, owner: type[Any]) -> Any:
-        raise AttributeError(self._text)
+        raise AttributeError(
+            f"{self._name} of FastMCP is not there; instead: {self._instead} "
+            "(see 'Migrating from FastMCP' in the documentation)"
+        )
 
 
 class FastMCP(Service):
@@ -264,7 +273,8 @@ class FastMCP(Service):
         if transport not in kinds:
             raise DefinitionError(f"no such transport: {transport!r}; there are stdio and http")
         kind: Any = kinds[transport]
-        super().run(kind, **_flags({**self._flags, **flags}))
+        own = self._flags if kind == "http" else {k: v for k, v in self._flags.items() if k not in ("host", "port")}
+        super().run(kind, **_flags({**own, **flags}))
 
     def http_app(self, path: str | None = None, **options: Any) -> Any:
         """An ASGI application with ``/mcp`` and ``/sse``; `options` as in `run` and `Service.asgi`.
@@ -293,6 +303,11 @@ class FastMCP(Service):
     add_resource_template = _Absent("@mcp.resource(template) on a function that returns it")
     add_prompt = _Absent("@mcp.prompt on a function that writes it")
     list_tools = get_tools = _Absent("mcp.tools, or tailrace.mcp.Client(mcp)")
+    call_tool = read_resource = get_prompt = _Absent("tailrace.mcp.Client(mcp), which has it")
+    import_server = _Absent("mcp.mount(other, namespace=...)")
+    as_proxy = _Absent("tailrace.mcp.proxy(target)")
+    session_manager = _Absent("lifespan=app.lifespan of the application around app = mcp.streamable_http_app()")
+    settings = _Absent("host=, port= and the like of mcp.run(...)")
 
 
 class MCPServer(FastMCP):

@@ -128,7 +128,8 @@ def _redirect(schema: Any, renamed: dict[str, str]) -> Any:
 def _why(hint: Any, error: Exception) -> str:
     text = str(error)
     if "schema_hook" in text or isinstance(error, NotImplementedError):
-        return f"type {_name(hint)} has no JSON form; use a dataclass, a TypedDict, a msgspec.Struct or a builtin type"
+        instead = "a dataclass, a TypedDict, a pydantic model, a msgspec.Struct or a builtin type"
+        return f"type {_name(hint)} has no JSON form; use {instead}"
     if isinstance(error, NameError):
         return f"{text} (in a field of {_name(hint)}): types used in annotations must be importable from their module"
     return text
