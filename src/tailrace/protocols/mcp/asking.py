@@ -38,7 +38,7 @@ from tailrace.wire.jsonrpc import (
 
 if TYPE_CHECKING:
     from tailrace.core.session import Session
-    from tailrace.protocols.mcp.call import McpCall
+    from tailrace.protocols.mcp.asking_call import AskingCall
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["Asking", "cancelled_note"]
@@ -70,7 +70,7 @@ class _Roots(Struct):
 class _Pending(NamedTuple):
     """A request that waits for its answer."""
 
-    call: McpCall
+    call: AskingCall
     session: Session
     answer: asyncio.Future[Raw]
 
@@ -104,7 +104,7 @@ class Asking:
     # --- what handlers call ---
 
     async def elicit(
-        self, call: McpCall, message: str, schema: Any, timeout: float | None, key: str | None
+        self, call: AskingCall, message: str, schema: Any, timeout: float | None, key: str | None
     ) -> ElicitResult:
         """See `Context.elicit`."""
         capability = _capability(call, "elicitation")
@@ -129,7 +129,7 @@ class Asking:
         return await call.ask(Question("elicitation/create", params, read, key), timeout)
 
     async def elicit_url(
-        self, call: McpCall, message: str, url: str, timeout: float | None, key: str | None
+        self, call: AskingCall, message: str, url: str, timeout: float | None, key: str | None
     ) -> ElicitResult:
         """See `Context.elicit_url`."""
         if "url" not in _capability(call, "elicitation", {"url": {}}):
@@ -143,7 +143,7 @@ class Asking:
         return await call.ask(Question("elicitation/create", params, _read_action, key), timeout)
 
     async def sample(
-        self, call: McpCall, params: Mapping[str, Any], timeout: float | None, key: str | None
+        self, call: AskingCall, params: Mapping[str, Any], timeout: float | None, key: str | None
     ) -> SampleResult:
         """See `Context.sample`."""
         capability = _capability(call, "sampling")
@@ -156,7 +156,7 @@ class Asking:
         whole["messages"] = _messages(params["messages"])
         return await call.ask(Question("sampling/createMessage", whole, _read_sampled, key), timeout)
 
-    async def list_roots(self, call: McpCall, timeout: float | None, key: str | None) -> list[Root]:
+    async def list_roots(self, call: AskingCall, timeout: float | None, key: str | None) -> list[Root]:
         """See `Context.list_roots`."""
         _capability(call, "roots")
         return await call.ask(Question("roots/list", {}, _read_roots, key), timeout)
@@ -174,7 +174,7 @@ class Asking:
             data = msgspec.json.decode(message.data) if message.data else None
             pending.answer.set_exception(RequestRefused(message.code, message.message[:1000], data))
 
-    def undeliverable(self, call: McpCall) -> None:
+    def undeliverable(self, call: AskingCall) -> None:
         """The call has no stream any more on which its requests could go out."""
         for pending in list(self._pending.values()):
             if pending.call is call and not pending.answer.done():
@@ -182,7 +182,7 @@ class Asking:
 
     # --- legacy sessions ---
 
-    async def ask(self, call: McpCall, question: Question, timeout: float | None) -> Any:
+    async def ask(self, call: AskingCall, question: Question, timeout: float | None) -> Any:
         """Send a request on the call's stream, and wait for its answer.
 
         Raises:
@@ -225,7 +225,7 @@ class Asking:
         return question.read(result)
 
 
-def _capability(call: McpCall, name: str, needed: Any = None) -> Any:
+def _capability(call: AskingCall, name: str, needed: Any = None) -> Any:
     capability = call.client_capabilities.get(name)
     if capability is None:
         raise CapabilityError(
@@ -259,7 +259,7 @@ def cancelled_note(id: str, reason: str) -> bytes:
     return encode_notification("notifications/cancelled", mcp.encode({"requestId": id, "reason": reason}))
 
 
-def _reason(call: McpCall, error: BaseException) -> str:
+def _reason(call: AskingCall, error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it took too long"
     return str(call.context.error or "nobody waits for it any more")[:1000]

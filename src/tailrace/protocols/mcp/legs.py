@@ -24,7 +24,7 @@ from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS
 
 if TYPE_CHECKING:
-    from tailrace.protocols.mcp.call import McpCall
+    from tailrace.protocols.mcp.asking_call import AskingCall
     from tailrace.protocols.mcp.endpoint import Endpoint
 
 __all__ = ["InputRequired", "Leg", "Moved", "Question", "leg_of", "named", "numbered"]
@@ -136,7 +136,7 @@ class Leg:
 
     # --- what a handler asks ---
 
-    async def ask(self, call: McpCall, question: Question) -> Any:
+    async def ask(self, call: AskingCall, question: Question) -> Any:
         """The answer, if the client has given it; else the leg ends here.
 
         Raises:
@@ -158,7 +158,7 @@ class Leg:
             call.cancel(ProtocolError(INVALID_PARAMS, f"inputResponses[{key!r}]: {error}"))
             return await _until_cancelled()
 
-    async def _ask_client(self, call: McpCall, key: str, question: Question, digest: bytes) -> Any:
+    async def _ask_client(self, call: AskingCall, key: str, question: Question, digest: bytes) -> Any:
         settings = self.endpoint.settings
         if len(self._asked) >= settings.max_asked:
             raise LimitError("asked", f"{settings.max_asked} requests to this client wait for an answer already")
@@ -173,7 +173,7 @@ class Leg:
         finally:
             self._asked.pop(key, None)  # its handler does not want to know any more
 
-    async def _end(self, call: McpCall) -> None:
+    async def _end(self, call: AskingCall) -> None:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         self._ending = False
@@ -233,7 +233,7 @@ class Leg:
         return state
 
 
-def leg_of(call: McpCall, params: mcp.CallParams | mcp.PromptParams | mcp.ReadParams | None = None) -> Leg:
+def leg_of(call: AskingCall, params: mcp.CallParams | mcp.PromptParams | mcp.ReadParams | None = None) -> Leg:
     """The leg that a call is.
 
     Args:
