@@ -6,34 +6,31 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
 from tailrace import __version__
-from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.changes import Changes
 from tailrace.clients.mcp.connecting import Connecting, Target
 from tailrace.clients.mcp.kept import KEPT_METHODS, Kept
-from tailrace.clients.mcp.links import Link, StreamableLink
 from tailrace.clients.mcp.listing import Listing
-from tailrace.clients.mcp.requests import Requests
-from tailrace.clients.mcp.results import LogMessage, ToolInfo, ToolResult, decode_tool_result
-from tailrace.clients.mcp.rounds import ask_in_rounds
-from tailrace.clients.mcp.tasks import CAPABILITIES, follow, pause_of, task_of
+from tailrace.clients.mcp.tasks import CAPABILITIES
+from tailrace.clients.mcp.tool_calls import ToolCalls
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import DefinitionError, ProtocolError, TransportError
-from tailrace.wire.mcp import HEADER_MISMATCH, LOG_LEVELS, Implementation
+from tailrace.wire.mcp import LOG_LEVELS, Implementation
 
 if TYPE_CHECKING:
     from tailrace.clients.mcp.answering import Elicitation, ElicitationUrl, Roots, Sampling
     from tailrace.clients.mcp.calls import Progress
     from tailrace.clients.mcp.conversation import Conversation
     from tailrace.clients.mcp.handshake import Era, Server
+    from tailrace.clients.mcp.links import Link
     from tailrace.clients.mcp.oauth import OAuth
+    from tailrace.clients.mcp.results import LogMessage
     from tailrace.service import Service
 
 __all__ = ["Client", "Target"]
@@ -41,7 +38,7 @@ __all__ = ["Client", "Target"]
 logger = logging.getLogger("tailrace.client")
 
 
-class Client(Requests):
+class Client(ToolCalls):
     """A client of one MCP server. Use it as ``async with Client(target) as c:``, once, on one event loop.
 
     Calls may run at the same time. Cancelling a call, or its time limit, ends it at the server too.
@@ -232,84 +229,7 @@ class Client(Requests):
         conversation = self._connecting.conversation
         return self._closing is not None or (conversation is not None and conversation.calls.error is not None)
 
-    # --- what it can be asked ---
-
-    async def list_tools(self, *, timeout: float | None = None) -> list[ToolInfo]:
-        """All tools, over all pages (1,000 at most); over modern HTTP without those whose `x-mcp-header` is not valid.
-
-        Args:
-            timeout: Seconds for each page; None: the client's.
-        """
-        tools = [tool async for tool in self.iter_tools(timeout=timeout)]
-        headed = self.era == "modern" and isinstance(self._open().link, StreamableLink)
-        return self._listing.take(tools, with_headers=headed)
-
-    async def call_tool(
-        self,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        progress: Progress | None = None,
-        timeout: float | None = None,
-        idempotency_key: str | None = None,
-        meta: Mapping[str, Any] | None = None,
-        on_task: Callable[[str], object] | None = None,
-    ) -> ToolResult:
-        """Call a tool. One that fails gives a result whose `is_error` is true.
-
-        A modern server may make a task of the call: it is followed until it has ended. If `timeout` passes meanwhile,
-        or the call is cancelled, so is the task.
-
-        Args:
-            arguments: Anything that can become JSON.
-            progress: Called with (done, total, message) for each report, plain or async, in the caller's task,
-                never after the result; a slow one may miss the oldest of more than 1,024 reports.
-            timeout: Seconds; None: the client's; `math.inf`: no limit.
-            idempotency_key: A call with the same key (1 to 255 bytes) runs once, however often it is made, if the tool
-                is a `once` tool of a Tailrace server. Over Streamable HTTP it is then asked for again by itself when
-                the connection breaks or the server restarts, for `reconnect` seconds; a tool that does not say in the
-                list that it runs once is not.
-            meta: More entries for the request's `_meta`.
-            on_task: A plain function told of the task's id, if there is one: with it, `task_result` gets the result in
-                another process.
-
-        Raises:
-            ProtocolError: There is no such tool, or the server refuses the call.
-            CallCancelled: The call's task was cancelled.
-            TransportError: The connection broke before the answer came; the call may have run.
-            TimeoutError: The limit passed; the server was told that nobody waits any more.
-        """
-        limit = self._timeout if timeout is None else timeout
-        begun = asyncio.get_running_loop().time()
-        extra = dict(meta or {})
-        if idempotency_key is not None:
-            extra["io.tailrace/idempotencyKey"] = idempotency_key
-        if not isinstance(arguments, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(f"arguments are a dict of names and values, got {arguments!r:.200}")
-        given = dict(arguments or {})
-        safe = idempotency_key is not None and isinstance(self._open().link, StreamableLink)
-
-        async def ask(more: Mapping[str, Any]) -> msgspec.Raw:
-            leg = partial(self._ask, {"name": name, "arguments": given, **more}, extra, progress, begun + limit)
-            if not safe:
-                return await leg()
-            runs_once = partial(self._runs_once, name, begun + limit)
-            return await ask_until_answered(
-                leg, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
-            )
-
-        raw = await ask_in_rounds(ask, self._open(), "tools/call", begun + limit)
-        if (task := task_of(raw)) is not None:
-            if on_task is not None:
-                on_task(task.task_id)
-            left = max(0.0, limit - (asyncio.get_running_loop().time() - begun))
-            raw = await self._follow(task.task_id, pause_of(task), left)
-        return decode_tool_result(raw, self._listing.output_schema(name))
-
-    async def task_result(self, task_id: str, *, timeout: float | None = None) -> ToolResult:
-        """Wait for the result of a task, as `call_tool` would have given it; raises as that does."""
-        limit = self._timeout if timeout is None else timeout
-        return decode_tool_result(await self._follow(task_id, 0.0, limit), None)
+    # --- what it hears, and whatever else can be said ---
 
     def listen(
         self, *, tools: bool = False, resources: bool = False, prompts: bool = False, uris: Sequence[str] = ()
@@ -373,34 +293,6 @@ class Client(Requests):
 
     # --- inside ---
 
-    async def _ask(
-        self, params: Mapping[str, Any], meta: Mapping[str, Any], progress: Progress | None, until: float
-    ) -> msgspec.Raw:
-        """Make one request of a call."""
-        name, given = params["name"], params["arguments"]
-        headers = self._listing.headers(name, given)
-        left = _left(until)
-        try:
-            return await self._request(
-                "tools/call", params, timeout=left, meta=meta, progress=progress, headers=headers
-            )
-        except ProtocolError as error:
-            if error.code != HEADER_MISMATCH:
-                raise
-            if self._kept is not None:
-                self._kept.forget("tools/list")
-            await self.list_tools(timeout=left)  # 2026-07-28, transports: the tool may have changed, so look again
-            again = self._listing.headers(name, given)
-            if again == headers:
-                raise
-        return await self._request("tools/call", params, timeout=left, meta=meta, progress=progress, headers=again)
-
-    async def _runs_once(self, name: str, until: float) -> bool:
-        """Whether the server says that calls of the tool with the same key are one."""
-        if not self._listing.knows(name):
-            await self.list_tools(timeout=_left(until))
-        return self._listing.runs_once(name)
-
     async def _request(
         self,
         method: str,
@@ -422,9 +314,6 @@ class Client(Requests):
         if kept is not None:
             kept.keep(method, params, answer)
         return answer
-
-    async def _follow(self, task_id: str, pause: float, limit: float) -> msgspec.Raw:
-        return await follow(self._open(), task_id, pause, timeout=limit, reconnect=self._reconnect)
 
     def _limit(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
@@ -475,8 +364,3 @@ class Client(Requests):
             await tasks.close(self._close_timeout * 0.2)
             if self._connecting.authorizer is not None:
                 await self._connecting.authorizer.aclose()
-
-
-def _left(until: float) -> float:
-    """Seconds until then, in a number that people can read in a message."""
-    return round(until - asyncio.get_running_loop().time(), 3)
