@@ -133,6 +133,24 @@ async def test_a_cancelled_task_ends_the_call_at_once_and_stays_cancelled(spoken
 
 @each_way
 @hostile
+async def test_a_stream_that_a_task_of_a_group_reads_ends_with_that_task(spoken: Spoken, how: str) -> None:
+    """The recipe of docs/rpc-client.md: one reads, another has its reasons to end it."""
+
+    async def read(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async with served(spoken, getattr(spoken, how)) as (client, peer):
+        async with within(0), watch(client) as stream, asyncio.TaskGroup() as group:
+            reading = group.create_task(read(stream))
+            request = await peer.request()
+            reading.cancel()
+        assert reading.cancelled()
+        await told(request, spoken)
+
+
+@each_way
+@hostile
 async def test_a_cancelled_close_ends_the_call_at_once_and_stays_cancelled(spoken: Spoken, how: str) -> None:
     async def close(client: Any) -> None:
         async with watch(client) as stream:

@@ -142,6 +142,34 @@ async def test_a_call_that_succeeds_publishes(store: Store, era: str) -> None:
     assert (message.topic, message.key, message.value) == ("orders", b"tea", b'{"item":"tea"}')
 
 
+class Silent(MemoryPublisher):
+    """A broker that takes what it is given, and says nothing until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = asyncio.Event()
+        self.speaks = asyncio.Event()
+
+    async def publish(self, messages: Sequence[Any]) -> Sequence[Exception | None]:
+        self.given.set()
+        await self.speaks.wait()
+        return await super().publish(messages)
+
+
+@ERAS
+async def test_an_answer_waits_for_no_broker(store: Store, era: str) -> None:
+    shop = Shop()
+    shop.publisher = broker = Silent()
+    async with open_shop(shop, store) as server:
+        assert text_of(await ask(server, era, "order", {"item": "tea"})) == "ordered tea"
+        async with asyncio.timeout(60):
+            await broker.given.wait()
+        assert text_of(await ask(server, era, "order", {"item": "rice"})) == "ordered rice"
+        assert not broker.messages
+        broker.speaks.set()
+        await until(lambda: len(shop.published) == 2)
+
+
 @ERAS
 @pytest.mark.parametrize("how", ["tool", "bug", "result"])
 async def test_a_call_that_fails_publishes_nothing(store: Store, era: str, how: str) -> None:
