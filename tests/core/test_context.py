@@ -251,6 +251,15 @@ async def test_outside_of_a_call_there_is_nobody_to_tell() -> None:
         context.spawn(print)
 
 
+async def test_what_cannot_be_spawned_is_refused_where_it_is_written() -> None:
+    async def send() -> None: ...
+
+    wrong: list[tuple[Any, float | None]] = [(send(), None), (5, None), (send, -1.0)]
+    for fn, limit in wrong:
+        with pytest.raises(TypeError, match=r"as in ctx\.spawn\(send, item\)"):
+            Context.background().spawn(fn, timeout=limit)
+
+
 async def test_what_a_handler_says_goes_to_its_calls_reply() -> None:
     tasks = make_tasks()
 

@@ -263,17 +263,22 @@ async def test_a_timeout_error_of_the_work_itself_stays_what_it_is() -> None:
     assert [type(error) for error in got] == [TimeoutError]
 
 
-async def test_detached_work_that_calls_sys_exit_ends_itself_and_not_the_server() -> None:
+@pytest.mark.parametrize(
+    ("raised", "said"), [(SystemExit(3), "it called sys.exit(3)"), (BaseException("x"), "it raised BaseException('x')")]
+)
+async def test_detached_work_that_calls_sys_exit_and_the_like_ends_itself_and_not_the_server(
+    raised: BaseException, said: str
+) -> None:
     tasks, got = make_tasks(), []
 
     async def work() -> None:
-        raise SystemExit(3)
+        raise raised
 
     tasks.spawn(correlated(), work, (), on_error=got.append)
     await turns()
     (error,) = got
     assert isinstance(error, RuntimeError)
-    assert "sys.exit(3)" in str(error)
+    assert str(error) == said
 
 
 # --- work of the house

@@ -16,6 +16,10 @@ def place(item: str) -> str:
     return item
 
 
+def without_annotation(ctx, item: str) -> str:  # type: ignore[no-untyped-def]
+    return item
+
+
 class Shop:
     def place(self, item: str) -> str:
         return item
@@ -45,6 +49,7 @@ MISUSES: dict[str, tuple[Callable[[Service], Any], str]] = {
     "once= that is a number": (lambda svc: svc.tool(once=5)(place), "once= is True, False or the name of an argument"),
     "a mark that is a string": (lambda svc: svc.tool(read_only="yes")(place), "read_only= is True or False"),
     "a method of a class": (lambda svc: svc.tool(Shop.place), "is a method of a class"),
+    "a context without its annotation": (lambda svc: svc.tool(without_annotation), "write ctx: Context"),
     "a resource without a URI": (lambda svc: svc.resource(place), "takes a URI"),  # type: ignore[arg-type]
     "a hook that is no function": (lambda svc: svc.on_register_session(5), "the decorator takes a function, got 5"),
     "a lifespan that is plain": (lambda svc: svc.lifespan(plain_lifespan), "is `async def` and yields once"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import secrets
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -391,9 +392,14 @@ class Context:
             on_error: Called with the exception if it fails; by default that is logged.
 
         Raises:
+            TypeError: `fn` is no function (a coroutine, for example), or `timeout` no number.
             RuntimeError: Outside of a served call.
             LimitError: Too much detached work is running.
         """
+        if not callable(fn) or not (timeout is None or timeout >= 0):
+            if inspect.iscoroutine(fn):
+                fn.close()
+            raise TypeError(f"spawn() takes a function and its arguments, as in ctx.spawn(send, item), got {fn!r}")
         if self.call is None:
             raise RuntimeError("spawn() needs a running call; outside of one, start the work yourself")
         self.call.spawn(self, fn, args, name=name, timeout=timeout, on_error=on_error)

@@ -259,12 +259,15 @@ class Tasks:
                     await self._run_function(fn, args)
                 else:
                     await self._run_traced(self.tracer, work, fn, args)
-        except SystemExit as error:  # it may end itself, not the server
-            await self._report(work, RuntimeError(f"it called sys.exit({error.code!r})"), on_error)
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():  # a TimeoutError of its own stays what it is
                 error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
             await self._report(work, error, on_error)
+        except BaseException as error:  # it may end itself, not the server
+            what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+            await self._report(work, RuntimeError(f"it {what}"), on_error)
 
     async def _run_function(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         if inspect.iscoroutinefunction(fn):

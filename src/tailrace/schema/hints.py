@@ -97,6 +97,8 @@ def read_signature(fn: Callable[..., Any]) -> Signature:
     for given in _declared(fn):
         hint = hints.get(given.name, Any)
         _check_kind(given, place)
+        if given.name == "ctx" and given.name not in hints:
+            raise DefinitionError(f"{place}: the Context is found by its annotation: write ctx: Context")
         if given.name == "self" and given.name not in hints:
             raise DefinitionError(
                 f"{place} is a method of a class: give the one of an object, as in svc.tool(shop.place)"

@@ -105,6 +105,20 @@ async def leave() -> str:
     sys.exit(3)
 
 
+class Outcome(BaseException):
+    """As test frameworks have it."""
+
+
+@svc.tool
+async def end_a_test() -> str:
+    raise Outcome("failed")
+
+
+@svc.tool
+def end_a_test_in_a_thread() -> str:
+    raise Outcome("failed")
+
+
 @svc.tool
 def leave_in_a_thread() -> str:
     sys.exit(3)
@@ -295,6 +309,7 @@ async def test_a_tool_error_is_told_and_not_logged(
 
 BUGS = [
     *("bug", "bug_in_a_thread", "leave", "leave_in_a_thread", "cancel_itself", "wrong_type"),
+    *("end_a_test", "end_a_test_in_a_thread"),
     *("speak_nonsense", "progress_nonsense", "refuse_oddly"),
 ]
 

@@ -189,7 +189,9 @@ class McpCall(AskingCall):
         except LimitError as error:
             self.tasks.refuse(error.limit)
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
-        except (Exception, SystemExit):
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:  # also SystemExit, and those of test frameworks: an accepted call is answered
             return self.bug("the handler raised an exception")
 
     async def _publish(self, collected: Collected, result: bytes) -> None:
