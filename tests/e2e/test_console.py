@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.e2e.fixtures.watched import MARKUP
 from tests.rigs.debian import CHROMIUM, command_or_skip
 from tests.rigs.rawmcp import Streamable, call, initialize, notification
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
+from tests.rigs.valkey import Valkey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]  # the first may fetch Chromium
 
@@ -211,6 +214,41 @@ async def test_keys_are_enough_everything_has_a_name_and_both_themes_are_there(
             await sessions[0].delete()
             await keys.press("p")
             await expect(panel.get_by_role("button", name=re.compile("open its timeline"))).to_have_count(2)
+
+
+async def test_with_two_workers_rows_say_where_they_are_and_one_that_sleeps_is_named(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with Valkey() as valkey:
+        command = tailrace_command(TARGET, "--workers", "2", "--admin", "127.0.0.1:0", store=valkey.url)
+        async with running_async(command, tmp_path / "log") as server:
+            found = re.search(r"admin=(\S+)", server.ready_line)
+            assert found is not None
+            async with visit(browser, found[1]) as (page, complaints):
+                session = await Streamable(server.url).open()
+                brewing = await session.post(call(3, "brew", {"tea": "gyokuro"}, progress="p"))
+                await expect(tab(page, "Workers")).to_contain_text("2")
+                await page.keyboard.press("5")
+                panel = page.get_by_role("tabpanel")
+                await expect(panel.get_by_role("row")).to_have_count(3)  # with the head
+                await expect(panel.get_by_text("ready", exact=True)).to_have_count(2)
+
+                await page.keyboard.press("2")
+                await expect(panel.get_by_role("columnheader", name="Worker")).to_be_visible()
+                await page.get_by_role("button", name=re.compile("Cancel call .*brew")).click()
+                await page.get_by_role("dialog").get_by_role("button", name="Cancel the call").click()
+                assert "cancelled by the server's operator" in json.dumps(await brewing.answer(3))
+                assert complaints == []
+
+                await page.keyboard.press("5")
+                pid = int(await panel.get_by_role("row").nth(2).get_by_role("cell").nth(1).inner_text())
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    await expect(page.get_by_role("alert").filter(has_text="Worker 1 does not answer")).to_be_visible()
+                    await expect(panel.get_by_text("does not answer")).to_be_visible()
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                await expect(panel.get_by_text("ready", exact=True)).to_have_count(2)
 
 
 async def test_with_a_thousand_sessions_no_task_of_the_page_is_long(browser: Browser, tmp_path: Path) -> None:
