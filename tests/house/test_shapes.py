@@ -90,6 +90,7 @@ SILENT = {
     "transports/http/listener.py",
     "transports/http/sockets.py",
     "transports/http/tls.py",
+    "transports/http/unread.py",
     "transports/incoming.py",
     "transports/lines.py",
     "transports/pipes.py",

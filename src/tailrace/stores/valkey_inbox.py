@@ -109,7 +109,7 @@ class ValkeyInbox(Inbox):
         self._renewed = 0.0  # loop time
         self._read, self._read_bytes = 0, 0  # entries that are not deleted yet
         self._numbers: dict[str, int] = {}  # of the last entry of each sender, in the order in which they spoke
-        self._received = self._lost = self._twice = 0
+        self._received = self._lost = 0
 
     async def open(self) -> None:
         """As `Inbox.open`."""
@@ -248,7 +248,6 @@ class ValkeyInbox(Inbox):
             before = self._numbers.pop(sender, 0)
             if number <= before and not (number == 1 < before):
                 self._numbers[sender] = before
-                self._twice += 1
                 continue  # it was sent again, because nobody had said that it had arrived
             self._numbers[sender] = number
             if number != before + 1 and number != 1:

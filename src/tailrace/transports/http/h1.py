@@ -19,7 +19,8 @@ from tailrace.transports.http.body import Body, ChunkedBody, SizedBody
 from tailrace.transports.http.exchange import H1Exchange, ReplyStream, last_chunk
 from tailrace.transports.http.h2 import H2Connection
 from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest, Head
-from tailrace.transports.http.sockets import is_loopback, unsent
+from tailrace.transports.http.sockets import is_loopback
+from tailrace.transports.http.unread import Unread
 from tailrace.transports.incoming import Incoming
 from tailrace.wire.h2_frames import PREFACE
 
@@ -68,7 +69,6 @@ class H1Connection(asyncio.Protocol):
         "_exchange",
         "_fresh",
         "_input",
-        "_kept_unread",
         "_known",
         "_listener",
         "_loopback",
@@ -78,10 +78,9 @@ class H1Connection(asyncio.Protocol):
         "_room",
         "_searched",
         "_source",
-        "_stalls_at",
         "_state",
         "_transport",
-        "_unsent",
+        "_unread",
         "deadline",
     )
 
@@ -102,16 +101,15 @@ class H1Connection(asyncio.Protocol):
         self._reading = True
         self._paused = False  # the transport takes no more
         self._room: asyncio.Future[None] | None = None
-        self._unsent = 0
-        self._kept_unread = 0
-        self._stalls_at = _NEVER
         self._loopback = True
         self._transport: asyncio.Transport
+        self._unread: Unread
 
     # --- from the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
+        self._unread = Unread(self._listener, self._transport)
         self._loopback = is_loopback(transport.get_extra_info("sockname"))
         if self._listener.add(self):
             if self._closes:  # accepted just before the listener was closed
@@ -153,21 +151,18 @@ class H1Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.CLOSED
-        self._listener.unread -= self._kept_unread
-        self._kept_unread = 0
+        self._unread.forget()
         self._listener.discard(self)
         self._leave()
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._unsent = unsent(self._transport)
-        self._stalls_at = self._listener.after(self._listener.settings.stall)
+        self._unread.watch()
         self.deadline = 0.0  # each sweep looks whether the peer takes anything
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._listener.unread -= self._kept_unread
-        self._kept_unread = 0
+        self._unread.forget()
         self._rest()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -180,7 +175,7 @@ class H1Connection(asyncio.Protocol):
         """A limit of time is over: for the peer to take, to send, or to begin."""
         settings = self._listener.settings
         if self._paused:
-            return self._check_stall()
+            return self.abort() if self._unread.is_stalled() else None
         if self._state is State.IDLE or (not self._input.strip(b"\r\n") and self._state is State.HEAD):
             return self._end(State.CLOSED)
         self._listener.expired += 1
@@ -207,15 +202,6 @@ class H1Connection(asyncio.Protocol):
         self._state = State.CLOSED
         self.deadline = _NEVER
         self._transport.abort()
-
-    def _check_stall(self) -> None:
-        left = unsent(self._transport)
-        if left < self._unsent:
-            self._unsent = left
-            self._stalls_at = self._listener.after(self._listener.settings.stall)
-        elif self._listener.clock >= self._stalls_at:
-            self._listener.expired += 1
-            self.abort()
 
     def _rest(self) -> None:
         """The deadline of the state it is in."""
@@ -427,21 +413,10 @@ class H1Connection(asyncio.Protocol):
                 length = b"transfer-encoding: chunked\r\n"
                 body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + last_chunk(trailers)
             self._send(self._reply_head(exchange, status, headers, length) + (b"" if bare else body))
-            if self._paused and not self._keep_unread():
-                return
+            if self._paused and not self._unread.count():  # the writer of a stream waits for its reader instead
+                return self.abort()
             self._replied(exchange)
-
-    def _keep_unread(self) -> bool:
-        """The transport holds a whole reply that the peer does not take; is there room for it? The writer of a stream
-        waits for its reader instead."""
-        size = self._transport.get_write_buffer_size()
-        self._listener.unread += size - self._kept_unread
-        self._kept_unread = size
-        if self._listener.unread <= self._listener.settings.unread:
-            return True
-        self._listener.refused += 1
-        self.abort()
-        return False
+        return None
 
     def open_stream(self, exchange: H1Exchange, status: int, headers: Headers, writer: StreamWriter) -> None:
         """Send a reply's head, and start its writer."""

@@ -18,7 +18,8 @@ from tailrace.transports.http.h2_floods import Floods
 from tailrace.transports.http.h2_out import PART, Outgoing
 from tailrace.transports.http.h2_requests import Requests
 from tailrace.transports.http.h2_table import CREDIT, LINGER, Streams
-from tailrace.transports.http.sockets import is_loopback, unsent
+from tailrace.transports.http.sockets import is_loopback
+from tailrace.transports.http.unread import Unread
 from tailrace.wire.h2_frames import (
     ACK,
     HEADER_TABLE_SIZE,
@@ -80,7 +81,6 @@ class H2Connection(asyncio.Protocol):
         "_asked_at",
         "_drain_due",
         "_heard_at",
-        "_kept_unread",
         "_leaving",
         "_listener",
         "_out",
@@ -88,11 +88,10 @@ class H2Connection(asyncio.Protocol):
         "_reading",
         "_requests",
         "_settle_due",
-        "_stalls_at",
         "_state",
         "_streams",
         "_transport",
-        "_unsent",
+        "_unread",
         "deadline",
     )
 
@@ -106,10 +105,8 @@ class H2Connection(asyncio.Protocol):
         self._leaving = False  # the client opens no more streams
         self._drain_due = 0.0
         self._reading = True
-        self._unsent = 0
-        self._kept_unread = 0
-        self._stalls_at = 0.0
         self._transport: asyncio.Transport
+        self._unread: Unread
         self._out: Outgoing
         self._streams: Streams
         self._requests: Requests
@@ -131,6 +128,7 @@ class H2Connection(asyncio.Protocol):
 
     def _begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._unread = Unread(self._listener, transport)
         floods = Floods(self._listener)
         self._out = Outgoing(self._listener, transport, floods, self._go_on)
         self._streams = Streams(self._listener, self._out, floods, self._emptied)
@@ -169,35 +167,27 @@ class H2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.CLOSED
         self._out.close()
-        self._forget_unread()
+        self._unread.forget()
         self._listener.discard(self)
         self._streams.leave_all()
 
     def pause_writing(self) -> None:
         self._out.paused = True
-        self._kept_unread = self._transport.get_write_buffer_size()
-        self._listener.unread += self._kept_unread
-        if self._listener.unread > self._listener.settings.unread:
-            self._listener.refused += 1
+        if not self._unread.count():
             return self.abort()
         if self._state in (State.LINGER, State.CLOSED):
             return None
-        self._unsent = unsent(self._transport)
-        self._stalls_at = self._listener.after(self._listener.settings.stall)
+        self._unread.watch()
         self.deadline = 0.0  # each sweep looks whether the peer takes anything
         return None
 
     def resume_writing(self) -> None:
         self._out.paused = False
-        self._forget_unread()
+        self._unread.forget()
         self._rest()
         self._bound_output()
         self._out.grant()
         self._go_on()
-
-    def _forget_unread(self) -> None:
-        self._listener.unread -= self._kept_unread
-        self._kept_unread = 0
 
     def _bound_output(self) -> None:
         """A client that does not take what we say is not listened to. (Replies' heads and acknowledgements have no
@@ -221,8 +211,8 @@ class H2Connection(asyncio.Protocol):
             return self._close()
         if self._state in (State.LINGER, State.CLOSED):
             return self.abort()
-        if self._out.paused and self._check_stall():
-            return None
+        if self._out.paused and self._unread.is_stalled():
+            return self.abort()
         if clock >= self._settle_due or clock >= self._requests.head_due:
             limit = listener.settings.header_time
             return self._expire(ErrorCode.PROTOCOL_ERROR, f"settings or header fields did not come within {limit:g} s")
@@ -261,17 +251,6 @@ class H2Connection(asyncio.Protocol):
         self.deadline = _NEVER
         self._out.close()
         self._transport.abort()
-
-    def _check_stall(self) -> bool:
-        left = unsent(self._transport)
-        if left < self._unsent:
-            self._unsent = left
-            self._stalls_at = self._listener.after(self._listener.settings.stall)
-        elif self._listener.clock >= self._stalls_at:
-            self._listener.expired += 1
-            self.abort()
-            return True
-        return False
 
     def _check_stream(self, stream: H2Exchange, clock: float) -> None:
         """Has its body not come, or its reply not been taken, in time?"""
