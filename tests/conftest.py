@@ -26,6 +26,11 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 from tailrace.clients.mcp.eras import ERAS
+from tests.rigs.longest_first import (  # noqa: F401  hooks
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
 
 settings.register_profile("tailrace", deadline=None)  # how long an example takes says more of the machine than of us
 settings.load_profile("tailrace")
