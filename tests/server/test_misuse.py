@@ -19,6 +19,10 @@ MISUSES: dict[str, tuple[dict[str, Any], str]] = {
     "a time below zero": ({**HTTP, "drain": -1}, "drain= is a number of seconds, 0 or more, got -1"),
     "a count that is broken": ({**HTTP, "max_sessions": 1.5}, "max_sessions= is a whole number, 0 or more, got 1.5"),
     "a mark that is a string": ({**HTTP, "stateless": "yes"}, "stateless= is True or False, got 'yes'"),
+    "an origin without its scheme": ({**HTTP, "allow_origin": "app.example"}, "'app.example' is no origin"),
+    "an origin with a path": ({**HTTP, "allow_origin": ["https://app.example/x"]}, "is no origin"),
+    "a host with its port": ({**HTTP, "allow_host": "shop.example:8000"}, "without a port"),
+    "a host as a URL": ({**HTTP, "allow_host": "https://shop.example"}, "without a port"),
     "several workers": ({**HTTP, "workers": 2}, "tailrace run FILE.py --workers"),
     "starting again by itself": ({**HTTP, "reload": True}, "tailrace run FILE.py --reload"),
     "a certificate that is not there": (
@@ -47,7 +51,11 @@ def test_one_worker_that_is_not_reloaded_is_what_there_is() -> None:
     assert make_settings({"workers": 1, "reload": False}) == make_settings({})
 
 
-def test_numbers_fit_where_python_has_two_kinds_of_them() -> None:
+def test_what_is_meant_well_fits() -> None:
+    hosts = ("a.example", "::1", "[::1]", "*")
+    assert make_settings({"allow_host": hosts}).allow_hosts == hosts
+    origins = ("https://a.example", "http://localhost:5173", "vscode-webview://x", "*", "null")
+    assert make_settings({"allow_origin": origins}).allow_origins == origins
     settings = make_settings({"drain": 3, "keep_alive": 0.5, "rpc_time": 2, "allow_host": "a.example"})
     assert (settings.drain, settings.keep_alive, settings.rpc_time) == (3, 0.5, 2)
     assert settings.allow_hosts == ("a.example",)

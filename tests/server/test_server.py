@@ -486,8 +486,8 @@ async def test_a_broadcast_reaches_every_session_that_was_initialized() -> None:
 
 
 def test_options_become_settings() -> None:
-    settings = make_settings({"drain": 3, "allow_host": ["a"], "allow_origins": ["b"], "keep_alive": None})
-    assert (settings.drain, settings.allow_hosts, settings.allow_origins) == (3, ("a",), ("b",))
+    settings = make_settings({"drain": 3, "allow_host": ["a"], "allow_origins": ["https://b"], "keep_alive": None})
+    assert (settings.drain, settings.allow_hosts, settings.allow_origins) == (3, ("a",), ("https://b",))
     assert settings.keep_alive == Settings().keep_alive
     with pytest.raises(DefinitionError, match=r"no such option: drian, nonsense; did you mean drain"):
         make_settings({"drian": 3, "nonsense": 1})

@@ -6,6 +6,7 @@ What the limits mean is told in `tailrace.core.settings`, what a process is told
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,18 @@ def make_settings(options: dict[str, Any]) -> Settings:
         if name in given:
             value = given[name]
             given[name] = (value,) if isinstance(value, str) else tuple(value)
+    for host in given.get("allow_hosts", ()):
+        if "/" in host or (host.count(":") == 1 and not host.startswith("[")):
+            raise DefinitionError(f"{host!r} is no host that --allow-host takes: a name or an address, without a port")
+    for origin in given.get("allow_origins", ()):
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise DefinitionError(
+                f"{origin!r} is no origin that --allow-origin takes: https://NAME, with its port if it has one"
+            )
     return Settings(**given)
 
 
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?")
 _NAMES = {"allow_host": "allow_hosts", "allow_origin": "allow_origins"}
 _OF_THE_COMMAND_LINE = {"workers": 1, "reload": False}  # they start processes of their own
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
