@@ -8,7 +8,7 @@ import logging
 import re
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trustme
@@ -453,7 +453,9 @@ async def test_what_this_valkey_cannot_promise_is_said(
     assert all(part in message for part, message in zip(said, messages, strict=True))
 
 
-async def test_over_tls_the_certificate_is_checked(server: Valkey) -> None:
+@contextlib.asynccontextmanager
+async def tls_front(server: Valkey) -> AsyncIterator[str]:
+    """The server behind TLS: its URL, with the authority that vouches for it."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -472,12 +474,16 @@ async def test_over_tls_the_certificate_is_checked(server: Valkey) -> None:
             writer.close()
 
     async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as front:
-        url = f"valkeys://127.0.0.1:{front.sockets[0].getsockname()[1]}/0"
-        with pytest.raises(StoreError, match="certificate"):
-            await ValkeyStore(url).open(wait=0)
         with authority.cert_pem.tempfile() as ca:
-            store = ValkeyStore(f"{url}?ca={ca}")
-            await store.open(wait=0)
-            store.write([SESSION])
-            assert await store.load("s1") is not None
-            await store.close()
+            yield f"valkeys://127.0.0.1:{front.sockets[0].getsockname()[1]}/0?ca={ca}"
+
+
+async def test_over_tls_the_certificate_is_checked(server: Valkey) -> None:
+    async with tls_front(server) as url:
+        with pytest.raises(StoreError, match="certificate"):
+            await ValkeyStore(url.partition("?")[0]).open(wait=0)
+        store = ValkeyStore(url)
+        await store.open(wait=0)
+        store.write([SESSION])
+        assert await store.load("s1") is not None
+        await store.close()

@@ -19,11 +19,12 @@ from tailrace.errors import EntryTaken, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.valkey import ValkeyStore
 from tailrace.stores.valkey_membership import ValkeyMembership
+from tests.rigs.ports import free_port
 from tests.rigs.proxy import Plan, running_proxy
 from tests.rigs.valkey import Valkey
 from tests.stores.test_store import SESSION, claim, event, outcome, put
 from tests.stores.test_stress import note
-from tests.stores.test_valkey import names
+from tests.stores.test_valkey import names, tls_front
 
 OWN = "{tailrace:tailrace}:"
 
@@ -512,24 +513,48 @@ async def test_a_user_with_the_rights_that_the_docs_name_is_a_member_like_any_ot
     rights = re.findall(r"^ACL SETUSER tailrace on >SECRET (.*)$", page, re.MULTILINE)
     server.ask("ACL", "SETUSER", "ann", "on", ">pw", *rights[0].split())
     try:
-        url = server.url.replace("//", "//ann:pw@")
-        first, second = ValkeyMembership(url), ValkeyMembership(url)
-        for member in (first, second):
-            await member.join()
-        store = await first.take()
-        assert await outcome(store, SESSION, event(1), claim("k", expires=4e9)) is None
-        assert await store.load("s1") is not None
-        first.inbox.send(second.member, b"hello")
-        assert await asyncio.wait_for(second.inbox.receive(), 30) == [(first.member, b"hello")]
-        assert await first.retire(store) is False
-        store = await second.take()
-        assert await outcome(store, DropSession("s1")) is None
-        assert await second.retire(store) is True
-        for member in (first, second):
-            assert member.failure is None
-            await member.leave()
+        await two_share(server.url.replace("//", "//ann:pw@"))
     finally:
         server.ask("ACL", "DELUSER", "ann")
+
+
+async def two_share(url: str) -> None:
+    """All that members do: they join, tell each other, own, claim, hand over, adopt, retire, and leave."""
+    first, second = ValkeyMembership(url), ValkeyMembership(url)
+    for member in (first, second):
+        await member.join()
+    store, beside = await first.take(), await second.take(new=True)
+    assert await outcome(store, SESSION, event(1), claim("k", expires=4e9)) is None
+    assert isinstance(await outcome(beside, claim("k", expires=4e9)), EntryTaken)
+    assert await store.load("s1") is not None
+    assert await second.owners(refresh=True) == {store.partition: first.member, beside.partition: second.member}
+    assert await first.secrets() == await second.secrets()
+    first.inbox.send(second.member, b"hello")
+    assert await asyncio.wait_for(second.inbox.receive(), 30) == [(first.member, b"hello")]
+    assert await first.retire(store) is False
+    store = await second.take()
+    assert await outcome(store, DropSession("s1")) is None
+    assert await second.retire(store) is True
+    assert await second.retire(beside) is True
+    for member in (first, second):
+        assert member.failure is None
+        await member.leave()
+
+
+async def test_a_node_of_a_cluster_has_all_keys_of_a_service_in_one_slot() -> None:
+    options = {"cluster-enabled": "yes", "cluster-port": f"{free_port()}", "cluster-require-full-coverage": "no"}
+    with Valkey(**options) as node:
+        node.ask("CLUSTER", "ADDSLOTS", key_slot(OWN.encode()))  # any other one is refused: CLUSTERDOWN
+        async with asyncio.timeout(60):
+            while b"cluster_state:ok" not in node.ask("CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+        await two_share(node.url)
+        assert {key_slot(name.encode()) for name in names(node)} == {key_slot(OWN.encode())}
+
+
+async def test_over_tls_members_share_as_they_do_without_it(server: Valkey) -> None:
+    async with tls_front(server) as url:
+        await two_share(url)
 
 
 async def test_nobody_at_the_address_is_said_when_joining() -> None:

@@ -150,7 +150,10 @@ class Ownership:
         orphans = self.members.orphans
         for tag in self._failing.keys() - orphans - self.entering:  # somebody has it, or it is gone
             del self._failing[tag]
-        for tag in orphans - self.entering - self.by_tag.keys():
+        here = {
+            partition.tag for partition in self.house.partitions
+        }  # what was lost is here until its hooks are through
+        for tag in orphans - self.entering - here:
             if tag not in self._failing or now >= self._failing[tag].due:
                 self.entering.add(tag)
                 self._start(self._adopt(tag), "tailrace-adopt")
@@ -290,16 +293,14 @@ class Ownership:
 
     async def _settle_in(self) -> None:
         """Find a new home: nothing new is accepted until there is one."""
-        failed = False
         while not self.members.leaving:
             try:
-                home = await self._enter(await self.membership.take(new=failed))
+                home = await self._enter(await self.membership.take(new=True))
             except _LetGo:
                 return
             except Exception as error:
                 bug = None if isinstance(error, StoreError) else error
                 logger.warning("there is no new home yet: %s", error, exc_info=bug)
-                failed = True  # perhaps for what was left in that one
                 await asyncio.sleep(self.membership.lease / 3)
             else:
                 return self.house.settle_in(home)

@@ -110,15 +110,17 @@ class MemoryMembership(Membership):
         self._cluster.numbers += 1
         tag = f"p{self._cluster.numbers}"
         self._cluster.partitions[tag] = _Partition(self, tag)
-        store = await self.adopt(tag)
-        assert store is not None
-        return store
+        return await self._own(tag)
 
     async def adopt(self, partition: str) -> Store | None:
         """As `Membership.adopt`."""
         cluster = self._cluster
         if partition in cluster.owners or partition not in cluster.partitions:
             return None
+        return await self._own(partition)
+
+    async def _own(self, partition: str) -> Store:
+        cluster = self._cluster
         cluster.owners[partition] = self.member
         store = cluster.partitions[partition] = cluster.partitions[partition].handed_to(self)
         self._stores[partition] = store

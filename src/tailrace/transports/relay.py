@@ -186,7 +186,8 @@ class Relay:
             asked.begin()
         except StoreError as error:
             self.forget_asked(asked)
-            return self._turn_away(exchange, f"the worker that has this session cannot be reached: {error}")
+            logger.warning("a request cannot be sent on member=%s error=%s", to, error)  # its text is not for clients
+            return self._turn_away(exchange, "the worker that has this session cannot be reached; try again later")
         return self._answers.add(asked)
 
     def on(self, kind: str, handler: Told) -> None:
