@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -26,7 +27,12 @@ async def sleep(crowd: Crowd) -> Undo:
     victim = crowd.random.choice(crowd.workers())
     os.kill(victim.pid, signal.SIGSTOP)
     crowd.diary.ended("life", "kill", None)
-    return lambda: os.kill(victim.pid, signal.SIGCONT)
+
+    def wake() -> None:
+        with contextlib.suppress(ProcessLookupError):  # whoever sleeps for 30 s is killed and replaced
+            os.kill(victim.pid, signal.SIGCONT)
+
+    return wake
 
 
 async def valkey(crowd: Crowd) -> None:
