@@ -69,6 +69,6 @@ async def test_prometheus_scrapes_two_workers_at_one_address(tmp_path: Path) -> 
                     await client.call_tool("order", {"item": "tea"})
             await asyncio.to_thread(seen.wait_value, 'tailrace_calls_total{target="order",outcome="ok"}', 6.0)
             await asyncio.to_thread(seen.wait_value, 'tailrace_cluster_members{worker="0"}', 2.0)
-            assert seen.value("tailrace_cluster_partitions") == 2.0
-            assert seen.value("count(tailrace_worker_up == 1)") == 2.0
+            await asyncio.to_thread(seen.wait_value, "tailrace_cluster_partitions", 2.0)
+            await asyncio.to_thread(seen.wait_value, "tailrace_worker_up", 2.0)
             assert seen.value("up") == 1.0

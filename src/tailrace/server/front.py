@@ -46,7 +46,7 @@ __all__ = ["Front", "front"]
 
 logger = logging.getLogger("tailrace.server")
 
-_PATIENCE = 1.5  # seconds for a worker's answer
+_PATIENCE = 3.0  # seconds for a worker's answer
 _START = 10.0  # seconds for the thread to listen
 _END = 1.0  # seconds for it to end, and for what an ended process has still told
 _BEHIND = 64 * 1024  # bytes of questions that a worker has not read

@@ -287,7 +287,7 @@ const COLUMNS = {
       columns: [
         ["Worker", "number", null, text((row) => String(row.worker))],
         ["Process", "number", null, text((row) => String(row.pid))],
-        ["State", "wide", () => el("span", { class: "badge" }), (cell, row) => {
+        ["State", "", () => el("span", { class: "badge" }), (cell, row) => {
           say(cell.firstElementChild, row.state === "leaving" ? "is told to end" : row.state === "silent" ? "does not answer" : row.state);
           cell.firstElementChild.dataset.tone = WORKER_TONES[row.state] ?? "";
         }],
