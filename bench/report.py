@@ -60,7 +60,7 @@ SECTIONS = {
         "Several workers, and stores",
         "<!-- workers: begin (python -m bench.report writes this) -->",
         "<!-- workers: end -->",
-        ("tailrace-1", "tailrace", "tailrace-valkey"),
+        ("tailrace-1", "tailrace-memory-1", "tailrace-valkey"),
         "The figure of the server in the row divided by that of the one in the column. CPU is that of all processes of "
         "the server; Valkey's own is told apart, below.",
     ),

@@ -159,13 +159,15 @@ def _nothing() -> None:
     """Tailrace is installed: it runs this."""
 
 
-def _tailrace(name: str, title: str, settings: str, store: str, *flags: str, transports: tuple[str, ...]) -> Server:
+def _tailrace(
+    name: str, title: str, settings: str, store: str, *flags: str, transports: tuple[str, ...], invited: bool = False
+) -> Server:
     def command(transport: str, port: int, scratch: Path, _: bool) -> list[str]:
         where = f"sqlite:{scratch / 'store.db'}" if store == "SQLite" else "memory"
         start = [sys.executable, "-m", "tailrace", "run", str(_PEERS / "tailrace_server.py"), "--store", where]
         return [*start, "--stdio"] if transport == "stdio" else [*start, *flags, "--port", str(port)]
 
-    return Server(name, title, store, settings, command, _nothing, transports)
+    return Server(name, title, store, settings, command, _nothing, transports, invited=invited)
 
 
 def _stateless(name: str, title: str, count: int) -> Server:
@@ -238,6 +240,10 @@ SERVERS = (
             cannot={"broadcast": "it gives no way to write to other sessions"}),
     _stateless("tailrace-1", "Tailrace, 1 worker", 1),
     _stateless("tailrace-2", "Tailrace, 2 workers", 2),
+    _tailrace("tailrace-memory-1", "Tailrace, memory, 1 worker", "--workers 1", "memory", "--workers", "1",
+              transports=("http", "sse"), invited=True),
+    _tailrace("tailrace-sqlite-1", "Tailrace, SQLite, 1 worker", "--workers 1; synchronous=FULL", "SQLite",
+              "--workers", "1", transports=("http", "sse"), invited=True),
     _over_valkey("tailrace-valkey", "Tailrace, Valkey, 1 worker", 1, "", ("http", "sse")),
     _over_valkey("tailrace-valkey-own", "Tailrace, Valkey, 2 workers, own", 2, "; each connection stays with the "
                  "worker that made its session", ("http",), land="own"),

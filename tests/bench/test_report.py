@@ -138,14 +138,18 @@ def test_all_is_written_and_what_is_stored_can_be_drawn_again(results: dict[str,
 
 @pytest.fixture
 def with_workers(results: dict[str, Any]) -> dict[str, Any]:
-    names = {"tailrace-valkey": "Valkey, 1 worker", "tailrace-valkey-other": "Valkey, other"}
+    names = {
+        "tailrace-memory-1": "Memory, 1 worker",
+        "tailrace-valkey": "Valkey, 1 worker",
+        "tailrace-valkey-other": "Valkey, other",
+    }
     results["servers"] |= {name: server(title) for name, title in names.items()}
     results["trials"]["stores"] = {
-        "title": "Stores", "kind": "calls", "servers": ["tailrace", *names], "section": "workers",
+        "title": "Stores", "kind": "calls", "servers": [*names], "section": "workers",
     }  # fmt: skip
     one = {"trial": "stores", "round": 1, "rps": 100.0}
     results["samples"] += [
-        {**one, "server": "tailrace", "cpu_us": 30.0},
+        {**one, "server": "tailrace-memory-1", "cpu_us": 30.0},
         {**one, "server": "tailrace-valkey", "cpu_us": 33.0, "beside_us": 1.5},
         {**one, "server": "tailrace-valkey-other", "cpu_us": 99.0, "beside_us": 20.5, "away_percent": 100.0},
     ]
@@ -156,7 +160,7 @@ def test_a_section_has_its_own_trials_and_servers_only(with_workers: dict[str, A
     peers, workers = part(with_workers, "peers"), part(with_workers, "workers")
     assert list(peers["trials"]) == ["echo", "burst"]
     assert list(workers["trials"]) == ["stores"]
-    assert list(workers["servers"]) == ["tailrace", "tailrace-valkey", "tailrace-valkey-other"]
+    assert list(workers["servers"]) == ["tailrace-memory-1", "tailrace-valkey", "tailrace-valkey-other"]
     assert "Valkey" not in markdown(peers)
 
 
@@ -166,7 +170,7 @@ def test_the_cost_of_the_process_beside_is_told_apart_and_so_is_the_share_that_i
     text = markdown(part(with_workers, "workers"), section=SECTIONS["workers"])
     assert "| server | calls/s | CPU µs a call | Valkey's CPU µs a call | relayed % |" in text
     assert row(text, "Stores", "Valkey, other").startswith("| Valkey, other | 100 | 99.0 | 20.5 | 100 |")
-    assert row(text, "Stores", "Tailrace").startswith("| Tailrace | 100 | 30.0 | - | - |")
+    assert row(text, "Stores", "Memory, 1 worker").startswith("| Memory, 1 worker | 100 | 30.0 | - | - |")
     assert "| stores | CPU µs a call (less is better) | Valkey, other | 3.30 | 3.00 |" in text
 
 
