@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.e2e.installing import Missing, find_go, once_into, run_step
@@ -31,6 +31,8 @@ _FILES = 16384  # descriptors that the runner wants to have open
 
 _MODULE = "connectrpc.com/conformance"
 _TOTAL = re.compile(r"Total cases: (\d+)\n(\d+) passed, (\d+) failed")
+_FAILED = re.compile(r"^FAILED: (.+):$", re.MULTILINE)
+_AGAIN = 10  # cases that may have failed for want of time
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Score:
         known: Cases of the file of known failures.
         ok: The runner's own verdict: what fails is what is known to fail.
         output: All that it said, for people.
+        again: Those that passed only when they ran again, alone.
     """
 
     passed: int
@@ -84,10 +87,17 @@ class Score:
     known: int
     ok: bool
     output: str
+    again: int = 0
 
     def line(self, side: str) -> str:
         """For people: one line."""
-        return f"rpc {side}: {self.passed}/{self.total} cases passed, {self.known} known to fail"
+        again = f", {self.again} of them when they ran again, alone" if self.again else ""
+        return f"rpc {side}: {self.passed}/{self.total} cases passed{again}, {self.known} known to fail"
+
+    @property
+    def failed(self) -> list[str]:
+        """The cases that it says failed."""
+        return list(dict.fromkeys(_FAILED.findall(self.output)))
 
     @property
     def failures(self) -> str:
@@ -99,6 +109,9 @@ class Score:
 def run_suite(side: str, command: Sequence[str], *options: str, limit: float = LIMIT) -> Score:
     """Run the suite against a program under test.
 
+    Some cases have deadlines in real time: where the machine was busy for that long, they fail whoever is
+    tested. So a few that failed run again, alone, and the score says how many passed only then.
+
     Args:
         side: ``server`` or ``client``.
         command: Starts the program.
@@ -109,6 +122,16 @@ def run_suite(side: str, command: Sequence[str], *options: str, limit: float = L
         Missing: A part cannot be had.
         subprocess.TimeoutExpired: It hung; everything it started is ended.
     """
+    score = _run(side, command, options, limit)
+    if score.ok or not 0 < len(score.failed) <= _AGAIN:
+        return score
+    second = _run(side, command, [word for case in score.failed for word in ("--run", case)], limit)
+    if not second.ok or second.total != len(score.failed) or score.passed + second.total != score.total:
+        return score
+    return replace(score, passed=score.total, again=second.total, ok=True)
+
+
+def _run(side: str, command: Sequence[str], options: Sequence[str], limit: float) -> Score:
     have = parts()
     known = HERE / f"known-failing-{side}.txt"
     given = [line for line in known.read_text().splitlines() if line.strip() and not line.startswith("#")]
