@@ -24,7 +24,7 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True, slots=True)
 class _Method(Generic[Request, Response]):
-    """A method.
+    """What all methods have.
 
     Args:
         path: ``package.Service/Method``.
@@ -42,9 +42,7 @@ class UnaryMethod(_Method[Request, Response]):
     """One message out, one in.
 
     Args:
-        path: ``package.Service/Method``.
-        request: The type of its requests.
-        response: The type of its answers.
+        path, request, response: As all methods have them.
         idempotent: It may run twice: it is retried.
         get: It has no side effects: it is called by GET where that is possible.
     """
