@@ -81,7 +81,7 @@ def test_whose_messages_they_are_has_to_be_said(valkey: Valkey) -> None:
 def test_a_server_that_runs_is_asked_and_delivers_what_is_put_back(valkey: Valkey, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SERVICE)
     found = listed(valkey)
-    command = tailrace_command(tmp_path / "shop.py", "--lease", "1", store=valkey.url)
+    command = tailrace_command(tmp_path / "shop.py", store=valkey.url)
     with running(command, tmp_path / "silent") as server:  # it owns the messages, and publishes nothing
         refused = outbox(valkey, "drop", found[5][0])
         assert (refused.exit_code, "only messages that were refused can be dropped" in refused.output) == (1, True)

@@ -72,7 +72,7 @@ def _read(text: str, name: str) -> dict[str, float]:
 @asynccontextmanager
 async def watched(tmp_path: Path) -> AsyncGenerator[tuple[ServerProcess, Desk]]:
     with Valkey() as valkey:
-        flags = ("--workers", "2", "--admin", "127.0.0.1:0", "--lease", "2")
+        flags = ("--workers", "2", "--admin", "127.0.0.1:0")
         async with running_async(tailrace_command(TARGET, *flags, store=valkey.url), tmp_path / "log") as server:
             yield server, Desk(server)
 
