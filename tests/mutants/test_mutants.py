@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.mutants import MUTANTS
-from tests.mutants.planting import LIMIT, Done, Mutant, copy_sources, plant, run_tests
+from tests.mutants.planting import LIMIT, PATIENCE, Done, Mutant, copy_sources, plant, run_tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LIMIT)]
 SHORT = 15.0  # seconds: many faults are that something never comes. On a busy machine it may not be: then once more
@@ -21,7 +21,7 @@ SHORT = 15.0  # seconds: many faults are that something never comes. On a busy m
 def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path)
     plant(sources, mutant.file, mutant.changes)
-    for patience in (SHORT, LIMIT):
+    for patience in (SHORT, PATIENCE):
         done = run_tests(sources, mutant.caught_by, patience)
         if fails_for_it(mutant, done):
             return
