@@ -17,7 +17,11 @@ from tests.soak.workers.__main__ import failures
 from tests.soak.workers.__main__ import table as table_of_workers
 from tests.soak.workers.rounds import prove as prove_workers
 
-SOME_FAULTS = ["kill", "cut", "storm"]  # of those that `python -m tests.soak.workers` makes
+SOME_FAULTS = [
+    "kill",
+    "valkey",
+    "storm",
+]  # of those that `python -m tests.soak.workers` makes: none lasts for near a lease
 
 
 @pytest.mark.e2e
