@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.planting import Mutant
 
+CLUSTER = "tests/server/test_cluster.py"
+SCHEDULES = "tests/schedules/test_members.py::test_what_meets_in_any_order"
 LEDGER = "tests/core/test_shared_ledger.py"
 MEMBERS = "tests/stores/test_valkey_membership.py"
 
@@ -16,6 +18,32 @@ SHARED_MUTANTS = [
             "tests/server/test_cluster.py::test_an_owner_that_is_not_sure_of_its_lease_answers_for_no_session_until_it_is"
         ],
         "Timeout|assert",
+    ),
+    Mutant(
+        "what a partition has counted goes with it",
+        "server/server.py",
+        [("            self.past.add(partition)\n", "")],
+        [f"{CLUSTER}::test_what_a_partition_has_counted_stays_when_it_is_gone"],
+        "assert",
+    ),
+    Mutant(
+        "a client is told where the store is",
+        "transports/relay.py",
+        [
+            (
+                '"the worker that has this session cannot be reached; try again later"',
+                'f"the worker that has this session cannot be reached: {error}"',
+            )
+        ],
+        ["tests/server/test_leaks.py::test_a_client_whose_worker_cannot_be_reached_learns_nothing_of_the_way"],
+        "assert",
+    ),
+    Mutant(
+        "a partition that was lost while it was restored is served",
+        "server/ownership.py",
+        [("            self._check(partition)\n", "")],
+        [f"{SCHEDULES}[killed snatched]"],
+        "what it owns, and what it has|BugFound",
     ),
     Mutant(
         "a key is claimed although another process may have it",
