@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tailrace.cli.run import run_command
 from tailrace.core.settings import Settings
@@ -52,7 +53,6 @@ def test_the_page_about_deployment_shows_the_way_to_it(name: str) -> None:
 @pytest.fixture
 def parts() -> dict[str, Any]:
     """The documents of kubernetes.yaml by their kind."""
-    yaml = pytest.importorskip("yaml")
     found = {document["kind"]: document for document in yaml.safe_load_all(text("kubernetes.yaml"))}
     assert set(found) == {"Secret", "PersistentVolumeClaim", "Deployment", "Service", "Ingress"}
     return found
@@ -221,7 +221,7 @@ def test_nginx_takes_it(tmp_path: Path) -> None:
 
 
 def test_envoy_cuts_no_stream_and_sends_no_call_twice() -> None:
-    config = pytest.importorskip("yaml").safe_load(text("envoy.yaml"))["static_resources"]
+    config = yaml.safe_load(text("envoy.yaml"))["static_resources"]
     manager = config["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert seconds(manager["stream_idle_timeout"]) > 4 * DEFAULTS["keep_alive"]
     (host,) = manager["route_config"]["virtual_hosts"]

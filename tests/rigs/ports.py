@@ -13,13 +13,12 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 __all__ = ["free_port"]
 
 _COUNT = 12_000
 _taken: set[int] = set()
-_locks: IO[bytes] | None = None  # the byte of a port's number is locked until this process ends
+_locks: int | None = None  # a descriptor: the byte of a port's number is locked until this process ends
 
 
 def free_port() -> int:
@@ -27,7 +26,8 @@ def free_port() -> int:
     lowest_given = _lowest_given()
     global _locks
     if _locks is None:  # one for good: to close any descriptor of the file would let go of all its locks
-        _locks = (Path(tempfile.gettempdir()) / f"tailrace-test-ports-{os.getuid()}").open("ab")
+        path = Path(tempfile.gettempdir()) / f"tailrace-test-ports-{os.getuid()}"
+        _locks = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for port in random.sample(range(lowest_given - _COUNT, lowest_given), _COUNT):
         if port in _taken:
             continue

@@ -159,7 +159,7 @@ class SessionHome:
 
     def journal_of(self, session: Session | None) -> SessionJournal | None:
         """Where the session is journalled; None for those that are not."""
-        return session.log.journal if session is not None else None  # type: ignore[return-value]
+        return session.log.journal if session is not None else None  # type: ignore[return-value] - none other is put there
 
     def save(self, session: Session) -> None:
         """Store the session's record as it is now."""
