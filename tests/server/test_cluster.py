@@ -319,6 +319,25 @@ async def test_that_a_resource_has_changed_reaches_those_who_want_to_hear_of_it_
             assert found["params"]["uri"] == wanted["uri"]
 
 
+async def test_who_has_just_come_is_told_what_all_are_told() -> None:
+    """Members look at each other every third of a lease, here every twenty seconds: news go to the one that no look
+    has seen as yet."""
+    place = Town()
+    place.cluster.lease = 60.0
+    try:
+        first, _ = await place.add()
+        await until(lambda: cluster_of(first).members.seen > 0)
+        second, _ = await place.add()
+        listening = (await LegacySession(second).start()).get()
+        assert await listening.status_code() == 200
+        await until(lambda: cluster_of(first).members.others(), 10.0)
+        await first.broadcast("notifications/message", {"level": "info", "data": "now"})
+        assert (await listening.message("notifications/message"))["params"]["data"] == "now"
+    finally:
+        for server in list(place.servers):
+            await server.stop()
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 

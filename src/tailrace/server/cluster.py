@@ -33,7 +33,7 @@ __all__ = ["Cluster", "House"]
 
 logger = logging.getLogger("tailrace.cluster")
 
-_LEAVE = 1.0  # seconds to see who is there, before this member leaves
+_ANNOUNCE = 1.0  # seconds to see who is there, before all are told that this member comes or leaves
 
 
 class House(Protocol):
@@ -109,6 +109,7 @@ class Cluster:
         self.router.ownership = self.ownership
         self.news = News(house, relay, members.others, sweeper)
         relay.on("released", self._on_released)
+        relay.on("joined", self._on_joined)
         relay.on("leaving", lambda member, _: members.departed.add(member))
         self._wanted = asyncio.Event()  # look around now
         self._task: asyncio.Task[Any] | None = None
@@ -118,20 +119,18 @@ class Cluster:
         """The server shuts down: nothing is taken over any more, and what can be goes to others."""
         return self.members.leaving
 
-    def start(self) -> None:
-        """The home is recovered: serve it, hear the others, and look around from now on."""
+    async def start(self) -> None:
+        """The home is recovered: serve it, hear the others, tell them, and look around from now on."""
         self.ownership.start()
         self.relay.start()
+        await self._announce("joined")
         self._task = self.house.tasks.start(self._watch(), name="tailrace-membership")
 
     async def leave(self) -> None:
         """Take nothing over any more, and let the others know; what comes new goes to one of them. Idempotent."""
         if not self.leaving:
             self.members.leaving = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LEAVE):
-                    await self.members.look(at_once=True)  # somebody may have come a moment ago
-            self._tell_all("leaving")
+            await self._announce("leaving")
 
     async def hand_over(self) -> None:
         """Close what this member owns, and tell the others, who adopt it at once; then see to what was put off, or is
@@ -179,6 +178,13 @@ class Cluster:
 
     # --- what members tell each other ---
 
+    async def _announce(self, kind: str) -> None:
+        """Tell all who are there by now: somebody may have come a moment ago."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANNOUNCE):
+                await self.members.look(at_once=True)
+        self._tell_all(kind)
+
     def _tell_all(self, kind: str, payload: bytes = b"") -> None:
         for member in self.members.staying():
             with contextlib.suppress(StoreError):
@@ -186,6 +192,11 @@ class Cluster:
 
     def _released(self, tag: str) -> None:
         self._tell_all("released", tag.encode())
+
+    def _on_joined(self, member: str, payload: bytes) -> None:
+        """There is one more, who has clients before the next look sees it."""
+        self.members.arrives(member)
+        self._wanted.set()
 
     def _on_released(self, member: str, payload: bytes) -> None:
         """A member that leaves has closed a partition: whoever is first adopts it."""

@@ -37,6 +37,7 @@ class Members:
     Attributes:
         owners: Who owns which partition, as it was seen last.
         orphans: The partitions that nobody owned then.
+        arrived: Members that said so, and since which moment; the next look sees what they own.
         departed: Members that leave in order.
         leaving: This one does: it takes nothing over any more, and what can be goes to others.
         seen: When the look began of which the owners are (loop time); -inf: something has changed since.
@@ -46,6 +47,7 @@ class Members:
         self.membership = membership
         self.owners: dict[str, str] = {}
         self.orphans: set[str] = set()
+        self.arrived: dict[str, int] = {}
         self.departed: set[str] = set()
         self.leaving = False
         self.seen = float("-inf")
@@ -57,8 +59,8 @@ class Members:
         self._changed = Waiters()
 
     def others(self) -> set[str]:
-        """All but this one, as far as they own something."""
-        return set(self.owners.values()) - {self.membership.member}
+        """All but this one, as far as they own something, or have just come."""
+        return {*self.owners.values(), *self.arrived} - {self.membership.member}
 
     def staying(self) -> set[str]:
         """The others, without those that leave."""
@@ -68,6 +70,10 @@ class Members:
         """Which other member has a partition; None: nobody, or this one."""
         owner = self.owners.get(tag)
         return None if owner == self.membership.member else owner
+
+    def arrives(self, member: str) -> None:
+        """It has just come."""
+        self.arrived[member] = next(self._moments)
 
     def own(self, tag: str) -> None:
         """This one has it now."""
@@ -105,7 +111,8 @@ class Members:
         self._forgotten = {tag: when for tag, when in self._forgotten.items() if when > moment}
         for tag in self._forgotten:  # it was seen before it changed hands
             owners.pop(tag, None)
-        for member in self.others() - set(owners.values()) - self.departed:
+        self.arrived = {member: when for member, when in self.arrived.items() if when > moment}
+        for member in self.others() - set(owners.values()) - self.departed - set(self.arrived):
             logger.warning("a member is gone member=%s", member)
             self._gone(member)
         self.departed &= set(owners.values())

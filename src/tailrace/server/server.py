@@ -235,7 +235,7 @@ class Server:
         else:
             requests.routes |= dict.fromkeys(home.routes, self.cluster.router.route)
             requests.take_in = self.cluster.router.take_in
-            self.cluster.start()
+            await self.cluster.start()
         self.ready = True
 
     async def _first_partition(self) -> Partition:
