@@ -120,6 +120,10 @@ TRIALS = (
               ("tailrace-1", "tailrace-2"), section="workers", flags={"clients": str(n)})
         for n in (8, 32)
     ),
+    # A worker that has more to do than time serves several calls a turn of its loop, which costs less a call; two that
+    # share that load do so less often. At a rate that one serves with ease, two cost what they cost by themselves.
+    Trial("workers-paced", "Echo, the stateless 2026-07-28, 32 clients, 8,000 calls a second in all", "calls", "modern",
+          ("tailrace-1", "tailrace-2"), section="workers", flags={"clients": "32", "rate": "8000"}),
     *(
         Trial(f"stores-{n}", f"Echo, Streamable HTTP with sessions, {n} client{'s' if n > 1 else ''}", "calls",
               "sessions", _STORES, section="workers", quick=n > 1, flags={"clients": str(n)})
