@@ -639,7 +639,7 @@ async def test_a_task_of_a_server_that_does_not_have_it_any_more_is_asked_for_at
         cluster.members.owners[tag_of(id)] = cluster_of(third).membership.member  # as it was a moment ago
         asked = post_modern(second, modern_request(2, "tasks/get", {"taskId": id}, **TASKS))
         assert (await asked.answer(2))["result"]["status"] == "completed"
-        assert cluster.relay.statistics()["forwarded"] == 2
+        assert cluster.relay.statistics()["forwarded"] >= 2  # until the next look it may be sent to the wrong one again
 
 
 # --- listening to tasks of several servers ----------------------------------------------------------
