@@ -7,7 +7,9 @@ import contextlib
 import logging
 import re
 import signal
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -22,7 +24,7 @@ from tailrace.stores import valkey_inbox, valkey_membership, valkey_post
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.valkey import ValkeyStore
-from tailrace.stores.valkey_link import Link
+from tailrace.stores.valkey_link import Link, Unreachable
 from tailrace.stores.valkey_records import encode
 from tests.rigs.valkey import Valkey
 from tests.stores.test_store import RECORDS, SESSION, event, put, stored
@@ -176,6 +178,38 @@ async def test_a_claim_that_is_asked_again_after_a_cut_gets_the_answer_it_had(se
 
 
 # --- cuts and restarts ----------------------------------------------------------------------------
+
+
+class Resetting(asyncio.Protocol):
+    """Says OK to everything, and resets the connection once it was asked to."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"+OK\r\n" * data.count(b"*"))
+        if b"RESET" in data:
+            raw = self.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+
+
+async def test_a_connection_that_was_reset_while_nothing_was_asked_is_given_up_and_made_anew() -> None:
+    listener = await asyncio.get_running_loop().create_server(Resetting, "127.0.0.1", 0)
+    link = Link(f"valkey://127.0.0.1:{listener.sockets[0].getsockname()[1]}", "tailrace", timeout=60)
+    for _ in range(5):
+        with contextlib.suppress(Unreachable):  # the reset may be faster than the answer
+            assert await link.ask("RESET") == b"OK"
+            async with asyncio.timeout(60):
+                while not link._connection._writer.is_closing():
+                    await asyncio.sleep(0.01)
+            with pytest.raises(Unreachable):
+                await link.ask("PING")
+        assert await link.ask("PING") == b"OK"
+    await link.drop()
+    listener.close()
+    await listener.wait_closed()
 
 
 async def test_what_was_committed_survives_a_kill_of_valkey_and_what_waits_is_done_once(durable: Valkey) -> None:

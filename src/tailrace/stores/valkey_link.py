@@ -187,6 +187,10 @@ class Link:
             kind = library.asyncio.SSLConnection if self._tls else library.asyncio.Connection
             self._connection = kind(**self._settings, retry=retry)
             await self._connection.connect()
+        elif (writer := self._connection._writer) is None or writer.is_closing():
+            # Before 3.14 `writelines` takes it for a live one: it fails otherwise, or leaves the descriptor with the
+            # loop, where the next connection that gets it fails (gh-136234).
+            raise self._library.exceptions.ConnectionError("the connection was lost")
         return self._connection
 
 
