@@ -123,6 +123,7 @@ async def test_tickets_grow(bench: Bench) -> None:
     await store.flush()
     tickets += [store.write([]), store.write([SESSION])]
     assert tickets == sorted(set(tickets))
+    assert store.is_held
     await store.close()
 
 

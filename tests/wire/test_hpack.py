@@ -86,6 +86,7 @@ def test_a_length_as_a_part_of_a_block(size: int) -> None:
         b"\x20\x20\x20\x82",  # three sizes
         b"\x82\x20",  # a size behind a field
         b"\x00\x84\xff\xff\xff\xff\x00",  # the end of strings, in a string
+        b"\x00\x85\x07\xff\xff\xff\xff\x00",  # the same behind a character, so that it ends in the middle of a byte
         b"\x00\x84\x00\x00\x00\x00\x00",  # padded with zeros
         b"\x40\x82\xff\xff\x00",  # padded with more than seven bits
     ],
