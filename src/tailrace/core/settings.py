@@ -1,4 +1,4 @@
-"""Every limit and every waiting time in one place, with its default (DESIGN 5 and 6; `docs/cli.md` lists the flags)."""
+"""Every limit and every waiting time in one place, with its default (`docs/security.md`, `docs/cli.md` list them)."""
 
 from __future__ import annotations
 

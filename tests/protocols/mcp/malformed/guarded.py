@@ -1,4 +1,4 @@
-"""Host and Origin, checked before everything else on every path (MCP transports: security warning; DESIGN 6)."""
+"""Host and Origin, checked before everything else on every path (MCP transports: security warning; our limits)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Row:
 
     Attributes:
         kind: The class of fault.
-        rule: Where it is forbidden: a section of JSON-RPC 2.0, an RFC, a page of MCP's specification, or DESIGN.
+        rule: Where it is forbidden: a section of JSON-RPC 2.0, an RFC, a page of MCP's specification, or one of ours.
         answers: What each way in answers. Over HTTP+SSE a 202 has its code in the stream.
         body: As it is sent; None for the way's own good call.
         bodies: For ways that get another one.

@@ -193,7 +193,7 @@ ROWS: list[Row] = [
     *(
         Row(
             kind="event id",
-            rule="DESIGN 2: HTTP+SSE is resumed as well",
+            rule="docs/promises.md: HTTP+SSE is resumed as well",
             method="GET",
             path="/sse",
             headers={"Last-Event-ID": id, "Accept": "text/event-stream"},
@@ -286,7 +286,7 @@ ROWS: list[Row] = [
     *(
         Row(
             kind="size",
-            rule="DESIGN 6: body 4 MiB",
+            rule="docs/security.md: body 4 MiB",
             body=legacy_request("ping", b'"a":"' + b"x" * size + b'"'),
             answers={way: (413, -32600) for way in (*LEGACY[-1:], MODERN, SSE)},
         )
