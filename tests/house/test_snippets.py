@@ -84,6 +84,14 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
 
 
+def test_files_that_the_design_names_are_there() -> None:
+    """Its listing and its table name a file by as much of its path as tells it from others."""
+    named = set(re.findall(r"(?<![\w./-])(?!tests/)[\w/]+\.py\b", (ROOT / "docs/design.md").read_text()))
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "src").rglob("*.py")]
+    assert len(named) > 150
+    assert sorted(name for name in named if not any(path.endswith(f"/{name}") for path in there)) == []
+
+
 NAVIGATED = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
 
