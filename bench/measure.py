@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.processes import Usage, free_port, server, usage
+from bench.processes import Usage, cores, free_port, server, usage
 from bench.servers import ROOT, Server
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def measure(trial: Trial, contestant: Server, load: Path, scratch: Path, *, quic
     flags = _flags(trial, contestant, port, quick)
     limit = _limit(trial, flags) + _OPENING_TIME
     with ExitStack() as running:
+        if trial.each:
+            running.enter_context(cores(contestant.workers))
         beside = None if contestant.beside is None else running.enter_context(contestant.beside(scratch))
         command = contestant.command(trial.transport, port, scratch, trial.kind == "resume")
         if trial.transport == "stdio":
@@ -53,6 +55,8 @@ def _flags(trial: Trial, contestant: Server, port: int, quick: bool) -> dict[str
     path = "sse" if trial.transport == "sse" else "mcp"
     flags = {"trial": trial.kind, "era": trial.era, "url": f"http://127.0.0.1:{port}/{path}", **trial.flags}
     flags |= contestant.flags
+    if trial.each:
+        flags["clients"] = str(int(flags["clients"]) * contestant.workers)
     flags |= {"seconds": "1s", "warmup": "300ms"} if quick else {
         "seconds": f"{trial.seconds}s", "warmup": f"{trial.warmup}s"}  # fmt: skip
     if trial.kind == "broadcast" and contestant.join:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "free_port", "server", "tree", "usage"]
+__all__ = ["Usage", "cores", "free_port", "server", "tree", "usage"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -69,6 +69,26 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError("no port is free")
+
+
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """What this thread starts meanwhile has so many cores of the machine.
+
+    Raises:
+        RuntimeError: There are not so many, or this system keeps no process to its cores.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        raise RuntimeError("it needs Linux, which keeps processes to their cores") from None
+    if len(allowed) < count:
+        raise RuntimeError(f"it needs {count} cores, and there are {len(allowed)}")
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class Server:
         flags: More flags of the load generator.
         beside: Starts a process that it needs, given the scratch folder, and gives that one's id; its cost is told
             apart.
+        workers: Processes of it that serve.
         ready: What its log says when all of it is there; empty: that it listens is enough.
     """
 
@@ -68,6 +69,7 @@ class Server:
     invited: bool = False
     flags: dict[str, str] = field(default_factory=dict)
     beside: Callable[[Path], AbstractContextManager[int]] | None = None
+    workers: int = 1
     ready: str = ""
 
 
@@ -176,7 +178,7 @@ def _stateless(name: str, title: str, count: int) -> Server:
                 "--store", "memory", "--workers", str(count), "--port", str(port)]  # fmt: skip
 
     return Server(name, title, "memory", f"--stateless --workers {count}", command, _nothing, ("modern",), invited=True,
-                  ready=_READY)  # fmt: skip
+                  workers=count, ready=_READY)  # fmt: skip
 
 
 def _over_valkey(name: str, title: str, count: int, settings: str, transports: tuple[str, ...], **flags: str) -> Server:
@@ -190,7 +192,7 @@ def _over_valkey(name: str, title: str, count: int, settings: str, transports: t
 
     settings = f"--workers {count}; appendfsync always{settings}"
     return Server(name, title, "Valkey", settings, command, setup, transports, invited=True, flags=flags, beside=valkey,
-                  ready=_READY)  # fmt: skip
+                  workers=count, ready=_READY)  # fmt: skip
 
 
 def _python(name: str, title: str, settings: str, file: str, loop: str, transports: tuple[str, ...], *,

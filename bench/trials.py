@@ -43,6 +43,7 @@ class Trial:
         section: Of the report: a key of `bench.report.SECTIONS`.
         rounds: It takes part in so many of a run's rounds at most: bytes hardly vary, and some trials take long.
         quick: Whether `make bench-quick` has it too, and then its other sizes.
+        each: A server has a core, and so many clients, for each of its workers; the load generator shares those cores.
         flags: More flags of the load generator.
     """
 
@@ -56,6 +57,7 @@ class Trial:
     section: str = "peers"
     rounds: int = 3
     quick: bool = False
+    each: bool = False
     flags: dict[str, str] = field(default_factory=dict)
     quick_flags: dict[str, str] = field(default_factory=dict)
 
@@ -118,6 +120,13 @@ TRIALS = (
     *(
         Trial(f"workers-{n}", f"Echo, the stateless 2026-07-28, {n} clients", "calls", "modern",
               ("tailrace-1", "tailrace-2"), section="workers", flags={"clients": str(n)})
+        for n in (8, 32)
+    ),
+    # On a machine of two cores one worker has a core to itself, beside a load generator that has the other; two workers
+    # share both cores with it. With the same for each worker only the workers differ.
+    *(
+        Trial(f"workers-each-{n}", f"Echo, the stateless 2026-07-28, a core and {n} clients for each worker", "calls",
+              "modern", ("tailrace-1", "tailrace-2"), section="workers", each=True, flags={"clients": str(n)})
         for n in (8, 32)
     ),
     # A worker that has more to do than time serves several calls a turn of its loop, which costs less a call; two that

@@ -77,11 +77,12 @@ def of(name: str) -> Server:
     ("name", "server", "relayed"),
     [
         ("workers-8", "tailrace-2", None),
+        ("workers-each-8", "tailrace-1", None),
         ("stores-32", "tailrace-valkey-own", 0),
         ("stores-32", "tailrace-valkey-other", 100),
     ],
 )
-def test_calls_of_two_workers_are_right_and_go_where_they_should(
+def test_calls_of_workers_are_right_and_go_where_they_should(
     load: Path, tmp_path: Path, needs: Needs, name: str, server: str, relayed: int | None
 ) -> None:
     contestant = of(server)

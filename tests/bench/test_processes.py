@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.processes import server, tree, usage
+from bench.processes import cores, server, tree, usage
 from tests.rigs.ports import free_port
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only where there is /proc")
@@ -33,6 +34,17 @@ def test_a_child_counts_with_its_parent() -> None:
         parent.communicate("\n")
     assert both.cpu >= alone.cpu > 0
     assert both.rss > alone.rss > 0
+
+
+def test_what_is_started_meanwhile_has_so_many_cores() -> None:
+    asked = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+    before = os.sched_getaffinity(0)
+    with cores(1):
+        assert subprocess.check_output(asked) == b"1\n"
+    assert subprocess.check_output(asked) == b"%d\n" % len(before)
+    with pytest.raises(RuntimeError, match="cores, and there are"), cores(len(before) + 1):
+        pass
+    assert os.sched_getaffinity(0) == before
 
 
 def test_who_has_ended_used_nothing_more() -> None:
