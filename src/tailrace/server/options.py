@@ -22,7 +22,7 @@ from tailrace.transports.bearer import make_bearer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailrace.core.ports import Inbox, Membership, Store
+    from tailrace.core.ports import Membership, Store
     from tailrace.publish import Publisher
     from tailrace.service import Service
 
@@ -134,10 +134,6 @@ def make_membership(url: str, service: str, lease: float = 5.0) -> Membership:
     Raises:
         DefinitionError: No such URL, or redis-py is not installed.
     """
-    from tailrace.stores.valkey_inbox import ValkeyInbox
     from tailrace.stores.valkey_membership import ValkeyMembership
 
-    def inbox(member: str) -> Inbox:
-        return ValkeyInbox(url, member, service=service, lease=lease)
-
-    return ValkeyMembership(url, inbox, service=service, lease=lease)
+    return ValkeyMembership(url, service=service, lease=lease)

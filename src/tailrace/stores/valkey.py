@@ -25,7 +25,7 @@ from tailrace.errors import StoreBusy, StoreError, StoreLost, StoreTooNew
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.queued import QueuedStore
 from tailrace.stores.valkey_link import Link, Unreachable, judged
-from tailrace.stores.valkey_records import stored_session
+from tailrace.stores.valkey_records import stored_entries, stored_session
 from tailrace.stores.valkey_writer import Job, Listener, Writer
 
 if TYPE_CHECKING:
@@ -204,8 +204,7 @@ class ValkeyStore(QueuedStore):
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
         """As `Store.entries`."""
         (found,) = await self._ask(scripts.ENTRIES, kind, after, limit, repr(self._clock()))
-        rows = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return [StoredEntry(key.decode(), data, float(expires)) for key, data, expires in rows]
+        return stored_entries(found)
 
     async def secrets(self) -> list[bytes]:
         """As `Store.secrets`; of a Valkey store there is one."""

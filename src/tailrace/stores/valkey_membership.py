@@ -22,6 +22,7 @@ from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.valkey import ValkeyStore
 from tailrace.stores.valkey_inbox import ValkeyInbox
 from tailrace.stores.valkey_link import Link, Unreachable, judged
+from tailrace.stores.valkey_records import owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,9 +198,8 @@ class ValkeyMembership(Membership):
     async def _look(self, began: float) -> None:
         self._looking = Waiters()
         try:
-            (found,) = await self._ask(_OWNERS)
-            held = zip(found[::2], found[1::2], strict=True)
-            self._owners = {tag.decode(): owner.decode() for tag, owner in held}
+            (found,) = await self._ask(scripts.PARTITIONS)
+            self._owners = {tag: owner for tag, owner in owners(found).items() if owner}
             self._seen = began
         except StoreError:
             self._tried = began
@@ -241,20 +241,6 @@ return {'ok'}
 )
 _SECRETS = scripts.Script(
     "call('HSETNX', S .. 'meta', 'secret', ARGV[1]) return {'ok', call('HGET', S .. 'meta', 'secret')}", fenced=False
-)
-_OWNERS = scripts.Script(
-    """
-local found = {}
-for _, tag in ipairs(call('SMEMBERS', S .. 'partitions')) do
-  local held = call('GET', S .. 'p:' .. tag .. ':owner')
-  if held then
-    found[#found + 1] = tag
-    found[#found + 1] = string.match(held, ':(.*)$')
-  end
-end
-return {'ok', found}
-""",
-    fenced=False,
 )
 # Of those that nobody owns (or of that one of ARGV[2]): the tags of those that hold something; how many others are
 # deleted. Their fence goes as well: whoever owned one, and sleeps, finds it gone.

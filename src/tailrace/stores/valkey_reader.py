@@ -9,12 +9,14 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from tailrace.core.ports import StoredEntry
 from tailrace.stores import valkey_scripts as scripts
 from tailrace.stores.valkey_link import Link
+from tailrace.stores.valkey_records import owners, stored_entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+
+    from tailrace.core.ports import StoredEntry
 
 __all__ = ["Shelf", "ValkeyReader"]
 
@@ -44,10 +46,10 @@ class ValkeyReader:
         """
         link = Link(self._url, self._service, timeout=self._timeout)
         try:
-            _, found = await link.call(_PARTITIONS)
+            _, found = await link.call(scripts.PARTITIONS)
         finally:
             await link.drop()
-        return {tag.decode(): owner.decode() for tag, owner in sorted(zip(found[::2], found[1::2], strict=True))}
+        return dict(sorted(owners(found).items()))
 
     @asynccontextmanager
     async def shelf(self, partition: str) -> AsyncGenerator[Shelf]:
@@ -69,18 +71,4 @@ class Shelf:
     async def entries(self, kind: str, *, after: str = "", limit: int = 1000) -> list[StoredEntry]:
         """As `Store.entries`."""
         _, found = await self._link.call(scripts.READ_ENTRIES, "", "", kind, after, limit, repr(self._clock()))
-        rows = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return [StoredEntry(key.decode(), data, float(expires)) for key, data, expires in rows]
-
-
-_PARTITIONS = scripts.Script(
-    """
-local found = {}
-for _, tag in ipairs(call('SMEMBERS', S .. 'partitions')) do
-  found[#found + 1] = tag
-  found[#found + 1] = string.match(call('GET', S .. 'p:' .. tag .. ':owner') or ':', ':(.*)$')
-end
-return {'ok', found}
-""",
-    fenced=False,
-)
+        return stored_entries(found)

@@ -20,6 +20,7 @@ from tailrace.core.ports import (
     PutSession,
     Record,
     StoredCall,
+    StoredEntry,
     StoredEvent,
     StoredSession,
     TrimStream,
@@ -29,7 +30,7 @@ from tailrace.stores.claims import claims
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["encode", "stored_session"]
+__all__ = ["encode", "owners", "stored_entries", "stored_session"]
 
 _EXACT = 2**53  # scores are doubles: numbers up to here are told apart
 
@@ -107,6 +108,17 @@ def stored_session(answer: Sequence[Any]) -> StoredSession | None:
             key=lambda call: call.call,
         ),
     )
+
+
+def stored_entries(page: Sequence[Any]) -> list[StoredEntry]:
+    """What `ENTRIES` has read."""
+    rows = zip(page[::3], page[1::3], page[2::3], strict=True)
+    return [StoredEntry(key.decode(), data, float(expires)) for key, data, expires in rows]
+
+
+def owners(found: Sequence[Any]) -> dict[str, str]:
+    """What `PARTITIONS` has read: who holds each, or ``""``."""
+    return {tag.decode(): owner.decode() for tag, owner in zip(found[::2], found[1::2], strict=True)}
 
 
 def _event(stream: int, name: bytes, payload: bytes) -> StoredEvent:

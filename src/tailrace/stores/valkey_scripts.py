@@ -37,6 +37,7 @@ __all__ = [
     "EXPIRE",
     "FORMAT",
     "LOAD",
+    "PARTITIONS",
     "READ_ENTRIES",
     "RELEASE",
     "RENEW",
@@ -315,3 +316,15 @@ return {'ok', gone}
 )
 SECRETS = Script("call('HSETNX', S .. 'meta', 'secret', ARGV[3]) return {'ok', call('HGET', S .. 'meta', 'secret')}")
 EPOCH = Script("return {'ok', call('HINCRBY', P .. 'meta', 'epoch', 1)}")
+# All of the service's, each with who holds it, or nothing.
+PARTITIONS = Script(
+    """
+local found = {}
+for _, tag in ipairs(call('SMEMBERS', S .. 'partitions')) do
+  found[#found + 1] = tag
+  found[#found + 1] = string.match(call('GET', S .. 'p:' .. tag .. ':owner') or ':', ':(.*)$')
+end
+return {'ok', found}
+""",
+    fenced=False,
+)
