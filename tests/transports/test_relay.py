@@ -436,17 +436,33 @@ async def test_a_member_that_was_lost_hears_of_it_when_it_is_back() -> None:
 
 @virtual
 async def test_lost_pieces_end_everything_on_both_sides() -> None:
-    noticed: list[bool] = []
-    async with pair(lost=lambda: noticed.append(True)) as (here, there):
+    async with pair() as (here, there):
         asked, theirs = FakeExchange("POST", "/mcp"), FakeExchange("POST", "/mcp")
         here.relay.forward(asked, "there")
         there.relay.forward(theirs, "here")
         await turns()
         here.inbox.lose()
         await turns()
-        assert (asked.status, theirs.status, noticed) == (502, 502, [True])
+        assert (asked.status, theirs.status) == (502, 502)
         assert all(exchange.gone for exchange in (*here.seen, *there.seen))
         assert open_relays(here, there) == [0, 0]
+
+
+@virtual
+async def test_a_bug_at_the_end_of_one_relay_is_logged_and_the_others_end(caplog: pytest.LogCaptureFixture) -> None:
+    def bug() -> None:
+        raise ValueError("a bug")
+
+    async with pair() as (here, there):
+        for _ in range(3):
+            there.relay.forward(FakeExchange("POST", "/mcp"), "here")
+        await turns()
+        here.seen[0].on_gone = bug
+        here.inbox.lose()
+        await turns()
+        assert [exchange.gone for exchange in here.seen] == [True] * 3
+        assert open_relays(here, there) == [0, 0]
+    assert [record.message for record in caplog.records] == ["a relay did not end as it should member=there"]
 
 
 @virtual

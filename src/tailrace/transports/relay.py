@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import MsgspecError
@@ -90,7 +91,6 @@ class Relay:
             it to whoever has it now. None: it is refused (503).
         repeatable: Whether a request does no more than once if it is handled twice. None: a GET is.
         challenge: As `Exchange.challenge`, for requests of other members' clients.
-        lost: Called when anything that was told, or is awaited, may be lost.
         limit: Relays at once in each direction; over it requests are refused (503).
         window: Bytes of one body in one direction that may be on their way.
         answer_time: Seconds for the first sign of life of whoever handles a request; then it is refused (504).
@@ -109,7 +109,6 @@ class Relay:
         again: Callable[[Exchange, str], None] | None = None,
         repeatable: Callable[[Exchange], bool] | None = None,
         challenge: Challenge | None = None,
-        lost: Callable[[], None] | None = None,
         limit: int = 10_000,
         window: int = 262_144,
         answer_time: float = 10.0,
@@ -124,7 +123,6 @@ class Relay:
         self._again = again
         self._repeatable = repeatable
         self._challenge = challenge
-        self._when_lost = lost
         self._limit = limit
         self._silence = silence
         self._handlers: dict[str, Told] = {}
@@ -213,8 +211,6 @@ class Relay:
         """Pieces may be lost, to or from anybody: everything ends."""
         for member, peer in list(self._peers.items()):
             self._end(member, peer)
-        if self._when_lost is not None:
-            self._when_lost()
 
     @property
     def is_awaited(self) -> bool:
@@ -395,10 +391,11 @@ class Relay:
         self._lost += len(asked) + len(served)
         if not tell:
             peer.reset_due = True
-        for one in asked:
-            one.lost(tell=tell)
-        for exchange in served:
-            exchange.leave()
+        for end in (*(partial(one.lost, tell=tell) for one in asked), *(exchange.leave for exchange in served)):
+            try:
+                end()
+            except Exception:  # of whoever handles it: the others end, too, and the inbox that tells of a loss goes on
+                logger.exception("a relay did not end as it should member=%s", member)
         if peer.reset_due:
             peer.reset_due = not self._try(member, _RESET)
 
