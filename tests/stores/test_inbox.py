@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -14,25 +15,13 @@ from tailrace.errors import StoreError
 from tailrace.stores.memory_inbox import MemoryInbox, MemoryPost
 from tailrace.stores.valkey_inbox import ValkeyInbox
 from tailrace.stores.valkey_link import Link, Unreachable
-from tailrace.stores.valkey_post import Entry, encode_entry
+from tailrace.stores.valkey_post import Entry, Post, encode_entry
 from tests.rigs.valkey import Valkey
 
 PREFIX = "{tailrace:tailrace}:i:"
 LIMIT = 60.0  # seconds in which what comes has to come
 
 Make = Callable[..., Inbox]
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Valkey) -> Valkey:
-    shared.ask("FLUSHALL")
-    return shared
 
 
 @pytest.fixture(params=["memory", "valkey"])
@@ -300,6 +289,59 @@ async def test_what_cannot_be_sent_for_too_long_is_lost_and_said_to_be() -> None
         await until(taken)
         assert (await reading)[0] == ("me", b"again")
         await inbox.close()
+
+
+async def test_closing_while_valkey_hangs_ends_within_its_limit(server: Valkey) -> None:
+    inbox = ValkeyInbox(server.url, "me", lease=60, timeout=60, close_timeout=0.2)
+    await inbox.open()
+    reading = asyncio.ensure_future(inbox.receive())
+    inbox.send("me", b"sent")
+    assert await reading == [("me", b"sent")]
+    server.signal(signal.SIGSTOP)
+    try:
+        reading = asyncio.ensure_future(inbox.receive())
+        inbox.send("me", b"waits")
+        await asyncio.wait_for(inbox.close(), 60)
+        with pytest.raises(StoreError, match="closed"):
+            await asyncio.wait_for(reading, 60)
+    finally:
+        server.signal(signal.SIGCONT)
+    await until(lambda: inbox._task is not None and inbox._task.done())
+
+
+async def test_a_closing_that_is_cancelled_leaves_nothing_at_work(server: Valkey) -> None:
+    inbox = ValkeyInbox(server.url, "me", lease=60, timeout=60, close_timeout=60)
+    await inbox.open()
+    server.signal(signal.SIGSTOP)
+    try:
+        inbox.send("me", b"waits")
+        closing = asyncio.ensure_future(inbox.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await until(lambda: inbox._task is not None and inbox._task.done())
+    finally:
+        server.signal(signal.SIGCONT)
+
+
+async def test_who_is_refused_again_and_again_is_not_remembered() -> None:
+    def depth(error: BaseException) -> int:
+        frames = 0
+        step = error.__traceback__
+        while step is not None:
+            frames, step = frames + 1, step.tb_next
+        return frames
+
+    link = Link("valkey://127.0.0.1:1", "tailrace", timeout=5)
+    post = Post(link, "me", PREFIX, lambda: None, max_queued=10, retry_for=0.0, probe_interval=60.0)
+    post.failure = StoreError("away")
+    depths: set[int] = set()
+    for _ in range(3):
+        with pytest.raises(StoreError, match="away") as refused:
+            post.put("you", b"piece")
+        depths.add(depth(refused.value))
+    assert len(depths) == 1
 
 
 async def test_an_inbox_that_a_restart_has_forgotten_is_made_anew_and_its_member_told() -> None:

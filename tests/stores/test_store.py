@@ -53,17 +53,10 @@ class Bench:
     complaint: str = "disk I/O error"
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
 @pytest.fixture(params=["memory", "sqlite", "valkey", "valkey partition"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param in ("valkey", "valkey partition"):
-        server = request.getfixturevalue("valkey")
-        server.ask("FLUSHALL")
+        server: Valkey = request.getfixturevalue("server")
         partition = "p1" if request.param == "valkey partition" else ""
         server.ask("SADD", "{tailrace:tailrace}:partitions", "p1")
         yield Bench(

@@ -32,18 +32,6 @@ from tests.stores.test_store import RECORDS, SESSION, event, put, stored
 OWN = "{tailrace:tailrace}:"
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Valkey) -> Valkey:
-    shared.ask("FLUSHALL")
-    return shared
-
-
 @pytest.fixture
 def durable() -> Iterator[Valkey]:
     with Valkey(appendonly="yes", appendfsync="always") as server:
@@ -210,6 +198,92 @@ async def test_a_connection_that_was_reset_while_nothing_was_asked_is_given_up_a
     await link.drop()
     listener.close()
     await listener.wait_closed()
+
+
+class Hanging(asyncio.Protocol):
+    """Says OK to everything, until it was told to hang: then it reads no more."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if b"HANG" in data:
+            self.transport.pause_reading()
+        else:
+            self.transport.write(b"+OK\r\n" * data.count(b"*"))
+
+
+async def test_a_connection_that_is_given_up_keeps_nothing_of_what_its_peer_did_not_read() -> None:
+    hanging: list[Hanging] = []
+
+    def accepted() -> Hanging:
+        hanging.append(Hanging())
+        return hanging[-1]
+
+    listener = await asyncio.get_running_loop().create_server(accepted, "127.0.0.1", 0)
+    link = Link(f"valkey://127.0.0.1:{listener.sockets[0].getsockname()[1]}", "tailrace", timeout=60)
+    assert await link.ask("PING") == b"OK"
+    transport = link._transport
+    assert transport is not None
+    asking = asyncio.ensure_future(link.ask("HANG", b"x" * 50_000_000))
+    async with asyncio.timeout(60):
+        while not transport.get_write_buffer_size():
+            await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert transport.is_closing()
+    assert transport.get_write_buffer_size() == 0
+    assert await link.ask("PING") == b"OK"
+    await link.drop()
+    for one in hanging:
+        one.transport.abort()
+    listener.close()
+    await listener.wait_closed()
+    await asyncio.sleep(0)
+
+
+async def test_a_bug_below_the_store_costs_it_a_connection_and_nothing_else(
+    server: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def bug(*_: object) -> None:
+        raise AttributeError("no such thing")
+
+    store = ValkeyStore(server.url)
+    await store.open()
+    for method in ("send_packed_command", "read_response"):
+        setattr(store._link._connection, method, bug)
+        store.write([SESSION])
+        await store.flush()
+    assert await store.load("s1") is not None
+    assert store.failure is None
+    await store.close()
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [str(record.exc_info and record.exc_info[1]) for record in told] == ["no such thing"] * 2
+
+
+async def test_a_writer_that_ends_by_a_bug_leaves_nobody_waiting_and_the_reason(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise LookupError("a bug")
+
+    store = ValkeyStore(server.url, lease=0.2)
+    await store.open()
+    monkeypatch.setattr(store._writer, "_commit", bug)
+    store.write([SESSION])
+    with pytest.raises(StoreError, match="a bug"):
+        await store.flush()
+    assert "LookupError: a bug" in str(store.failure)
+    with pytest.raises(StoreError, match=r"not open: .* a bug"):
+        store.write([SESSION])
+    await store.close()
+    await store.open(wait=60)
+    assert store.failure is None
+    store.write([SESSION])
+    await store.flush()
+    await store.close()
 
 
 async def test_what_was_committed_survives_a_kill_of_valkey_and_what_waits_is_done_once(durable: Valkey) -> None:
@@ -446,6 +520,11 @@ async def test_a_password_and_the_rights_to_its_own_keys_suffice() -> None:
         assert await store.load("s1") is not None
         assert store.statistics()["persistence"] == "unknown"
         await store.close()
+
+
+async def test_a_database_that_is_not_there_is_said(server: Valkey) -> None:
+    with pytest.raises(StoreError, match="out of range"):
+        await ValkeyStore(server.url.removesuffix("0") + "4096").open(wait=0)
 
 
 async def test_nobody_at_the_address_is_said_at_once(server: Valkey) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,18 +51,6 @@ class Deaf(Inbox):
 
     async def receive(self) -> list[tuple[str, bytes]]:
         raise NotImplementedError
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Valkey) -> Valkey:
-    shared.ask("FLUSHALL")
-    return shared
 
 
 @pytest.fixture
@@ -198,6 +186,31 @@ async def test_an_owner_that_slept_is_told_once_and_writes_nothing_more(join, se
 
 
 # --- a network that breaks ----------------------------------------------------------------------------
+
+
+async def test_a_partition_whose_writer_ends_by_a_bug_is_lost_as_by_a_crash(
+    join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise LookupError("a bug")
+
+    lost: list[Store] = []
+    owner, other = await join(lease=0.3), await join(lease=0.3)
+    owner.on_lost = lost.append
+    store = await owner.take()
+    assert await outcome(store, SESSION) is None
+    monkeypatch.setattr(store._writer, "_commit", bug)
+    assert isinstance(await outcome(store, event(1)), StoreLost)
+    assert lost == [store]
+    assert isinstance(store.failure, StoreLost)
+    assert "LookupError: a bug" in str(store.failure)
+    assert not store.is_held
+    async with asyncio.timeout(60):
+        while (adopted := await other.adopt(store.partition)) is None:
+            await asyncio.sleep(0.02)
+    assert await adopted.load("s1") is not None
+    await store.close()
+    await adopted.close()
 
 
 async def test_through_cuts_everywhere_a_key_is_claimed_once_and_the_one_who_has_it_knows(server: Valkey) -> None:

@@ -139,7 +139,8 @@ class QueuedStore(Store):
 
     def _reserve(self, weight: int) -> None:
         if not self._is_open:
-            raise StoreError(f"the store {self._place} is not open")
+            why = "" if self._failure is None else f": {self._failure}"
+            raise StoreError(f"the store {self._place} is not open{why}")
         if self._queued + weight > self._max_queued:
             raise StoreError(f"{self._place}: more than {self._max_queued} bytes are waiting to be committed")
         self._queued += weight

@@ -217,11 +217,11 @@ class ValkeyStore(QueuedStore):
     def statistics(self) -> dict[str, int | float | str]:
         """As `Store.statistics`; also `largest_batch` (writes), `lost` (commits that Valkey confirmed and forgot),
         `lease_age` (seconds since the lease was confirmed) and `persistence` (what Valkey says of its disk)."""
-        lost, age = 0, 0.0
-        if self._writer is not None and self._task is not None:
-            lost = self._writer.lost
-            if self._is_open:  # whoever asks may be in another thread
-                age = self._task.get_loop().time() - self._writer.confirmed
+        writer, task, lost, age = self._writer, self._task, 0, 0.0  # whoever asks may be in another thread
+        if writer is not None and task is not None:
+            lost = writer.lost
+            if self._is_open:
+                age = task.get_loop().time() - writer.confirmed
         return {**super().statistics(), "lost": lost, "lease_age": age, "persistence": self._persistence}
 
     # --- what the task tells (see `Listener`) -----------------------------------------------------
@@ -238,9 +238,10 @@ class ValkeyStore(QueuedStore):
             return
         error = StoreError(f"{self.name} was closed")
         if task.cancelled():
-            error = self._failure = StoreError(f"closing {self.name} took longer than {self._close_timeout:g} s")
-        elif (bug := task.exception()) is not None:
-            error = self._failure = StoreError(f"{self.name}: the store failed ({type(bug).__name__}: {bug})")
+            self._health(error := StoreError(f"closing {self.name} took longer than {self._close_timeout:g} s"))
+        elif (bug := task.exception()) is not None:  # its lease ends: who adopts the partition does as after a crash
+            kind = StoreLost if self.partition else StoreError
+            self._health(error := kind(f"{self.name}: the store failed ({type(bug).__name__}: {bug})"))
         self._loop = None
         self._give_up(error)
 

@@ -135,14 +135,15 @@ class ValkeyInbox(Inbox):
         post, task = self._post, self._task
         assert post is not None and task is not None  # noqa: PT018 - since it was open
         post.end()
-        await asyncio.wait([task], timeout=self._close_timeout)
-        task.cancel()
-        await self._in.drop()  # whoever waits in `receive` learns of it
         try:
-            await self._out.ask("DEL", self._key)
-        except StoreError:
+            async with asyncio.timeout(self._close_timeout):
+                await asyncio.wait([task])
+                await self._out.ask("DEL", self._key)
+        except (StoreError, TimeoutError):
             pass  # it ends with its lease
         finally:
+            task.cancel()
+            await self._in.drop()  # whoever waits in `receive` learns of it
             await self._out.drop()
 
     def send(self, to: str, piece: bytes) -> None:

@@ -83,6 +83,7 @@ class Link:
             **options,
         }
         self._connection: Any = None
+        self._transport: asyncio.WriteTransport | None = None  # of the connection, once it is made
 
     async def call(self, script: Script, *arguments: Any) -> list[Any]:
         """Run a script; gives what it returns.
@@ -116,10 +117,13 @@ class Link:
         return await self._guarded(self._ask_all(commands))
 
     async def drop(self) -> None:
-        """Give the connection up, at once; the next call makes another."""
+        """Give the connection up, at once and with what is not sent yet; the next call makes another."""
         connection, self._connection = self._connection, None
+        transport, self._transport = self._transport, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+        if transport is not None:
+            transport.abort()  # the library closes it: so it would keep, for long, what a peer that hangs does not read
 
     async def _guarded(self, work: Any) -> Any:
         exceptions = self._library.exceptions
@@ -136,6 +140,12 @@ class Link:
         except exceptions.RedisError as error:
             kind = Unreachable if isinstance(error, passing) else StoreError
             raise kind(f"{self.name}: {error}") from None
+        except StoreError:
+            raise
+        except Exception as error:  # a bug, of the library or the loop: it ends this connection, and nothing else
+            await self.drop()
+            logger.exception("%s: a connection was given up", self.name)
+            raise Unreachable(f"{self.name} cannot be reached: {type(error).__name__}: {error}") from None
         except BaseException:  # cancelled between the question and its answer: the next one would read this one's
             await self.drop()
             raise
@@ -181,13 +191,14 @@ class Link:
             raise
 
     async def _connected(self) -> Any:
-        if self._connection is None:
+        if self._transport is None:
             library = self._library
             retry = library.asyncio.retry.Retry(library.backoff.NoBackoff(), 0)
             kind = library.asyncio.SSLConnection if self._tls else library.asyncio.Connection
             self._connection = kind(**self._settings, retry=retry)
             await self._connection.connect()
-        elif (writer := self._connection._writer) is None or writer.is_closing():
+            self._transport = self._connection._writer.transport
+        elif self._transport.is_closing():
             # Before 3.14 `writelines` takes it for a live one: it fails otherwise, or leaves the descriptor with the
             # loop, where the next connection that gets it fails (gh-136234).
             raise self._library.exceptions.ConnectionError("the connection was lost")

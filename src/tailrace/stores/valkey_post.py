@@ -95,7 +95,7 @@ class Post:
             StoreError: Too much waits, or Valkey cannot be reached.
         """
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)  # else it keeps every frame that it was ever raised in
         if self.queued + len(piece) > self._max_queued:
             raise StoreError(f"{self._link.name}: more than {self._max_queued} bytes are waiting to be sent")
         pieces = self._waiting.get(to)

@@ -267,7 +267,7 @@ class Writer:
         pause = _FIRST_PAUSE
         while True:
             if self._gone is not None:
-                raise self._gone
+                raise self._gone.with_traceback(None)  # else it keeps every frame that it was ever raised in
             began = self._loop.time()
             try:
                 status, *answer = await self._link.call(script, *self._head, *arguments)
@@ -296,7 +296,7 @@ class Writer:
         if self._failing:
             self._failing = False
             self._renew_at = self._loop.time()
-        self._loop.call_soon(self._listener.health, None)
+            self._loop.call_soon(self._listener.health, None)
 
 
 def _ticket(failed: Failed) -> int:
