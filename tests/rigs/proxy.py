@@ -55,12 +55,14 @@ class Plan:
 class Passed:
     """The record of one connection.
 
-    `cut_after` begins as the plan's, and may be set at any time while bytes pass, e.g. to `down + 500`.
+    `cut_after` begins as the plan's, and may be set at any time while bytes pass, e.g. to `down + 500`. `port` is the
+    client's, by which its process can be known.
     """
 
     index: int
     plan: Plan
     cut_after: int | None
+    port: int = 0
     up: int = 0  # bytes client -> server
     down: int = 0  # bytes server -> client
     tail: bytes = b""  # the last of them, at most 4 KiB
@@ -74,7 +76,8 @@ Planner: TypeAlias = Callable[[int], Plan]
 class Proxy:
     """Listens on `port` and connects to `target_port`, both on loopback. Use `running_proxy`.
 
-    `plan` may be replaced at any time; it is asked once a connection, with the connection's number (0, 1, 2…).
+    `plan` may be replaced at any time; it is asked once a connection, with the connection's number (0, 1, 2…) among
+    `connections`.
     `target_port` may be replaced as well (a server that restarts on another port).
     """
 
@@ -84,7 +87,7 @@ class Proxy:
         self.port = 0
         self.connections: list[Passed] = []
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Passed] = {}
 
     @property
     def url(self) -> str:
@@ -101,21 +104,30 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def cut(self) -> None:
-        """End all connections there are, in both directions."""
-        for task in list(self._tasks):
-            task.cancel()
+    def cut(self, where: Callable[[Passed], bool] = lambda _: True) -> None:
+        """End connections there are, in both directions: all, or those `where` it is true."""
+        for task, passed in list(self._tasks.items()):
+            if where(passed):
+                task.cancel()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: `start_server` reports the cancellation of its own tasks as an error before Python 3.12.
-        task = asyncio.create_task(self._connected(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        plan = self.plan(len(self.connections))
-        passed = Passed(len(self.connections), plan, plan.cut_after)
+        _, port = writer.get_extra_info("peername") or ("", 0)
+        passed = Passed(len(self.connections), Plan(), None, port)
         self.connections.append(passed)
+        passed.plan = self.plan(passed.index)
+        passed.cut_after = passed.plan.cut_after
+        task = asyncio.create_task(self._connected(passed, reader, writer))
+        self._tasks[task] = passed
+        task.add_done_callback(lambda _: self._ended(task, writer))
+
+    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        passed = self._tasks.pop(task)
+        if not passed.closed.is_set():  # it was cut before it began
+            _close(writer, hard=passed.plan.refuse)
+            passed.closed.set()
+
+    async def _connected(self, passed: Passed, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream: asyncio.StreamWriter | None = None
         try:
             if passed.plan.refuse:

@@ -145,3 +145,21 @@ async def test_a_refused_connection_never_reaches_the_server() -> None:
                 await read_events(connection)
         assert proxy.connections[0].up == 0
     assert ends == []
+
+
+async def test_some_connections_can_be_cut_and_the_others_go_on() -> None:
+    async with events_server([]) as port, running_proxy(port) as proxy:
+        kept, ended = RawConnection(proxy.url), RawConnection(proxy.url)
+        for connection in (kept, ended):
+            await connection.open()
+        async with asyncio.timeout(60):
+            while len(proxy.connections) < 2 or not all(one.port for one in proxy.connections):
+                await asyncio.sleep(0.001)
+        assert len({one.port for one in proxy.connections}) == 2
+        proxy.cut(lambda passed: passed.index == 1)
+        async with asyncio.timeout(60):
+            await proxy.connections[1].closed.wait()
+        assert not proxy.connections[0].closed.is_set()
+        assert not (await read_events(kept)).cut
+        for connection in (kept, ended):
+            connection.close()

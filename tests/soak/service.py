@@ -20,6 +20,7 @@ from tailrace import Context, Service, Session
 LIFE = os.environ["TAILRACE_SOAK_LIFE"].replace("{pid}", str(os.getpid()))
 SPARE = Counter({"/dev/null": 1, "/": 1})  # libuv holds one in reserve from the first `listen` to the loop's end
 SETTLING = 2.0  # seconds that threads get to come to rest before they count as left behind
+JOINING = 60.0  # seconds within which a member of several knows who it is
 svc = Service("soak", version="1.0.0")
 
 
@@ -52,9 +53,12 @@ async def life(_: Service) -> AsyncIterator[None]:
     """Note at the end what was not there at the beginning. The sessions have ended then, and nobody is served."""
     tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), descriptors()
     note("begin", os.getpid())
+    joining = asyncio.ensure_future(tell_member())
     try:
         yield
     finally:
+        joining.cancel()
+        await asyncio.wait([joining])
         own = asyncio.current_task()
         limit = time.monotonic() + SETTLING
         while True:
@@ -67,6 +71,15 @@ async def life(_: Service) -> AsyncIterator[None]:
                 break
             await asyncio.sleep(0.01)
         note("finish", left)
+
+
+async def tell_member() -> None:
+    """Note the name that this process has among several, as soon as there is a server that knows it."""
+    until = time.monotonic() + JOINING
+    while "cluster" not in (numbers := svc.statistics()) and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    if "cluster" in numbers:
+        note("member", numbers["cluster"]["member"])
 
 
 @svc.on_register_session

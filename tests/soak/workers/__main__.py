@@ -14,6 +14,7 @@ from tests.soak.workers.counting import CrowdCounts
 from tests.soak.workers.crowd import LEASE, Crowd
 from tests.soak.workers.faults import FAULTS
 from tests.soak.workers.rounds import STORM, prove
+from tests.soak.workers.takeovers import late, told
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     print(f"{options.workers} workers, {options.rounds} rounds, seed {seed}, files in {folder}", flush=True)
     counts, crowd = asyncio.run(prove(folder, options.workers, kinds, seed, size=options.storm))
     print("\n".join(table(counts, crowd)))
-    faults = [*counts.faults(), *failures(crowd)]
+    faults = [*counts.faults(), *failures(crowd), *late(crowd.takeovers, LEASE)]
     for note in [*counts.notes, *faults]:
         print(f"  {note}")
     return 1 if faults else 0
@@ -59,6 +60,7 @@ def table(counts: CrowdCounts, crowd: Crowd) -> list[str]:
     for kind, times in crowd.failovers.items():
         each = ", ".join(f"{seconds:.1f}" for seconds in times)
         lines.append(f"{kind}: all sessions usable again after {each} s (lease {LEASE:g} s)")
+    lines += told(crowd.takeovers, LEASE)
     lines += [f"log: {times} x {what}" for what, times in counts.said.most_common()]
     return [*lines, f"{counts.seconds:.0f} s"]
 

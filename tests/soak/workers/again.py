@@ -43,7 +43,7 @@ async def keyed(crowd: Crowd, sessions: list[Streamable]) -> None:
             if reply.head.status in AWAY:
                 crowd.seen["turned away"] += 1
                 return None
-            return await reply.answer(id)
+            return _unless_away(crowd, await reply.answer(id))
         except AssertionError as error:
             if "without the answer" not in str(error):  # else its stream broke off
                 raise
@@ -108,8 +108,18 @@ async def _ask(crowd: Crowd, id: str, method: str, about: str, **params: Any) ->
         if reply.head.status in AWAY:
             crowd.seen["turned away"] += 1
             return None
-        answer = await reply.answer(id)
+        answer = _unless_away(crowd, await reply.answer(id))
     finally:
         connection.close()
+    if answer is None:
+        return None
     assert "result" in answer, f"{method} {about} of {id} was refused: {shown(answer)}"
     return answer["result"]
+
+
+def _unless_away(crowd: Crowd, answer: dict[str, Any]) -> dict[str, Any] | None:
+    """None for the answer of a worker that does not reach Valkey: nothing has begun, and it may be asked again."""
+    if (answer.get("error", {}).get("data") or {}).get("retry") is not True:
+        return answer
+    crowd.seen["turned away"] += 1
+    return None

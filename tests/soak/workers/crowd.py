@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tests.rigs.ports import free_port
-from tests.rigs.proxy import Proxy, running_proxy
+from tests.rigs.proxy import Plan, Proxy, running_proxy
 from tests.rigs.rawhttp import leave_all
 from tests.rigs.rawmcp import Streamable, modern_call, modern_post
 from tests.rigs.server import ServerProcess, running_async
@@ -25,11 +25,14 @@ from tests.rigs.valkey import Valkey
 from tests.soak.diary import Diary
 from tests.soak.lanes import BROKEN, LEAVE, SseSession
 from tests.soak.launcher import SERVICE
+from tests.soak.recount import lines
+from tests.soak.workers.takeovers import Takeovers
 
 LEASE = 5.0  # seconds, the default
 OWED = 90.0  # seconds in which sessions must be usable again, and an answer that is owed there
 ATTEMPT = 3.0  # seconds until a client takes its connection for one to a worker that sleeps
 DRAIN = 10
+SOUND = Plan(fault="black-hole")  # a network to Valkey that is in order; once it is cut, nothing is heard of it
 AWAY = (502, 503, 504)  # no worker has it at the moment, or nobody knows what became of the one that had
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class Crowd:
         seen: How often clients saw what: resumes, gaps, cuts, attempts that were turned away.
         strays: Sessions whose opening was cut off; they are ended when the workers are whole again.
         clients: What became of the calls of real clients, by client: "" or why it failed.
+        takeovers: How long what a struck worker owned was nobody else's.
     """
 
     folder: Path
@@ -69,6 +73,7 @@ class Crowd:
 
     def __post_init__(self) -> None:
         self.diary = Diary(self.folder / "diary.jsonl")
+        self.takeovers = Takeovers(self.valkey.port)
 
     @property
     def url(self) -> str:
@@ -85,6 +90,16 @@ class Crowd:
     def workers(self) -> list[psutil.Process]:
         """The processes that serve; the newest last."""
         return sorted(psutil.Process(self.server.pid).children(), key=lambda one: one.create_time())
+
+    def struck(self, fault: str, worker: psutil.Process, began: float) -> None:
+        """What it was asked is in flight, and what it owns somebody else's to take.
+
+        Args:
+            began: When the fault did (monotonic).
+        """
+        self.diary.ended("life", "kill", None)
+        life = lines(self.folder / f"life-{worker.pid}.jsonl")
+        self.takeovers.struck(fault, next((said[1] for said in life if said[0] == "member"), None), began)
 
     async def whole(self) -> None:
         """Wait until all workers are there again."""
@@ -141,14 +156,17 @@ async def end_session(session: SseSession | Streamable) -> None:
 async def crowd(folder: Path, workers: int, seed: int) -> AsyncIterator[Crowd]:
     """Start them; at the end all of them end in order."""
     with Valkey(appendonly="yes", appendfsync="always") as valkey:
-        async with running_proxy(valkey.port) as proxy:
+        async with running_proxy(valkey.port, lambda _: SOUND) as proxy:
             store = f"valkey://127.0.0.1:{proxy.port}/0"
             flags = ["--workers", str(workers), "--store", store, "--drain", str(DRAIN), "--port", str(free_port())]
             command = [sys.executable, "-m", "tailrace", "run", str(SERVICE), *flags, "--publish", "log:"]
             env = {"TAILRACE_SOAK_LIFE": str(folder / "life-{pid}.jsonl")}
             async with running_async(command, folder / "life.log", env=env) as server:
                 one = Crowd(folder, random.Random(seed), Life(server.url), server, valkey, proxy)
-                yield one
+                try:
+                    yield one
+                finally:
+                    one.takeovers.close()
                 await leave_all()
                 one.diary.close()
                 assert await asyncio.to_thread(server.stop, 2 * DRAIN + 10) == 0, server.stderr_tail()

@@ -9,24 +9,27 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
+import psutil
+
 from tests.rigs.proxy import Plan
-from tests.soak.workers.crowd import LEASE, Crowd
+from tests.soak.workers.crowd import LEASE, SOUND, Crowd
 
 REPLACED = 120.0  # seconds for a restart of all workers
 Undo = Callable[[], None]
 
 
-async def kill(crowd: Crowd) -> None:
+async def kill(crowd: Crowd, fault: str = "kill") -> None:
     """A worker is killed -9."""
-    crowd.random.choice(crowd.workers()).kill()
-    crowd.diary.ended("life", "kill", None)
+    victim, began = crowd.random.choice(crowd.workers()), time.monotonic()
+    victim.kill()
+    crowd.struck(fault, victim, began)
 
 
-async def sleep(crowd: Crowd) -> Undo:
+async def sleep(crowd: Crowd, fault: str = "sleep") -> Undo:
     """A worker sleeps for longer than its lease, and wakes when the sessions are usable again."""
-    victim = crowd.random.choice(crowd.workers())
+    victim, began = crowd.random.choice(crowd.workers()), time.monotonic()
     os.kill(victim.pid, signal.SIGSTOP)
-    crowd.diary.ended("life", "kill", None)
+    crowd.struck(fault, victim, began)
 
     def wake() -> None:
         with contextlib.suppress(ProcessLookupError):  # whoever sleeps for 30 s is killed and replaced
@@ -47,7 +50,40 @@ async def cut(crowd: Crowd) -> None:
     crowd.proxy.plan = lambda _: Plan(refuse=True)
     crowd.proxy.cut()
     await asyncio.sleep(crowd.random.random() * 3)
-    crowd.proxy.plan = lambda _: Plan()
+    crowd.proxy.plan = lambda _: SOUND
+
+
+async def isolate(crowd: Crowd) -> Undo:
+    """The network of one worker to Valkey is gone, that of the others is not: its connections are reset, or silent.
+
+    It is back when the sessions are usable again, at others.
+    """
+    proxy, silent = crowd.proxy, crowd.random.random() < 0.5
+    victim, began = crowd.random.choice(crowd.workers()), time.monotonic()
+    gone = Plan(cut_after=0, cut_up_after=0, fault="black-hole") if silent else Plan(refuse=True)
+    proxy.plan = lambda index: gone if proxy.connections[index].port in ports_of(victim) else SOUND
+    ports = ports_of(victim)
+    if silent:
+        for passed in proxy.connections:
+            if passed.port in ports:
+                passed.cut_after, passed.struck = passed.down, True
+    else:
+        proxy.cut(lambda passed: passed.port in ports)
+    crowd.struck("isolate", victim, began)
+
+    def mend() -> None:
+        proxy.plan = lambda _: SOUND
+        proxy.cut(lambda passed: passed.struck)
+
+    return mend
+
+
+def ports_of(process: psutil.Process) -> set[int]:
+    """Those at its end of its connections."""
+    try:
+        return {one.laddr.port for one in process.net_connections("tcp4") if one.laddr}
+    except psutil.Error:  # it has ended
+        return set()
 
 
 async def pause(crowd: Crowd) -> None:
@@ -59,16 +95,16 @@ async def pause(crowd: Crowd) -> None:
 
 async def both(crowd: Crowd) -> None:
     """A worker and Valkey are killed -9 at the same moment."""
-    await kill(crowd)
+    await kill(crowd, "both")
     await valkey(crowd)
 
 
 async def relapse(crowd: Crowd) -> Undo:
     """A worker is killed -9, and in the moment in which another takes over, that one falls asleep, or a third."""
-    await kill(crowd)
+    await kill(crowd, "relapse: killed")
     await asyncio.sleep(LEASE * (0.6 + 0.6 * crowd.random.random()))
     await crowd.whole()
-    return await sleep(crowd)
+    return await sleep(crowd, "relapse: asleep")
 
 
 async def restart(crowd: Crowd) -> None:
@@ -89,6 +125,7 @@ FAULTS: dict[str, Callable[[Crowd], Awaitable[Undo | None]]] = {
     "kill": kill,
     "valkey": valkey,
     "sleep": sleep,
+    "isolate": isolate,
     "cut": cut,
     "pause": pause,
     "both": both,

@@ -108,6 +108,7 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
     await asyncio.gather(*calls, return_exceptions=True)
     times = await asyncio.gather(*(_timed(session, began) for session in sessions))
     crowd.failovers.setdefault(kind, []).append(max(times))
+    takeovers = await crowd.takeovers.settled()
     if wake is not None:
         wake()
     await asyncio.gather(*company, *real)
@@ -118,7 +119,9 @@ async def _round(crowd: Crowd, present: Present, uses: list[Use], kind: str, siz
     if kind == "storm":
         await _storm_over(crowd, OURS + len(sessions) + len(present.cutting) + len(crowd.strays))
     owed = {key for session in sessions for key in session.owed}
-    told = f"usable again after {max(times):5.1f} s, promised {crowd.promised - promised:,}, all over after"
+    taken = [seconds for one in takeovers for seconds in one.taken.values()]
+    owner = f"another owner after {max(taken):4.1f} s, " if taken else ""
+    told = f"{owner}usable again after {max(times):5.1f} s, promised {crowd.promised - promised:,}, all over after"
     return f"{told} {time.monotonic() - happened:5.1f} s{f', owed {len(owed)}' if owed else ''}"
 
 
