@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
-from tailrace.errors import TailraceError
+from tailrace.wire.h2_frames import ErrorCode, StreamFault
 
 if TYPE_CHECKING:
     from tailrace.wire.hpack import Field
@@ -18,8 +18,11 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")  # RFC 9113, 8.2.1
 
 
-class Malformed(TailraceError):
-    """These fields are no head and no trailers (RFC 9113, 8.1.1)."""
+class Malformed(StreamFault):
+    """A request or an answer is none: its fields may not be there, or do not fit its body (RFC 9113, 8.1.1)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.PROTOCOL_ERROR, message)
 
 
 def read_pseudo(fields: Sequence[Field], known: Set[bytes]) -> tuple[dict[bytes, bytes], int]:

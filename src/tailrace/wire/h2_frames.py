@@ -98,6 +98,11 @@ def window_update(stream: int, size: int) -> bytes:
     return frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(size))
 
 
+def reset(stream: int, code: int) -> bytes:
+    """A stream is given up, and why."""
+    return frame(RST_STREAM, 0, stream, NUMBER.pack(code))
+
+
 def goaway(last: int, code: int, message: str = "") -> bytes:
     """No stream above `last` was, or will be, looked at."""
     return frame(GOAWAY, 0, 0, TWO_NUMBERS.pack(last, code) + message.encode()[:256])

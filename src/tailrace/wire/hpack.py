@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from tailrace.errors import TailraceError
+from tailrace.wire.h2_frames import ConnectionFault, ErrorCode, StreamFault
 
-__all__ = ["Decoder", "Field", "FieldsTooLarge", "HpackError", "content_length", "encode"]
+__all__ = ["NO_TABLE", "Decoder", "Field", "FieldsTooLarge", "HpackError", "content_length", "encode"]
 
 Field: TypeAlias = tuple[bytes, bytes]
 
 TABLE_SIZE = 4096  # SETTINGS_HEADER_TABLE_SIZE, as both sides have it without a word
+NO_TABLE = b"\x20"  # in front of a block: `encode` keeps no table, said where the peer wants a smaller one (4.2)
 _OVERHEAD = 32  # of each field, as sizes are counted (RFC 7541, 4.1)
 _MAX_SHIFT = 28  # of an integer's parts: no length or index is near it
 _MAX_UPDATES = 2  # of the table's size in one block (RFC 7541, 4.2)
@@ -45,12 +46,18 @@ _WHOLE = {field: index for index, field in enumerate(_STATIC) if index}
 _NAMES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC))) if index}
 
 
-class HpackError(TailraceError):
-    """A block that cannot be decoded; the connection's table is lost with it (COMPRESSION_ERROR)."""
+class HpackError(ConnectionFault):
+    """A block that cannot be decoded; the connection's table is lost with it (RFC 9113, 4.3)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.COMPRESSION_ERROR, message)
 
 
-class FieldsTooLarge(TailraceError):
+class FieldsTooLarge(StreamFault):
     """A block was decoded, and its fields are over the limit. The table is as it should be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.ENHANCE_YOUR_CALM, message)
 
 
 class Decoder:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import cast
 
 from tailrace.clients.connect.h2_pipe import Broken, H2Pipe, PeerReset
-from tailrace.wire.h2_fields import Malformed
 from tailrace.wire.h2_frames import (
     ACK,
     DATA,
@@ -27,10 +26,8 @@ from tailrace.wire.h2_frames import (
     MAX_FRAME_SIZE,
     MAX_HEADER_LIST_SIZE,
     MAX_WINDOW,
-    NUMBER,
     PING,
     PREFACE,
-    RST_STREAM,
     SETTINGS,
     WINDOW,
     ConnectionFault,
@@ -39,11 +36,12 @@ from tailrace.wire.h2_frames import (
     frame,
     goaway,
     header_frames,
+    reset,
     settings,
     window_update,
 )
 from tailrace.wire.h2_reader import Block, Reader
-from tailrace.wire.hpack import TABLE_SIZE, Decoder, FieldsTooLarge, HpackError, encode
+from tailrace.wire.hpack import NO_TABLE, TABLE_SIZE, Decoder, encode
 
 __all__ = ["H2Link"]
 
@@ -56,7 +54,6 @@ _PART = 65_536  # bytes of bodies that are handed to the transport at once
 _MAX_UNWRITTEN = 4_194_304  # bytes that a peer may let us keep that reads nothing and asks for answers
 _MAX_BEGUN = 1_000_000_000  # streams of one connection: their numbers end
 _CLOSE_LIMIT = 1.0  # seconds for the last frames to leave
-_NO_TABLE = b"\x20"  # we keep no table: said where the server wants a smaller one (RFC 7541, 4.2)
 
 _WANTED = {ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: _STREAM_WINDOW, MAX_HEADER_LIST_SIZE: _MAX_HEADERS}
 _HELLO = PREFACE + settings(_WANTED) + window_update(0, _LINK_WINDOW - WINDOW)
@@ -157,7 +154,7 @@ class H2Link(asyncio.Protocol):
     def forget(self, pipe: H2Pipe) -> None:
         """Nobody listens: the server is told, unless it is over."""
         if self._streams.pop(pipe.number, None) is not None:
-            self._reset(pipe.number, ErrorCode.CANCEL)
+            self._out.append(reset(pipe.number, ErrorCode.CANCEL))
             self._flush()
             self._left()
 
@@ -182,21 +179,12 @@ class H2Link(asyncio.Protocol):
 
     def on_fields(self, number: int, block: bytes, ended: bool) -> None:
         """An answer's head, or its trailers. A stream that was let go changes the table as well."""
-        try:
-            fields = self._decoder.decode(block)
-        except FieldsTooLarge as large:
-            raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, str(large)) from None
-        except HpackError as error:
-            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        fields = self._decoder.decode(block)
         pipe = self._stream(number)
-        if pipe is None:
-            return
-        try:
+        if pipe is not None:
             pipe.say(fields, ended)
-        except Malformed as malformed:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
-        if ended:
-            self._settle(pipe)
+            if ended:
+                self._settle(pipe)
 
     def on_block(self, block: Block) -> None:
         """Some header fields; they have a limit before they are whole."""
@@ -217,10 +205,7 @@ class H2Link(asyncio.Protocol):
         pipe.credit -= size
         if pipe.credit < 0:
             raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window")
-        try:
-            pipe.came(data, ended)
-        except Malformed as malformed:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
+        pipe.came(data, ended)
         if ended:
             self._settle(pipe)
         elif size > len(data):  # nobody reads padding
@@ -255,7 +240,7 @@ class H2Link(asyncio.Protocol):
         """What came on a stream is wrong: it ends, and no other."""
         pipe = self._streams.pop(number, None)
         if pipe is not None:
-            self._reset(number, fault.code)
+            self._out.append(reset(number, fault.code))
             pipe.fail(Broken(f"the server's HTTP/2 is broken: {fault}"))
             self._left()
 
@@ -274,7 +259,7 @@ class H2Link(asyncio.Protocol):
             if pipe.window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is too large")
         if values.get(HEADER_TABLE_SIZE, TABLE_SIZE) < TABLE_SIZE:
-            self._prefix = _NO_TABLE
+            self._prefix = NO_TABLE
         self._out.append(frame(SETTINGS, ACK, 0))
         self._pump_all()
         self._on_room()
@@ -348,9 +333,6 @@ class H2Link(asyncio.Protocol):
             self._on_room()
         elif not self._streams:
             self._end(Broken("the server ended the connection"))
-
-    def _reset(self, number: int, code: ErrorCode) -> None:
-        self._out.append(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
 
     def _flush_soon(self) -> None:
         if not self._flushing:

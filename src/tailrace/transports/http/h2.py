@@ -40,7 +40,7 @@ from tailrace.wire.h2_frames import (
     window_update,
 )
 from tailrace.wire.h2_reader import Reader
-from tailrace.wire.hpack import TABLE_SIZE
+from tailrace.wire.hpack import NO_TABLE, TABLE_SIZE
 
 if TYPE_CHECKING:
     from tailrace.transports.http.h2_streams import H2Exchange
@@ -53,7 +53,6 @@ _NEVER = float("inf")
 _LAST_CALL = 1.0  # seconds for a client to hear that the connection ends, until it does
 _DRAINING = b"draining"  # what our pings say
 _ALIVE = b"alive?\r\n"
-_NO_TABLE = b"\x20"  # we keep no table: said where the client wants a smaller one (RFC 7541, 4.2)
 
 
 class State(Enum):
@@ -303,7 +302,7 @@ class H2Connection(asyncio.Protocol):
             self._requests.resize_windows(values[INITIAL_WINDOW_SIZE])
         self._out.frame_size = min(values.get(MAX_FRAME_SIZE, self._out.frame_size), PART)
         if values.get(HEADER_TABLE_SIZE, TABLE_SIZE) < TABLE_SIZE:
-            self._out.prefix = _NO_TABLE
+            self._out.prefix = NO_TABLE
         self._out.put(frame(SETTINGS, ACK, 0))
 
     def on_ping(self, payload: bytes, answer: bool) -> None:

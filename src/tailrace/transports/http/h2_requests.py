@@ -17,7 +17,7 @@ from tailrace.transports.http.head import CHUNKED, NO_HEAD, BadRequest
 from tailrace.transports.incoming import Incoming
 from tailrace.wire.h2_fields import Malformed
 from tailrace.wire.h2_frames import MAX_WINDOW, WINDOW, ConnectionFault, ErrorCode, StreamFault
-from tailrace.wire.hpack import FieldsTooLarge, HpackError, encode
+from tailrace.wire.hpack import encode
 
 if TYPE_CHECKING:
     from tailrace.transports.http.h2_table import Streams
@@ -76,12 +76,7 @@ class Requests:
         stream = self._streams.open.get(number)
         if stream is None and number > self.highest:
             return self._open(number, block, ended)
-        try:
-            fields = self._heads.decode(block)
-        except FieldsTooLarge as large:
-            raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, str(large)) from None
-        except HpackError as error:
-            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        fields = self._heads.decode(block)
         if stream is None:
             if self._streams.left_over.pop(number, None) is not None or number in self._streams.forgotten:
                 return self._streams.floods.control("late HEADERS")
@@ -89,11 +84,8 @@ class Requests:
         if stream.ended:
             raise StreamFault(ErrorCode.STREAM_CLOSED, "HEADERS behind the end of the stream")
         if not ended:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "trailers have to end the stream")
-        try:
-            check_trailers(fields)
-        except Malformed as malformed:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
+            raise Malformed("trailers have to end the stream")
+        check_trailers(fields)
         return self._end_body(stream)
 
     def on_block(self, block: Block) -> None:
@@ -119,7 +111,7 @@ class Requests:
             raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window")
         stream.received += len(data)
         if stream.head.length != CHUNKED and stream.received > stream.head.length:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "the body is longer than its content-length")
+            raise Malformed("the body is longer than its content-length")
         if stream.incoming is not None:
             stream.spent += size - len(data)  # padding: nobody reads it
             if data:
@@ -180,11 +172,9 @@ class Requests:
         head = NO_HEAD
         try:
             head = self._heads.read(block)
-        except Malformed as malformed:
+        except Malformed:
             self.highest = number
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
-        except HpackError as error:
-            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+            raise
         except BadRequest as bad:
             refusal = bad
         self.highest = number
@@ -203,7 +193,7 @@ class Requests:
             self._streams.floods.fault()
             return self.refuse(stream, refusal.status, refusal.message)
         if ended and head.length > 0:
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "the body is shorter than its content-length")
+            raise Malformed("the body is shorter than its content-length")
         if listener.server.streams(stream):
             stream.incoming = stream.source = Incoming(stream.taken)
             if ended:
@@ -237,7 +227,7 @@ class Requests:
     def _end_body(self, stream: H2Exchange) -> None:
         stream.ended = True
         if stream.head.length not in (CHUNKED, stream.received):
-            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "the body is shorter than its content-length")
+            raise Malformed("the body is shorter than its content-length")
         if stream.incoming is not None:
             return stream.incoming.finish()
         stream.body_due = _NEVER

@@ -10,14 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailrace.errors import ClientGone, TransportError
-from tailrace.wire.h2_frames import (
-    NUMBER,
-    RST_STREAM,
-    ConnectionFault,
-    ErrorCode,
-    frame,
-    window_update,
-)
+from tailrace.wire.h2_frames import ConnectionFault, ErrorCode, reset, window_update
 
 if TYPE_CHECKING:
     from tailrace.transports.http.h2_floods import Floods
@@ -141,7 +134,7 @@ class Streams:
     def reset(self, number: int, code: int) -> None:
         """Tell the client that a stream is over; what still comes on it was on its way."""
         self.forget(number)
-        self.out.put(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
+        self.out.put(reset(number, code))
 
     def forget(self, number: int) -> None:
         """What comes on this stream is nobody's."""
