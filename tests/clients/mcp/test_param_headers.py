@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -46,6 +47,22 @@ async def test_a_refusal_makes_it_look_at_the_tools_and_try_once_more() -> None:
         await c.call_tool("deploy", {"region": "eu"})
         assert [call.headers.get("mcp-param-region") for call in server.asked("tools/call")] == [None, "eu"]
         assert len(server.asked("tools/list")) == 1
+
+
+async def test_looking_again_is_a_part_of_the_calls_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    send = Client._request
+
+    async def observed(self: Client, method: str, *params: Any, timeout: float, **more: Any) -> Any:
+        limits.append(timeout)
+        await asyncio.sleep(0.01)
+        return await send(self, method, *params, timeout=timeout, **more)
+
+    async with serving(modern(listing(tool("deploy", "Region")))) as server, Client(server.url) as c:
+        monkeypatch.setattr(Client, "_request", observed)
+        await c.call_tool("deploy", {"region": "eu"}, timeout=60.0)
+        first, look, second = limits
+        assert 60 >= first > look > second
 
 
 async def test_a_refusal_that_looking_again_does_not_help_is_the_callers() -> None:

@@ -31,6 +31,7 @@ from tailrace.wire.jsonrpc import INTERNAL_ERROR
 from tailrace.wire.mcp import LOG_LEVELS
 
 if TYPE_CHECKING:
+    from tailrace.clients.mcp.calls import Progress
     from tailrace.clients.mcp.conversation import Conversation
     from tailrace.clients.mcp.handshake import Era
 
@@ -163,7 +164,14 @@ class Requests(ABC):
 
     @abstractmethod
     async def _request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None,
+        meta: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> msgspec.Raw: ...
 
     async def _ask_whole(self, method: str, params: Mapping[str, Any], timeout: float | None) -> msgspec.Raw:

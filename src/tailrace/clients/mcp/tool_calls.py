@@ -7,7 +7,6 @@ It is written on top of one method that sends a request, as `requests` is; conne
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,8 +83,7 @@ class ToolCalls(Requests):
             TransportError: The connection broke before the answer came; the call may have run.
             TimeoutError: The limit passed; the server was told that nobody waits any more.
         """
-        limit = self._limit(timeout)
-        begun = asyncio.get_running_loop().time()
+        until = asyncio.get_running_loop().time() + self._limit(timeout)
         extra = dict(meta or {})
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
@@ -95,20 +93,19 @@ class ToolCalls(Requests):
         safe = idempotency_key is not None and isinstance(self._open().link, StreamableLink)
 
         async def ask(more: Mapping[str, Any]) -> msgspec.Raw:
-            leg = partial(self._ask, {"name": name, "arguments": given, **more}, extra, progress, begun + limit)
+            leg = partial(self._ask, {"name": name, "arguments": given, **more}, extra, progress, until)
             if not safe:
                 return await leg()
-            runs_once = partial(self._runs_once, name, begun + limit)
+            runs_once = partial(self._runs_once, name, until)
             return await ask_until_answered(
                 leg, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
             )
 
-        raw = await ask_in_rounds(ask, self._open(), "tools/call", begun + limit)
+        raw = await ask_in_rounds(ask, self._open(), "tools/call", until)
         if (task := task_of(raw)) is not None:
             if on_task is not None:
                 on_task(task.task_id)
-            left = max(0.0, limit - (asyncio.get_running_loop().time() - begun))
-            raw = await self._follow(task.task_id, pause_of(task), left)
+            raw = await self._follow(task.task_id, pause_of(task), _left(until))
         return decode_tool_result(raw, self._listing.output_schema(name))
 
     async def task_result(self, task_id: str, *, timeout: float | None = None) -> ToolResult:
@@ -118,39 +115,26 @@ class ToolCalls(Requests):
 
     # --- inside ---
 
-    @abstractmethod
-    async def _request(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None,
-        meta: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> msgspec.Raw: ...
-
     async def _ask(
         self, params: Mapping[str, Any], meta: Mapping[str, Any], progress: Progress | None, until: float
     ) -> msgspec.Raw:
         """Make one request of a call."""
         name, given = params["name"], params["arguments"]
         headers = self._listing.headers(name, given)
-        left = _left(until)
+        send = partial(self._request, "tools/call", params, meta=meta, progress=progress)
         try:
-            return await self._request(
-                "tools/call", params, timeout=left, meta=meta, progress=progress, headers=headers
-            )
+            return await send(timeout=_left(until), headers=headers)
         except ProtocolError as error:
             if error.code != HEADER_MISMATCH:
                 raise
             if self._kept is not None:
                 self._kept.forget("tools/list")
-            await self.list_tools(timeout=left)  # 2026-07-28, transports: the tool may have changed, so look again
+            # 2026-07-28, transports: the tool may have changed, so look again
+            await self.list_tools(timeout=_left(until))
             again = self._listing.headers(name, given)
             if again == headers:
                 raise
-        return await self._request("tools/call", params, timeout=left, meta=meta, progress=progress, headers=again)
+        return await send(timeout=_left(until), headers=again)
 
     async def _runs_once(self, name: str, until: float) -> bool:
         """Whether the server says that calls of the tool with the same key are one."""
@@ -164,4 +148,4 @@ class ToolCalls(Requests):
 
 def _left(until: float) -> float:
     """Seconds until then, in a number that people can read in a message."""
-    return round(until - asyncio.get_running_loop().time(), 3)
+    return max(0.0, round(until - asyncio.get_running_loop().time(), 3))
