@@ -29,6 +29,7 @@ from tests.clients.connect.support import (
     within,
 )
 from tests.clients.connect.test_calls import answer_unary
+from tests.clients.connect.test_h2_faults import HEAD, Wire
 from tests.rigs.peers import Request, running_peer
 
 pytestmark = pytest.mark.timeout(60)
@@ -210,27 +211,11 @@ async def test_nonsense_breaks_the_connection_and_nothing_else(said: bytes) -> N
     server.close()
 
 
-class Full(asyncio.Transport):
+class Full(Wire):
     """A peer that reads nothing."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = 0
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.kept += len(data)
-
     def get_write_buffer_size(self) -> int:
-        return self.kept
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
+        return len(self.data)
 
 
 async def test_a_server_that_asks_and_never_reads_cannot_make_us_keep_its_answers() -> None:
@@ -244,7 +229,7 @@ async def test_a_server_that_asks_and_never_reads_cannot_make_us_keep_its_answer
             break
         link.data_received(pings)
     assert transport.closed
-    assert transport.kept < h2._MAX_UNWRITTEN + 100_000
+    assert len(transport.data) < h2._MAX_UNWRITTEN + 100_000
     assert gone == [link]
 
 
@@ -253,12 +238,11 @@ async def test_a_body_waits_while_the_transport_is_full() -> None:
     link.connection_made(transport)
     link.data_received(b"\0\0\0\x04\0\0\0\0\0")
     link.pause_writing()
-    head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
-    pipe = H2Pipe(link.start, head, bytes(1000))
+    pipe = H2Pipe(link.start, lambda pipe: None, HEAD, bytes(1000))
     pipe.open()
-    before = transport.kept
+    before = len(transport.data)
     link.resume_writing()
-    assert transport.kept > before + 1000
+    assert len(transport.data) > before + 1000
     link.connection_lost(ConnectionResetError("by peer"))
     assert isinstance(pipe.opened.exception(), Broken)
     with pytest.raises(Broken, match="by peer"):

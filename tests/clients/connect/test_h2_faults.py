@@ -35,7 +35,7 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.data = b""
+        self.data = bytearray()
         self.closed = False
 
     def write(self, data: Any) -> None:
@@ -58,7 +58,7 @@ class Wire(asyncio.Transport):
         while at < len(self.data):
             word, flags, number = h2_frames.HEAD.unpack_from(self.data, at)
             end = at + h2_frames.HEAD_SIZE + (word >> 8)
-            found.append((word & 0xFF, flags, number, self.data[at + h2_frames.HEAD_SIZE : end]))
+            found.append((word & 0xFF, flags, number, bytes(self.data[at + h2_frames.HEAD_SIZE : end])))
             at = end
         return found
 
@@ -78,7 +78,7 @@ class Rig:
         return False
 
     def request(self, body: bytes | Upload | None = b"") -> H2Pipe:
-        pipe = H2Pipe(self.link.start, HEAD, body)
+        pipe = H2Pipe(self.link.start, lambda pipe: None, HEAD, body)
         pipe.open()
         return pipe
 

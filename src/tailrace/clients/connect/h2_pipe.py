@@ -45,12 +45,17 @@ class H2Pipe:
 
     Args:
         send: Puts it onto a connection, now or later; called when it is opened.
+        withdraw: Called when it is dropped and no connection has it.
         head: Method, authority and so on, and all headers.
         body: All of it, or what gives it.
     """
 
     def __init__(
-        self, send: Callable[[H2Pipe], None], head: Sequence[tuple[str, str]], body: bytes | Upload | None
+        self,
+        send: Callable[[H2Pipe], None],
+        withdraw: Callable[[H2Pipe], None],
+        head: Sequence[tuple[str, str]],
+        body: bytes | Upload | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.head = head
@@ -70,6 +75,7 @@ class H2Pipe:
         self.trailers: list[tuple[bytes, str]] = []
         self.opened: asyncio.Future[Any] = loop.create_future()
         self._send = send
+        self._withdraw = withdraw
         self._held = bytearray()
         self._expected: int | None = None  # bytes of the answer's body that have not come, if it said how many
         self._ended = False
@@ -101,6 +107,8 @@ class H2Pipe:
             self.opened.cancel()
         if self.link is not None:
             self.link.forget(self)
+        else:
+            self._withdraw(self)
 
     # --- the connection's side ---
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["H2Pool"]
 
 _MAX_LINKS = 16  # connections at once; more streams than they take wait
-_IDLE = 90.0  # seconds after which a connection without streams is closed
+_IDLE = 90.0  # seconds after which a connection without streams is closed (why not less: see `idle`)
 _ATTEMPTS = 3  # of a request that servers refuse without looking at it
 _KEEPALIVE = 30  # seconds of silence before the system asks whether the server is there
 
@@ -80,7 +80,7 @@ class H2Pool:
         if isinstance(body, bytes):
             head.append(("content-length", str(len(body))))
         upload: Upload | bytes | None = body  # pyright: ignore[reportAssignmentType]  # bodies that come are Uploads
-        return H2Pipe(self._submit, head, upload)
+        return H2Pipe(self._submit, self._withdraw, head, upload)
 
     async def aclose(self) -> None:
         """End all connections, and what is on them."""
@@ -98,16 +98,17 @@ class H2Pool:
     def _submit(self, pipe: H2Pipe) -> None:
         if self._closed:
             return pipe.fail(Broken("the client was closed"))
-        self._waiting[pipe] = None
-        self._serve()
+        if not pipe.dropped:
+            self._waiting[pipe] = None
+            self._serve()
         return None
+
+    def _withdraw(self, pipe: H2Pipe) -> None:
+        self._waiting.pop(pipe, None)
 
     def _serve(self) -> None:
         """Put those that wait onto connections; make one more if that is not enough."""
         for pipe in list(self._waiting):
-            if pipe.dropped:
-                del self._waiting[pipe]
-                continue
             link = next((link for link in self._links if link.room), None)
             if link is None:
                 break
@@ -124,7 +125,20 @@ class H2Pool:
 
     async def _connect(self) -> None:
         link = H2Link(self._room, self._gone, self._again)
-        error: Exception | None = None
+        try:
+            error = await self._open(link)
+        finally:
+            self._connecting -= 1
+        if error is None:
+            self._links[link] = None
+            return self._room()
+        waiting, self._waiting = self._waiting, {}
+        for pipe in waiting:
+            pipe.fail(error)
+        return None
+
+    async def _open(self, link: H2Link) -> ConnectionError | None:
+        """Make a connection; why there is none, or None."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 transport, _ = await asyncio.get_running_loop().create_connection(
@@ -137,18 +151,10 @@ class H2Pool:
             _keep_alive(transport)
             self._check_protocol(transport, link)
         except TimeoutError:
-            error = ConnectionError(f"no connection within {self._connect_timeout:g} s")
-        except (OSError, ssl.SSLError, Broken) as failed:
-            error = failed if isinstance(failed, ConnectionError) else ConnectionError(str(failed))
-        finally:
-            self._connecting -= 1
-        if error is not None:
-            waiting, self._waiting = self._waiting, {}
-            for pipe in waiting:
-                pipe.fail(error)
-        elif link.usable:
-            self._links[link] = None
-            self._room()
+            return ConnectionError(f"no connection within {self._connect_timeout:g} s")
+        except (OSError, UnicodeError, Broken) as failed:  # UnicodeError: no host can have this name
+            return failed if isinstance(failed, ConnectionError) else ConnectionError(str(failed))
+        return None if link.usable else ConnectionError("the server ended the connection at once")
 
     def _check_protocol(self, transport: asyncio.BaseTransport, link: H2Link) -> None:
         secured = transport.get_extra_info("ssl_object")
@@ -173,6 +179,8 @@ class H2Pool:
         timer = self._links.pop(link, None)
         if timer is not None:
             timer.cancel()
+        if self._waiting:  # for one of its streams to end, perhaps; later: this may be inside `_serve`
+            asyncio.get_running_loop().call_soon(self._serve, context=contextvars.Context())
 
     def _again(self, pipe: H2Pipe) -> bool:
         """A server did nothing with a request: whether it is sent once more. One that was streamed is not."""
