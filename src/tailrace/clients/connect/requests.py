@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Codec", "decoder_of", "encode", "get_query", "pack", "request_headers", "trace_headers", "wrap"]
 
 Codec = Literal["proto", "json"]
+_read_object = msgspec.json.Decoder(dict[str, Any]).decode
 _AGENT = f"tailrace/{__version__}"
 
 
@@ -82,7 +83,7 @@ def _encode_dict(message: dict[str, Any], codec: Codec) -> bytes:
 def _decode_dict(data: bytes) -> Any:
     """The message as JSON has it; one that is a method's dict in the usual wrapper, without that."""
     try:
-        message: Any = msgspec.json.decode(data or b"{}", type=dict[str, Any])
+        message: Any = _read_object(data or b"{}")
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidMessage(f"the message is no JSON object: {error}") from None
     inner: Any = message.get("result") if len(message) == 1 else None

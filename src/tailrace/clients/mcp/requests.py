@@ -49,10 +49,6 @@ P = TypeVar("P", bound=_Page)
 T = TypeVar("T")
 
 
-class _ResultType(msgspec.Struct, rename="camel"):
-    result_type: str = "complete"
-
-
 class Requests(ABC):
     """The requests of a client. Each takes ``timeout``: seconds, `math.inf` for no limit, None for the client's own.
 
@@ -181,8 +177,7 @@ class Requests(ABC):
             return await self._request(method, {**params, **more}, timeout=timeout)
 
         until = asyncio.get_running_loop().time() + self._limit(timeout)
-        raw = await ask_in_rounds(ask, self._open(), method, until)
-        kind = decode(method, raw, _ResultType).result_type
+        kind, raw = await ask_in_rounds(ask, self._open(), method, until)
         if kind != "complete":
             raise ProtocolError(INTERNAL_ERROR, f"{method} was answered {kind!r}, which this client did not offer")
         return raw

@@ -73,14 +73,11 @@ class ToolPage(Struct, frozen=True, rename="camel"):
 
 
 class _CallResult(Struct, rename="camel"):
+    result_type: str = "complete"
     content: list[dict[str, Any]] = []
     structured_content: Any | UnsetType = UNSET
     is_error: bool = False
     meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
-
-
-class _ResultType(Struct, rename="camel"):
-    result_type: str = "complete"
 
 
 def decode(method: str, raw: Raw, kind: type[T]) -> T:
@@ -101,10 +98,9 @@ def decode_tool_result(raw: Raw, output_schema: dict[str, Any] | None) -> ToolRe
     Args:
         output_schema: The tool's, where it is known; it decides whether a value was wrapped.
     """
-    kind = decode("tools/call", raw, _ResultType).result_type
-    if kind != "complete":
-        raise ProtocolError(INTERNAL_ERROR, f"the tool answered {kind!r}, which this client did not offer to handle")
     result = decode("tools/call", raw, _CallResult)
+    if (kind := result.result_type) != "complete":
+        raise ProtocolError(INTERNAL_ERROR, f"the tool answered {kind!r}, which this client did not offer to handle")
     content: Any = None if result.structured_content is UNSET else result.structured_content
     return ToolResult(
         data=content["result"] if _is_wrapped(content, output_schema) else content,

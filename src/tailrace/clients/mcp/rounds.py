@@ -32,8 +32,8 @@ class _Result(Struct, rename="camel"):
 
 async def ask_in_rounds(
     ask: Callable[[Mapping[str, Any]], Awaitable[Raw]], conversation: Conversation, method: str, until: float
-) -> Raw:
-    """Ask until the server has no question any more; the result, whatever its type.
+) -> tuple[str, Raw]:
+    """Ask until the server has no question any more; the type of the result, and the result.
 
     Args:
         ask: Makes the request, with these further parameters.
@@ -52,7 +52,7 @@ async def ask_in_rounds(
         raw = await ask(more)
         result = decode(method, raw, _Result)
         if result.result_type != "input_required":
-            return raw
+            return result.result_type, raw
         if not result.input_requests and result.request_state is UNSET:
             raise ProtocolError(INTERNAL_ERROR, f"the server's answer to {method} asks for input, and for none")
         more = {}

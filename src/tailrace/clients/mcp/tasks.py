@@ -18,32 +18,17 @@ from tailrace.wire.tasks import EXTENSION, TaskState
 if TYPE_CHECKING:
     from tailrace.clients.mcp.conversation import Conversation
 
-__all__ = ["CAPABILITIES", "follow", "pause_of", "task_of"]
+__all__ = ["CAPABILITIES", "follow", "pause_of"]
 
 CAPABILITIES: dict[str, Any] = {"extensions": {EXTENSION: {}}}
 _POLL_LIMIT = 30.0  # seconds that one look at a task may take
 _FASTEST, _USUAL, _SLOWEST = 0.02, 1.0, 60.0  # seconds between two looks, whatever the server asks for
 
 
-class _ResultType(Struct, rename="camel"):
-    result_type: str = "complete"
-
-
 class _Fault(Struct):
     code: int
     message: str
     data: Any = None
-
-
-def task_of(raw: Raw) -> TaskState | None:
-    """The task that a result of `tools/call` tells of; None where it is the result itself.
-
-    Raises:
-        ProtocolError: It is neither.
-    """
-    if decode("tools/call", raw, _ResultType).result_type != "task":
-        return None
-    return decode("tools/call", raw, TaskState)
 
 
 async def follow(conversation: Conversation, id: str, pause: float, *, timeout: float, reconnect: float) -> Raw:

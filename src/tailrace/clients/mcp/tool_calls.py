@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.links import StreamableLink
 from tailrace.clients.mcp.requests import Requests
-from tailrace.clients.mcp.results import ToolInfo, ToolResult, decode_tool_result
+from tailrace.clients.mcp.results import ToolInfo, ToolResult, decode, decode_tool_result
 from tailrace.clients.mcp.rounds import ask_in_rounds
-from tailrace.clients.mcp.tasks import follow, pause_of, task_of
+from tailrace.clients.mcp.tasks import follow, pause_of
 from tailrace.errors import DefinitionError, ProtocolError
 from tailrace.wire.mcp import HEADER_MISMATCH
+from tailrace.wire.tasks import TaskState
 
 if TYPE_CHECKING:
     import msgspec
@@ -101,8 +102,9 @@ class ToolCalls(Requests):
                 leg, runs_once, seconds=self._reconnect, wanted=lambda: self._closing is None
             )
 
-        raw = await ask_in_rounds(ask, self._open(), "tools/call", until)
-        if (task := task_of(raw)) is not None:
+        kind, raw = await ask_in_rounds(ask, self._open(), "tools/call", until)
+        if kind == "task":
+            task = decode("tools/call", raw, TaskState)
             if on_task is not None:
                 on_task(task.task_id)
             raw = await self._follow(task.task_id, pause_of(task), _left(until))
