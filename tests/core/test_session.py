@@ -15,7 +15,7 @@ from tailrace.core.budget import EVENT_BYTES
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
 from tailrace.core.session import STREAM_BYTES, Lifecycle, Session
-from tailrace.core.tasks import Sweeper
+from tailrace.core.timers import Sweeper
 from tailrace.core.writer import Writer
 from tailrace.errors import CallCancelled, LimitError
 from tests.core.support import Heard, Notes, Pipe, Work, make_session, make_tasks, never, turns, virtual

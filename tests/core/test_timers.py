@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tailrace.core.tasks import DelayLine, Sweeper
+from tailrace.core.timers import DelayLine, Sweeper
 from tests.core.support import virtual
 
 request_value: contextvars.ContextVar[str] = contextvars.ContextVar("request_value", default="none")

@@ -8,7 +8,7 @@ import pytest
 
 from tailrace.core.log import Log
 from tailrace.core.ports import Kind
-from tailrace.core.tasks import Sweeper
+from tailrace.core.timers import Sweeper
 from tailrace.core.writer import JOIN_LIMIT, Writer
 from tests.core.support import Pipe, turns, virtual
 

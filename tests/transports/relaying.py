@@ -7,7 +7,7 @@ from typing import Any
 
 from tailrace.core.exchange import Exchange
 from tailrace.core.ports import Inbox
-from tailrace.core.tasks import Sweeper
+from tailrace.core.timers import Sweeper
 from tailrace.stores.memory_inbox import MemoryInbox, MemoryPost
 from tailrace.transports.relay import Relay
 from tests.core.support import make_tasks

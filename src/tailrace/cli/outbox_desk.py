@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 import click
 import msgspec
 
-from tailrace.core.tasks import Sweeper, Tasks
+from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
+from tailrace.core.timers import Sweeper
 from tailrace.errors import StoreBusy
 from tailrace.publish.letters import Letter, drop_letters, letters, retry_letters
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
     from tailrace.core.ports import Membership, Store
     from tailrace.core.settings import Settings
-    from tailrace.core.tasks import Sweeper, Tasks
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.timers import Sweeper
     from tailrace.server.partition import Partition
     from tailrace.transports.bearer import Bearer
 

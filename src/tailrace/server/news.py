@@ -15,7 +15,8 @@ from tailrace.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tailrace.core.tasks import Sweeper, Tasks
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.timers import Sweeper
     from tailrace.server.partition import Partition
     from tailrace.transports.relay import Relay
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store
     from tailrace.core.session import Completion
     from tailrace.core.settings import Settings
-    from tailrace.core.tasks import Sweeper, Tasks
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.timers import Sweeper
     from tailrace.publish import Publisher
     from tailrace.service import Service
 

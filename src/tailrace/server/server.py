@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailrace.clients.exit import settle_at_exit
 from tailrace.console.recorder import Recorder
 from tailrace.core.meter import Meter, Meters
-from tailrace.core.tasks import Sweeper
 from tailrace.core.threads import Threads
+from tailrace.core.timers import Sweeper
 from tailrace.core.watching import make_tasks
 from tailrace.errors import CallCancelled, DefinitionError, StoreError
 from tailrace.protocols.connect.endpoint import RpcEndpoint

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import MsgspecError
 
-from tailrace.core.tasks import DelayLine
+from tailrace.core.timers import DelayLine
 from tailrace.errors import StoreError
 from tailrace.transports.relay_asked import Asked
 from tailrace.transports.relay_pieces import (
@@ -43,7 +43,8 @@ from tailrace.transports.relay_served import RelayedExchange
 if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange, Handler
     from tailrace.core.ports import Inbox
-    from tailrace.core.tasks import Sweeper, Tasks
+    from tailrace.core.tasks import Tasks
+    from tailrace.core.timers import Sweeper
 
 __all__ = ["Relay"]
 

@@ -180,7 +180,7 @@ class Asked:
         self._wake()
 
     def due(self) -> None:
-        """The owner should have said something by now (see `core.tasks.Delayed`)."""
+        """The owner should have said something by now (see `core.timers.Delayed`)."""
         self._say_left()
         self._fail(504, "the worker that has this session did not answer in time; whether it did something is unknown")
 

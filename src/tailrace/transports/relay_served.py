@@ -177,7 +177,7 @@ class RelayedExchange(Exchange):
         super().leave(by)
 
     def due(self) -> None:
-        """It takes its time (see `core.tasks.Delayed`): the other member hears that it is being handled."""
+        """It takes its time (see `core.timers.Delayed`): the other member hears that it is being handled."""
         self._say(Took(self.number, self._said))
 
     # --- what the other member says ---

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tailrace.core.tasks import DelayLine, Sweeper, Tasks
+from tailrace.core.timers import DelayLine, Sweeper
 from tailrace.protocols.mcp.asking import Asking
 from tailrace.protocols.mcp.dialect import Dialect
 from tailrace.protocols.mcp.listen import Listens
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tailrace.core.exchange import Exchange
     from tailrace.core.outgoing import Outbox
     from tailrace.core.settings import Settings
+    from tailrace.core.tasks import Tasks
     from tailrace.protocols.mcp.framing import Seals
     from tailrace.protocols.mcp.hooks import Hooks
     from tailrace.protocols.mcp.journal import Journals

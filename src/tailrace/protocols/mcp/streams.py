@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailrace.core.log import Log
     from tailrace.core.session import Session
     from tailrace.core.settings import Settings
-    from tailrace.core.tasks import Sweeper
+    from tailrace.core.timers import Sweeper
     from tailrace.core.writer import Framing
     from tailrace.protocols.mcp.framing import EventId, Seals
 

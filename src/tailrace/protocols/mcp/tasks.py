@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from tailrace.core.ledger_entry import EntryState
 from tailrace.core.ports import DropEntry, PutEntry, Record
-from tailrace.core.tasks import DelayLine
+from tailrace.core.timers import DelayLine
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError, StoreLost
 from tailrace.protocols.mcp.task_call import Joined, OnceTaskCall, Stage, TaskCall, TaskReply

@@ -19,7 +19,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tailrace.core.tasks import Sweeper
+from tailrace.core.timers import Sweeper
 from tailrace.transports.http.exchange import field_lines
 from tailrace.transports.http.h1 import H1Connection
 from tailrace.transports.http.h2 import H2Connection
