@@ -390,6 +390,51 @@ async def test_an_answer_that_cannot_be_committed_is_given_and_replayed_all_the_
 
 
 @virtual
+async def test_answers_that_could_not_be_stored_are_stored_as_soon_as_that_works() -> None:
+    desk = await Desk(ttl=DAY).open()
+    entries = [await desk.begin(key) for key in ("a", "b")]
+    desk.store.fail_commits(FULL)
+    for entry in entries:
+        desk.ledger.finish(entry, b"answer")
+    await turns()
+    desk.ledger.settle()
+    await turns()
+    assert [entry.kept for entry in entries] == [b"answer", b"answer"]
+    desk.store.fail_commits(None)
+    write, writes = desk.store.write, []
+    desk.store.write = lambda records: writes.append(records) or write(records)  # type: ignore[func-returns-value, method-assign]
+    for _ in range(2):  # the second finds the first one at work
+        desk.ledger.settle()
+    await turns()
+    assert [entry.kept for entry in entries] == [None, None]
+    assert len(writes) == 2, "one for each"
+    del desk.store.write
+    ledger = await desk.restart(kill=True)
+    assert await ledger.load() == []
+    for key in ("a", "b"):
+        entry = ledger.find("", key, b"call")
+        assert entry is not None
+        assert await ledger.answer(entry) == b"answer"
+
+
+@virtual
+async def test_answers_that_expire_before_they_could_be_stored_are_gone() -> None:
+    desk = await Desk(ttl=DAY).open()
+    entries = [await desk.begin(key) for key in ("under way", "waiting")]
+    desk.store.fail_commits(FULL)
+    for entry in entries:
+        desk.ledger.finish(entry, b"answer")
+    await turns()
+    desk.store.fail_commits(None)
+    desk.ledger.settle()
+    desk.clock.now += DAY
+    desk.ledger.expire()
+    await turns()
+    assert len(desk.ledger) == 0
+    assert await desk.store.count("once") == 0
+
+
+@virtual
 async def test_an_answer_that_is_not_there_any_more_is_no_reason_to_run_again() -> None:
     desk = await Desk().open()
     entry = await desk.end()

@@ -14,7 +14,7 @@ from tailrace.core.shared_ledger import BEGUN_KEYS, SharedLedger
 from tailrace.errors import EntryTaken, StoreError
 from tailrace.stores.memory_membership import MemoryCluster, MemoryMembership
 from tests.core.support import turns, virtual
-from tests.core.test_ledger import DAY, Clock, writer
+from tests.core.test_ledger import DAY, FULL, Clock, writer
 
 CALL = ("", "k", b"call")
 
@@ -62,6 +62,23 @@ async def test_who_comes_second_does_not_begin_and_is_given_the_answer() -> None
     one.ledger.finish(entry, b"answer")
     assert await waiting == (b"answer", False)
     assert await other.ledger.elsewhere(*CALL) == (b"answer", True)
+    assert (other.ledger.awaited, other.ledger.replayed) == (1, 1)
+
+
+@virtual
+async def test_who_waits_is_given_an_answer_that_could_not_be_stored_at_first() -> None:
+    _, _, one, other = await desks()
+    entry = await one.claim()
+    waiting = asyncio.ensure_future(other.ledger.elsewhere(*CALL))
+    one.store.fail_commits(FULL)
+    one.ledger.finish(entry, b"answer")
+    assert await one.ledger.answer(entry) == b"answer"
+    await asyncio.sleep(3)
+    assert not waiting.done()
+    one.store.fail_commits(None)
+    one.ledger.settle()
+    assert await waiting == (b"answer", False)
+    assert await one.store.count(BEGUN_KEYS) == 0
 
 
 @virtual
@@ -70,6 +87,7 @@ async def test_a_key_of_another_call_is_refused_also_while_that_runs() -> None:
     await one.claim()
     with pytest.raises(KeyReused):
         await other.ledger.elsewhere("", "k", b"another call")
+    assert other.ledger.refused == 1
 
 
 @virtual
@@ -152,10 +170,29 @@ async def test_an_owner_that_lost_its_partition_gives_no_answer() -> None:
 
 
 @virtual
-async def test_a_key_whose_answer_was_forgotten_is_free() -> None:
+async def test_a_key_whose_answer_was_lost_is_taken_and_nobody_claims_it_in_vain() -> None:
     _, _, one, other = await desks()
     entry = await one.claim()
     one.ledger.finish(entry, b"answer")
     one.store.write([DropEntry("once", f"a:{entry.name}")])
     await turns()
+    with pytest.raises(StoreError, match="not there"):
+        await other.ledger.elsewhere(*CALL)
+
+
+@virtual
+async def test_a_key_that_expires_while_it_is_looked_at_is_free() -> None:
+    _, clock, one, other = await desks()
+    one.ledger.finish(await one.claim(), b"answer")
+    await turns()
+    read, names = other.store.entry, []
+
+    async def entry(kind: str, name: str) -> Any:
+        names.append(name[:2])
+        found = await read(kind, name)
+        clock.now += DAY
+        return found
+
+    other.store.entry = entry
     assert await other.ledger.elsewhere(*CALL) is None
+    assert names == ["h:", "a:", "h:"]

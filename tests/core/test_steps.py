@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tailrace.core.context import Context, current
-from tailrace.core.steps import MAX_STEPS, Steps, check_name, run_here
+from tailrace.core.steps import BEGUN_STEPS, MAX_STEPS, Steps, check_name, run_here
 from tailrace.core.tasks import Tasks
 from tailrace.errors import LimitError, StepError, StoreError, ToolError
 from tailrace.stores.memory import MemoryStore
@@ -385,3 +385,64 @@ async def test_steps_that_cannot_be_settled_keep_a_partition_from_being_opened()
         await Steps(store, writer(store), other.tasks, clock=other.clock).recover()
     cut.cancel()
     await one.tasks.close(0.0)
+
+
+class Bare(BaseException):
+    """What no handler expects."""
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, Bare])
+@virtual
+async def test_a_step_that_ends_with_no_exception_is_unknown_and_nobody_waits(kind: type[BaseException]) -> None:
+    one, other = await members()
+
+    async def work() -> None:
+        one.did.append("begun")
+        raise kind
+
+    for member in (one, one, other):
+        with pytest.raises(StepError, match="unknown"):
+            async with asyncio.timeout(3):
+                await member.steps.run(Context(), "c", "s", work, ())
+        one.steps.settle()
+    assert one.did == ["begun"]
+    assert await other.store.count(BEGUN_STEPS) == 0
+
+
+@pytest.mark.parametrize("outcome", ["done", ToolError("no")], ids=["result", "refusal"])
+@virtual
+async def test_an_end_that_could_not_be_recorded_is_recorded_when_it_can_be(outcome: Any) -> None:
+    one, other = await members()
+    one.gate.clear()
+    run = asyncio.ensure_future(one.run(outcome))
+    await turns()
+    one.store.fail_commits(FULL)
+    one.gate.set()
+    waiting = asyncio.ensure_future(other.run("again"))
+    await asyncio.wait([run, waiting], timeout=3)
+    assert (run.done(), waiting.done()) == (True, False)
+    one.steps.settle()
+    await asyncio.sleep(3)
+    assert not waiting.done()
+    one.store.fail_commits(None)
+    one.steps.settle()
+    ends = await asyncio.gather(run, waiting, return_exceptions=True)
+    assert [str(end) for end in ends] == [str(outcome)] * 2
+    assert other.did == []
+    assert await one.store.count(BEGUN_STEPS) == 0
+
+
+@virtual
+async def test_an_end_that_could_not_be_recorded_is_forgotten_with_its_call() -> None:
+    shop = await Workshop().open()
+    shop.gate.clear()
+    run = asyncio.ensure_future(shop.run())
+    await turns()
+    shop.store.fail_commits(FULL)
+    shop.gate.set()
+    assert await run == "done"
+    shop.store.fail_commits(None)
+    shop.steps.forget("c", ["s"])
+    shop.steps.settle()
+    await turns()
+    assert await shop.store.count("step") == 0

@@ -31,7 +31,7 @@ from tailrace.errors import LimitError, StoreError, StoreLost, TailraceError
 if TYPE_CHECKING:
     from tailrace.core.outgoing import Leaving
 
-__all__ = ["KeyReused", "Ledger", "Write"]
+__all__ = ["KeyReused", "Ledger", "Write", "not_there"]
 
 Write: TypeAlias = Callable[[Sequence[Record], Callable[[StoreError | None], None] | None], object]
 
@@ -85,6 +85,8 @@ class Ledger:
         self._entries: dict[str, Entry] = {}
         self._ended: dict[str, Entry] = {}  # in the order in which they expire
         self._open: dict[str, Entry] = {}  # about so
+        self._kept: dict[str, Entry] = {}  # whose answer could not be stored
+        self._settling = False
         self._principals: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -135,8 +137,7 @@ class Ledger:
             self._forget(entry)
             return None
         if entry.fingerprint != fingerprint:
-            self.refused += 1
-            raise KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
+            raise self._reused()
         return entry
 
     async def elsewhere(self, principal: str, key: str, fingerprint: bytes) -> tuple[bytes, bool] | None:
@@ -176,7 +177,7 @@ class Ledger:
             return entry.kept
         stored = await self._store.entry(KIND, ANSWER + entry.name)
         if stored is None:
-            raise StoreError("the answer that belongs to the idempotency key is not there")
+            raise not_there()
         return stored.data
 
     # --- the work ---
@@ -243,7 +244,8 @@ class Ledger:
     def finish(self, entry: Entry, answer: bytes, leaving: Leaving | None = None) -> None:
         """The work has ended: commit its answer, then give it to all who are attached.
 
-        If it cannot be committed, it is given all the same, and kept in memory; after a restart it is unknown.
+        If it cannot be committed, it is given all the same, and kept in memory until it can be (see `settle`); after
+        a restart before that it is unknown.
 
         Args:
             entry: Its state is `BEGUN`.
@@ -265,6 +267,7 @@ class Ledger:
                 return
             if error is not None:
                 entry.kept = answer
+                self._kept[entry.name] = entry
             entry.expires = expires
             self._tell(entry, answer=answer)
             self._end(entry)
@@ -317,7 +320,30 @@ class Ledger:
         if expired:
             self._forget(*expired)
 
+    def settle(self) -> None:
+        """Every few seconds: store the answers that could not be, one after the other, until one still cannot be. Until
+        then a crash makes its outcome unknown, and other processes wait for it."""
+        if self._settling or not self._kept:
+            return
+        entry = next(iter(self._kept.values()))
+        assert entry.kept is not None
+        self._settling = True
+
+        def committed(error: StoreError | None) -> None:
+            self._settling = False
+            if error is None:
+                entry.kept = None
+                if self._kept.get(entry.name) is entry:  # it may have expired meanwhile
+                    del self._kept[entry.name]
+                self.settle()
+
+        self._write(self._answered(entry, entry.kept), committed)
+
     # --- inside ---
+
+    def _reused(self) -> KeyReused:
+        self.refused += 1
+        return KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
 
     def _is_full(self, principal: str) -> bool:
         return (
@@ -365,6 +391,7 @@ class Ledger:
         del self._entries[entry.name]
         self._ended.pop(entry.name, None)
         self._open.pop(entry.name, None)
+        self._kept.pop(entry.name, None)
         self.bytes -= entry.size
         self._principals[entry.principal] -= 1
         if not self._principals[entry.principal]:
@@ -375,3 +402,8 @@ class Ledger:
             self._leave(entry)
         names = [prefix + entry.name for entry in entries for prefix in (HEAD, ANSWER)]
         self._write([DropEntry(KIND, name) for name in names], None)
+
+
+def not_there() -> StoreError:
+    """A key has an answer, and that is nowhere to be found: no reason to run again."""
+    return StoreError("the answer that belongs to the idempotency key is not there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger import Ledger, not_there
 from tailrace.core.ledger_entry import (
     ANSWER,
     HEAD,
@@ -67,7 +67,7 @@ class SharedLedger(Ledger):
 
         Raises:
             KeyReused: The key stands for another call.
-            StoreError: The store cannot be read.
+            StoreError: The store cannot be read, or the answer is not there.
         """
         name, waited, pause = name_of(principal, key), False, _FIRST_PAUSE
         while True:
@@ -76,12 +76,17 @@ class SharedLedger(Ledger):
                 return None
             head = read_head(stored.data)
             if head.fingerprint != fingerprint:
-                raise KeyReused("the idempotency key stands for a call of another tool, or with other arguments")
+                raise self._reused()
             if head.open:
                 return None
             if head.detail is None:
                 answer = await self._store.entry(KIND, ANSWER + name)
-                return None if answer is None else (answer.data, not waited)
+                if answer is not None:
+                    self.replayed += not waited
+                    return answer.data, not waited
+                if await self._store.entry(KIND, HEAD + name) is not None:
+                    raise not_there()
+                return None  # both have just expired
             if not waited:
                 waited = True
                 self.awaited += 1

@@ -44,7 +44,7 @@ _RECOUNT = 5.0  # seconds between two looks at how many are kept, where that is 
 _PAGE = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between two looks at a step of another process
 _BEGUN, _RESULT, _REFUSED, _FAILED = b"b", b"r", b"t", b"f"  # how a record begins: what follows is JSON
-_UNKNOWN = b"u"  # it was begun, and its partition has another owner since
+_UNKNOWN = b"u"  # it was begun, and who began it cannot say what came of it
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -106,6 +106,7 @@ class Steps:
         self._counted = float("-inf")
         self._running: dict[str, _Step] = {}
         self._shared = bool(store.partition)
+        self._unsettled: dict[str, bytes] = {}  # how those ended whose record of that is not committed
 
     async def recover(self) -> None:
         """At the start, where others have the same steps: they need not wait for those that another owner of this
@@ -120,6 +121,13 @@ class Steps:
             error = await self._commit(*records, *(DropEntry(BEGUN_STEPS, entry.key) for entry in page))
             if error is not None:
                 raise error
+
+    def settle(self) -> None:
+        """Every few seconds: how those ended of which that could not be recorded. Until it is, it is unknown, and other
+        processes wait for it."""
+        ends, self._unsettled = self._unsettled, {}
+        for key, end in ends.items():
+            self._write(self._ended(key, end), partial(self._settled, key, end))
 
     async def run(self, context: Context, identity: str, name: str, fn: Callable[..., Any], args: Any) -> Any:
         """The result of a step: of this run, of one that goes on, or as it was recorded.
@@ -163,6 +171,8 @@ class Steps:
 
     def _drop(self, keys: list[str]) -> None:
         self._count -= len(keys)
+        for key in keys:
+            self._unsettled.pop(key, None)
         self._write([DropEntry(_KIND, key) for key in keys], None)
 
     async def _work(self, key: str, name: str, step: _Step, fn: Callable[..., Any], args: Any) -> None:
@@ -218,20 +228,31 @@ class Steps:
             if len(result) > self.max_result:
                 raise LimitError("step", f"the result of the step {name!r} is over {self.max_result} bytes")
         except ToolError as error:
-            await self._commit(PutEntry(_KIND, key, _refusal(error), expires), *self._ended(key))
+            await self._record(key, _refusal(error))
             raise
         except Exception:
-            await self._commit(PutEntry(_KIND, key, _FAILED, expires), *self._ended(key))
+            await self._record(key, _FAILED)
             raise
-        error = await self._commit(PutEntry(_KIND, key, _RESULT + result, expires), *self._ended(key))
+        except BaseException:  # it was cancelled from inside, or cut off: by the server's end, after which none settles
+            self._unsettled[key] = _UNKNOWN
+            raise
+        error = await self._record(key, _RESULT + result)
         if error is not None:
-            logger.error(
-                "the result of a step is not recorded: it counts as unknown later name=%s error=%s", name, error
-            )
+            logger.error("the result of a step is not recorded: it counts as unknown name=%s error=%s", name, error)
         return result
 
-    def _ended(self, key: str) -> list[DropEntry]:
-        return [DropEntry(BEGUN_STEPS, key)] if self._shared else []
+    async def _record(self, key: str, end: bytes) -> StoreError | None:
+        error = await self._commit(*self._ended(key, end))
+        self._settled(key, end, error)
+        return error
+
+    def _settled(self, key: str, end: bytes, error: StoreError | None) -> None:
+        if error is not None:
+            self._unsettled[key] = end
+
+    def _ended(self, key: str, end: bytes) -> list[Record]:
+        records: list[Record] = [PutEntry(_KIND, key, end, self._clock() + self.ttl)]
+        return [*records, DropEntry(BEGUN_STEPS, key)] if self._shared else records
 
     async def _check_room(self) -> None:
         now = self._tasks.loop.time()

@@ -131,5 +131,7 @@ class Endpoint:
         self._next_expiry = now + 5.0
         self.home.sweep(now)
         self.retention.expire(now)
+        self.once.ledger.settle()
         self.once.ledger.expire()
+        self.asking.steps.settle()
         self.recovery.sweep(now)

@@ -180,7 +180,6 @@ class Once:
             except EntryTaken:
                 found = await self.ledger.elsewhere(*call.claim)
                 if found is not None:
-                    self.ledger.replayed += found[1]
                     return Outcome(*found, False)
 
     async def _outcome(self, call: OnceCall) -> Outcome:
