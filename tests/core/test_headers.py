@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tailrace.core.access import Access
@@ -30,6 +32,23 @@ def test_what_is_not_there_is_missing() -> None:
     assert 7 not in headers
     with pytest.raises(KeyError):
         headers["x-other"]
+
+
+def test_who_looks_while_another_thread_does_finds_all() -> None:
+    seen: list[str | None] = []
+
+    class Fields(list[tuple[bytes, str]]):
+        def __iter__(self) -> Iterator[tuple[bytes, str]]:
+            first, *rest = super().__iter__()
+            yield first
+            if not seen:  # as another thread would, in the middle
+                seen.append("")
+                seen.append(headers.get("cookie"))
+            yield from rest
+
+    headers = RequestHeaders(Fields(GIVEN))
+    assert headers["cookie"] == "a=b"
+    assert seen == ["", "a=b"]
 
 
 def test_they_cannot_be_changed_and_what_all_gives_is_the_callers_own() -> None:

@@ -33,9 +33,10 @@ class RequestHeaders(Mapping[str, str]):
     @property
     def _by_name(self) -> dict[str, list[str]]:
         if self._values is None:
-            self._values = {}
+            values: dict[str, list[str]] = {}  # shown when it is whole: handlers in threads look, too
             for name, value in self._fields:
-                self._values.setdefault(name.decode("latin-1"), []).append(value)
+                values.setdefault(name.decode("latin-1"), []).append(value)
+            self._values = values
         return self._values
 
     def __getitem__(self, name: str) -> str:
