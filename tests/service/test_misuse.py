@@ -109,3 +109,33 @@ async def test_hooks_and_the_lifespan_are_given_bare_or_called() -> None:
         assert (await client.call_tool("who")).data is True
     assert heard == ["up", "register", "unregister", "down"]
     assert [callable(one) for one in (lifespan, register, unregister, restore, who)] == [True] * 5
+
+
+async def test_providers_and_filters_are_given_bare_or_called() -> None:
+    svc = Service("shop")
+
+    class Till:
+        """What is provided."""
+
+    @svc.provide()
+    def till() -> Till:
+        return Till()
+
+    @svc.filter()
+    def shown(definition: Any, viewer: Any) -> bool:
+        return definition.name != "hidden"
+
+    @svc.tool
+    async def pay(till: Till) -> bool:
+        return isinstance(till, Till)
+
+    @svc.tool
+    async def hidden() -> None: ...
+
+    async with connected(svc) as client:
+        assert [tool.name for tool in await client.list_tools()] == ["pay"]
+        assert (await client.call_tool("pay")).data is True
+    assert [callable(one) for one in (till, shown)] == [True, True]
+    for decorator in (svc.provide, svc.filter):
+        with pytest.raises(DefinitionError, match="takes a function, got 5"):
+            decorator(5)  # type: ignore[call-overload]

@@ -250,7 +250,11 @@ class Service(Catalog):
 
     # --- for whom, and with what ---
 
-    def provide(self, fn: F) -> F:
+    @overload
+    def provide(self, fn: F, /) -> F: ...
+    @overload
+    def provide(self, /) -> Callable[[F], F]: ...
+    def provide(self, fn: Any = None, /) -> Any:
         """Give what `fn` returns to every tool, resource and prompt that has a parameter of that type: the parameter
         is no argument then. It stands above those that use it.
 
@@ -260,20 +264,30 @@ class Service(Catalog):
                 is called once for each call that needs it.
 
         Raises:
-            DefinitionError: Its return annotation is no type of its own; something defined before takes that type.
+            DefinitionError: It is no function; its return annotation is no type of its own; something defined before
+                takes that type.
         """
-        known = [*self._tools.values(), *self._resources.values(), *self._prompts.values()]
-        self._providers.add(fn, [one.fn for one in known])
-        return fn
 
-    def filter(self, fn: Callable[[Definition, Viewer], bool]) -> Callable[[Definition, Viewer], bool]:
+        def define(function: Callable[..., Any]) -> None:
+            known = [*self._tools.values(), *self._resources.values(), *self._prompts.values()]
+            self._providers.add(function, [one.fn for one in known])
+
+        return decorate(fn, define, instead="")
+
+    @overload
+    def filter(self, fn: Filter, /) -> Filter: ...
+    @overload
+    def filter(self, /) -> Callable[[Filter], Filter]: ...
+    def filter(self, fn: Any = None, /) -> Any:
         """Show something only to those for whom `fn(definition, viewer)` is true; for all others it is not there:
         neither listed nor found. A plain, quick function; several have to agree. One that raises hides.
         """
+        return decorate(fn, self._hide, instead="")
+
+    def _hide(self, fn: Filter) -> None:
         self.filters.append(fn)
         for mount in self.mounted_in:
             mount.into.filter(mount.filtered(fn))
-        return fn
 
     def for_session(self, session: Session) -> Catalog:
         """What one session has beside what everybody has, and instead where the name is the same: add to it with its
