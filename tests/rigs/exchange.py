@@ -22,6 +22,7 @@ from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tailrace.transports.incoming import Incoming
 from tailrace.wire.sse import Event, Parser
+from tests.core.support import turns
 from tests.rigs.rawmcp import Json, call, initialize, is_answer, notification, request, text_of
 
 __all__ = [
@@ -285,6 +286,16 @@ async def serving(service: Service | None = None, store: Store | None = None, **
         yield server
     finally:
         await server.stop()
+
+
+async def kill(server: Server, store: MemoryStore) -> None:
+    """End a server as a kill of its process does: nothing of what it still does reaches its store."""
+    store.crash()
+    server.endpoint.ending = True
+    for running in list(server.tasks.calls):
+        running.cancel(RuntimeError("killed"))
+    await turns()
+    server.endpoint.close()
 
 
 def send(server: Server, exchange: FakeExchange) -> FakeExchange:

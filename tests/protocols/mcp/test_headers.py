@@ -20,6 +20,7 @@ from tests.rigs.exchange import (
     LegacySession,
     SseSession,
     call,
+    kill,
     modern_request,
     post_modern,
     request,
@@ -210,12 +211,7 @@ async def test_a_run_after_a_crash_has_none_and_the_store_never_had_any() -> Non
     await turns()
     await store.flush()
     held = repr(store.__dict__)
-    store.crash()
-    server.endpoint.ending = True
-    for running in list(server.tasks.calls):
-        running.cancel(RuntimeError("killed"))
-    await turns()
-    server.endpoint.close()
+    await kill(server, store)
     shop.gate.set()
     async with serving(shop.service, store):
         await turns()

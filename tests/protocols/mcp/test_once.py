@@ -27,6 +27,7 @@ from tests.rigs.exchange import (
     LegacySession,
     SseSession,
     call,
+    kill,
     modern_headers,
     modern_request,
     notification,
@@ -778,12 +779,7 @@ async def crashed(till: Till, store: MemoryStore, ask: Callable[[Server], Any]) 
         asked = await asked
     await turns()
     await asyncio.sleep(1)
-    store.crash()
-    server.endpoint.ending = True
-    for running in list(server.tasks.calls):
-        running.cancel(RuntimeError("killed"))
-    await turns()
-    server.endpoint.close()
+    await kill(server, store)
     return asked
 
 
