@@ -63,14 +63,16 @@ class ToolCall(McpCall):
         elif isinstance(value, ToolResponse):
             payload = self._response(value)
         else:
-            payload = self._tool_result(_content(value), self._undeclared(value))
+            payload = self._undeclared(value)
         return self.check_size(payload)
 
-    def _undeclared(self, value: Any) -> Any:
-        """The structured content of a value whose type is not declared: as that of one whose type is."""
+    def _undeclared(self, value: Any) -> bytes:
+        """A value whose type is not declared: content as it is, anything else as text and structured."""
         if value is None or self.target.result.content or _has_blocks(value):
-            return UNSET
-        return Raw(self.target.result.encode(value))
+            return self._tool_result(_content(value))
+        encoded = encode_value(value)
+        text = value if isinstance(value, str) else encoded.decode()
+        return self._tool_result([Text(text)], Raw(_object(encoded)))
 
     def _response(self, given: ToolResponse) -> bytes:
         content: list[Any] = _content(given.content)
