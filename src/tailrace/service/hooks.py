@@ -1,12 +1,23 @@
-"""The functions that a service calls as the lives of its sessions go on."""
+"""What a service listens to: the lives of its sessions, and what their clients say without asking.
+
+How hooks are run, and within which limits, is the protocol's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, overload
 
-__all__ = ["Hooks"]
+from tailrace.errors import DefinitionError
+from tailrace.schema import place_of
+from tailrace.service.catalog import decorate
+
+__all__ = ["Hooks", "Listening"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OWN = ("notifications/cancelled", "notifications/initialized")  # what the protocol itself listens to
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,3 +35,58 @@ class Hooks:
         self.unregister.extend(other.unregister)
         self.restore.extend(other.restore)
         self.notified.update(other.notified)
+
+
+class Listening:
+    """The decorators that add hooks to a service."""
+
+    def _all_hooks(self) -> Iterable[Hooks]:
+        """Those to which one is added: the service's own, and those of the services it is mounted in."""
+        raise NotImplementedError
+
+    @overload
+    def on_register_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_register_session(self, /) -> Callable[[F], F]: ...
+    def on_register_session(self, fn: Any = None, /) -> Any:
+        """Call `fn`, async or plain, with each new `Session`, exactly once in this process."""
+        return decorate(fn, lambda hook: self._listen("register", hook), instead="")
+
+    @overload
+    def on_unregister_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_unregister_session(self, /) -> Callable[[F], F]: ...
+    def on_unregister_session(self, fn: Any = None, /) -> Any:
+        """Call `fn`, async or plain, with each `Session` that ends, once for each that was registered."""
+        return decorate(fn, lambda hook: self._listen("unregister", hook), instead="")
+
+    @overload
+    def on_restore_session(self, fn: F, /) -> F: ...
+    @overload
+    def on_restore_session(self, /) -> Callable[[F], F]: ...
+    def on_restore_session(self, fn: Any = None, /) -> Any:
+        """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
+        return decorate(fn, lambda hook: self._listen("restore", hook), instead="")
+
+    def on_notification(self, method: str) -> Callable[[F], F]:
+        """Call ``fn(session, params)``, async or plain, when a client of a legacy version sends this notification, e.g.
+        ``notifications/roots/list_changed``; `params` is a dictionary. Each call is a task of its own, within the time
+        of a hook; 64 at once on a server, more are dropped with a warning. What the protocol itself listens to
+        (``cancelled``, ``initialized``) does not come here.
+
+        Raises:
+            DefinitionError: Somebody listens to it already.
+        """
+
+        def define(fn: Callable[..., Any]) -> None:
+            where = list(self._all_hooks())
+            if method in _OWN or any(method in hooks.notified for hooks in where):
+                raise DefinitionError(f"{place_of(fn)}: {method} is listened to already")
+            for hooks in where:
+                hooks.notified[method] = fn
+
+        return decorate(None, define)
+
+    def _listen(self, event: Literal["register", "unregister", "restore"], hook: Callable[..., Any]) -> None:
+        for hooks in self._all_hooks():
+            getattr(hooks, event).append(hook)

@@ -20,7 +20,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import Catalog, Kind, check_options, decorate
 from tailrace.service.exporting import lock_of
-from tailrace.service.hooks import Hooks
+from tailrace.service.hooks import Hooks, Listening
 from tailrace.service.methods import Methods, RpcOptions
 from tailrace.service.mounting import KINDS, Mount, check_mountable
 from tailrace.service.running import RunningServer, statistics_of
@@ -40,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
-class Service(Catalog):
+class Service(Catalog, Listening):
     """A named set of tools, resources and prompts, reached over MCP and RPC alike.
 
     Args:
@@ -313,55 +313,10 @@ class Service(Catalog):
         own = self._own.get(viewer.session.id) if viewer.session is not None and self._own else None
         return self if own is None and not self.filters else View(self, own, self.filters, viewer)
 
-    # --- hooks ---
+    # --- its life, and its sessions' ---
 
-    @overload
-    def on_register_session(self, fn: F, /) -> F: ...
-    @overload
-    def on_register_session(self, /) -> Callable[[F], F]: ...
-    def on_register_session(self, fn: Any = None, /) -> Any:
-        """Call `fn`, async or plain, with each new `Session`, exactly once in this process."""
-        return decorate(fn, lambda hook: self._listen("register", hook), instead="")
-
-    @overload
-    def on_unregister_session(self, fn: F, /) -> F: ...
-    @overload
-    def on_unregister_session(self, /) -> Callable[[F], F]: ...
-    def on_unregister_session(self, fn: Any = None, /) -> Any:
-        """Call `fn`, async or plain, with each `Session` that ends, once for each that was registered."""
-        return decorate(fn, lambda hook: self._listen("unregister", hook), instead="")
-
-    @overload
-    def on_restore_session(self, fn: F, /) -> F: ...
-    @overload
-    def on_restore_session(self, /) -> Callable[[F], F]: ...
-    def on_restore_session(self, fn: Any = None, /) -> Any:
-        """Call `fn`, async or plain, with each `Session` that a restarted server takes up again."""
-        return decorate(fn, lambda hook: self._listen("restore", hook), instead="")
-
-    def _listen(self, event: Literal["register", "unregister", "restore"], hook: Callable[..., Any]) -> None:
-        for one in self._outward():
-            getattr(one.hooks, event).append(hook)
-
-    def on_notification(self, method: str) -> Callable[[F], F]:
-        """Call ``fn(session, params)``, async or plain, when a client of a legacy version sends this notification, e.g.
-        ``notifications/roots/list_changed``; `params` is a dictionary. Each call is a task of its own, within the time
-        of a hook; 64 at once on a server, more are dropped with a warning. What the protocol itself listens to
-        (``cancelled``, ``initialized``) does not come here.
-
-        Raises:
-            DefinitionError: Somebody listens to it already.
-        """
-
-        def define(fn: Callable[..., Any]) -> None:
-            where = list(self._outward())
-            known = any(method in one.hooks.notified for one in where)
-            if known or method in ("notifications/cancelled", "notifications/initialized"):
-                raise DefinitionError(f"{place_of(fn)}: {method} is listened to already")
-            for one in where:
-                one.hooks.notified[method] = fn
-
-        return decorate(None, define)
+    def _all_hooks(self) -> Iterable[Hooks]:
+        return [one.hooks for one in self._outward()]
 
     @overload
     def lifespan(self, fn: F, /) -> F: ...
