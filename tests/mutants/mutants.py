@@ -341,7 +341,7 @@ MUTANTS = [
     # --- of tasks ---
     Mutant(
         "a task is told of before it is committed",
-        "protocols/mcp/tasks.py",
+        "protocols/mcp/task_making.py",
         [
             (
                 "        self.journals.write([place.task.entry()], partial(self._created, call))\n",
@@ -391,14 +391,14 @@ MUTANTS = [
     ),
     Mutant(
         "the disconnect of the request that made a task cancels it",
-        "protocols/mcp/tasks.py",
+        "protocols/mcp/task_making.py",
         [("        place.inner.release(call)\n", "")],
         [f"{UNIT}/test_tasks.py::test_a_disconnect_behind_the_stream_that_told_of_it_does_not_touch_a_task"],
         "Timeout",
     ),
     Mutant(
         "a call that its client has left becomes a task that nobody ends",
-        "protocols/mcp/tasks.py",
+        "protocols/mcp/task_making.py",
         [("        if call.cancelled_by is not None:  # its client", "        if False:  # its client")],
         ["tests/schedules/test_tasks.py::test_a_task_that_was_told_of_is_there[disconnect-maybe]"],
         "a call is left without a task, or a task without a call",
@@ -426,7 +426,7 @@ MUTANTS = [
     ),
     Mutant(
         "a retry of a call that runs once makes another task",
-        "protocols/mcp/tasks.py",
+        "protocols/mcp/task_making.py",
         [("            if same is not None:\n                return same\n", "")],
         [f"{UNIT}/test_tasks.py::test_the_same_key_gives_the_same_task"],
         "assert",

@@ -149,12 +149,12 @@ class Conversation:
         if not dialect.modern and not self.session.record.version:
             raise ProtocolError(INVALID_REQUEST, "initialize first (or name the version in _meta, from 2026-07-28 on)")
         if dialect.modern and request.method == "tools/call":
-            table = endpoint.task_table
-            task_call = table.accept(request, params, self.session, self._reply, self.session.principal, by_id=True)
+            making = endpoint.task_table.making
+            task_call = making.accept(request, params, self.session, self._reply, self.session.principal, by_id=True)
             if isinstance(task_call, ToolTask):
-                return self._answer_later(request, partial(table.tell, request, task_call))
+                return self._answer_later(request, partial(making.tell, request, task_call))
             if task_call is not None:
-                return table.start(task_call)
+                return making.start(task_call)
         call = endpoint.requests.accept(request, params, self.session, self._reply, dialect, by_id=True)
         return call.start()
 

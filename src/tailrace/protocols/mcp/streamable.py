@@ -151,11 +151,12 @@ class Streamable:
             reply = ExchangeReply(endpoint, exchange, None, 1, cancels=True)
             task_call = None
             if tool is not None and tool.task:
-                task_call = endpoint.task_table.accept(
+                task_call = endpoint.task_table.making.accept(
                     request, params, None, reply, exchange.principal, by_id=False, origin=exchange
                 )
             if isinstance(task_call, ToolTask):
-                work = self._answer_task(exchange, request, partial(endpoint.task_table.tell, request, task_call))
+                telling = partial(endpoint.task_table.making.tell, request, task_call)
+                work = self._answer_task(exchange, request, telling)
                 return answer_later(endpoint.tasks, exchange, work, "tailrace-task-answer")
             call = task_call or endpoint.requests.accept(
                 request, params, None, reply, endpoint.modern, by_id=False, origin=exchange
@@ -164,7 +165,7 @@ class Streamable:
             return refuse(exchange, mcp.http_status(error), error, request.id)
         reply.add(call)
         endpoint.waiting[reply] = endpoint.now()
-        return call.start() if task_call is None else endpoint.task_table.start(task_call)
+        return call.start() if task_call is None else endpoint.task_table.making.start(task_call)
 
     def _subscribe(self, exchange: Exchange, request: Request, params: mcp.ListenParams) -> None:
         """Where the tasks are that it names, or here if it names none."""

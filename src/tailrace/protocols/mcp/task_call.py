@@ -79,7 +79,7 @@ class TaskReply:
             return self.table.ended(self.task, self.call, payload)
         if self.stage is Stage.CREATING:  # before anybody was told of a task
             self.stage = Stage.PLAIN
-            self.table.drop(self.task)
+            self.table.making.drop(self.task)
         assert self.inner is not None
         return self.inner.answer(call, payload)
 
@@ -108,7 +108,7 @@ class TaskReply:
     def due(self) -> None:
         """It has run for long enough: make a task of it, unless there is no room for one."""
         self.settled = True
-        self.table.convert(self.call)
+        self.table.making.convert(self.call)
 
 
 class TaskCall(ToolCall):
@@ -149,7 +149,7 @@ class TaskCall(ToolCall):
 
     async def settled(self) -> None:
         """Return once it is a task, or none."""
-        await self.place.table.decided(self)
+        await self.place.table.making.decided(self)
 
     async def ask(self, question: Question, timeout: float | None) -> Any:
         """As a plain call, while it is one; a task waits for its answer (SEP-2663, `tasks/update`)."""

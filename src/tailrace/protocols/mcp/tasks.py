@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import Counter
 from functools import partial
@@ -17,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from tailrace.core.ledger_entry import EntryState
-from tailrace.core.ports import DropEntry, PutEntry, Record
-from tailrace.core.timers import DelayLine
+from tailrace.core.ports import PutEntry, Record
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, LimitError, ProtocolError, RequestRefused, StoreError, StoreLost
-from tailrace.protocols.mcp.task_call import Joined, OnceTaskCall, Stage, TaskCall, TaskReply
-from tailrace.protocols.mcp.task_state import RESULT, STATE, TaskCancelled, ToolTask, capabilities_of
+from tailrace.protocols.mcp.task_making import TaskMaking
+from tailrace.protocols.mcp.task_state import RESULT, TaskCancelled, ToolTask
 from tailrace.wire import jsonrpc, mcp
 from tailrace.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
@@ -31,12 +28,9 @@ from tailrace.wire.tasks import declares_tasks, tasks_missing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tailrace.core.exchange import Exchange
-    from tailrace.core.session import Session
     from tailrace.protocols.mcp.endpoint import Endpoint
     from tailrace.protocols.mcp.legs import Question
-    from tailrace.protocols.mcp.once import Claim
-    from tailrace.protocols.mcp.reply import ExchangeReply, SessionReply
+    from tailrace.protocols.mcp.task_call import TaskCall
     from tailrace.wire.jsonrpc import Request
 
 __all__ = ["TaskTable"]
@@ -48,10 +42,13 @@ _EXPIRE_EVERY = 5.0  # seconds
 
 
 class TaskTable:
-    """Makes tasks of calls, and answers for them. All methods belong to the endpoint's event loop.
+    """Keeps tasks, and answers for them. All methods belong to the endpoint's event loop.
 
     Args:
         endpoint: Accepts the calls; has the limits, the store and the streams that listen.
+
+    Attributes:
+        making: Makes them of calls.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -62,175 +59,12 @@ class TaskTable:
         self.bytes = 0
         self.wall = time.time
         self._principals: Counter[str] = Counter()
-        self._hold = DelayLine(endpoint.settings.task_hold)
         self._said: dict[ToolTask, None] = {}  # whose message is new
         self._keyed: dict[tuple[str, str | None], ToolTask] = {}  # those of calls that run once, by principal and key
-        self._creating = Waiters()
         self._unsettled = 0  # ends that are being committed
         self._idle = Waiters()
         self._next_expiry = 0.0
-
-    # --- making them ---
-
-    def accept(
-        self,
-        request: Request,
-        params: mcp.CallParams,
-        session: Session | None,
-        inner: ExchangeReply | SessionReply,
-        principal: str,
-        *,
-        by_id: bool,
-        origin: Exchange | None = None,
-    ) -> TaskCall | ToolTask | None:
-        """Accept a call of a tool that may run as a task. None where it is a plain call, of this client or at all; the
-        task, where there is one for the call's idempotency key: `tell` it.
-
-        Args:
-            request, params, session, by_id, origin: As for `Endpoint.accept`.
-            inner: The reply of the request.
-            principal: Whose task it will be.
-
-        Raises:
-            ProtocolError: The tool cannot do without a task, and the client does not know them; a cap is reached; the
-                idempotency key stands for another call.
-        """
-        tool = self.endpoint.requests.find_tool(params.name, None, principal)
-        if tool is None or not tool.task:
-            return None
-        if not declares_tasks(params.meta):
-            if tool.task == "required":
-                raise tasks_missing()
-            return None
-        once, kind, claim = self.endpoint.once, TaskCall, None
-        if tool.once and (claim := once.claimed(tool, params, session, origin, batch=False)) is not None:
-            same = self._same(claim)
-            if same is not None:
-                return same
-            entry = once.known(claim)
-            if entry is not None and entry.state is EntryState.ENDED:
-                return None  # its answer outlived its task, if there was one: it is replayed
-            kind = partial(OnceTaskCall, once=once, claim=claim)
-        if tool.task != "auto":
-            self._check_room(principal)
-        arguments = params.arguments if isinstance(params.arguments, Raw) else Raw(b"{}")
-        id = self.endpoint.seals.name(secrets.token_urlsafe(16))
-        task = ToolTask(id, principal, tool.name, arguments, None, self.wall())
-        if claim is not None:
-            task.key, task.fingerprint = claim.key, claim.fingerprint
-        reply = TaskReply(self, task, inner)
-        call = self.endpoint.requests.accept(
-            request, params, session, reply, self.endpoint.modern, by_id=by_id, kind=kind, origin=origin
-        )
-        reply.call = task.call = call
-        task.capabilities = capabilities_of(params.meta)
-        if call.leg is not None and not call.leg.first:
-            task.identity = call.leg.identity
-        task.trace = call.context.value("traceparent")
-        return call
-
-    def start(self, call: TaskCall) -> None:
-        """Begin: with the task, or (``task="auto"``) with the call, which becomes one if it is not through soon."""
-        if call.target.task == "auto":
-            call.start()
-            self._hold.add(call.place)
-        else:
-            self._create(call)
-
-    def convert(self, call: TaskCall) -> None:
-        """A call that takes its time becomes a task: one of its own, or the one that its key has got meanwhile. It
-        stays what it is where there is no room for one."""
-        task = call.place.task
-        same = self._keyed.get((task.principal, task.key)) if task.key is not None else None
-        if same is not None:
-            self.endpoint.tasks.start(self._join(call, same), name="tailrace-task-answer")
-            return
-        try:
-            self._check_room(task.principal)
-        except ProtocolError:
-            return
-        self._create(call)
-
-    async def _join(self, call: TaskCall, task: ToolTask) -> None:
-        """Two requests with one key wait for one run, and the other one's has become a task."""
-        if task.call is not None:
-            await self.decided(task.call)
-        if task.id in self.tasks:
-            call.cancel(Joined(self._told(task, None, "task", replayed=True)))
-        elif not call.over:  # it came to nothing
-            self.convert(call)
-
-    def _create(self, call: TaskCall) -> None:
-        place = call.place
-        place.stage = Stage.CREATING
-        self.enter(place.task)
-        self.journals.write([place.task.entry()], partial(self._created, call))
-
-    def _created(self, call: TaskCall, error: StoreError | None) -> None:
-        place = call.place
-        self._creating.wake()
-        if place.stage is not Stage.CREATING:  # it has ended, and there is no task
-            return
-        if error is not None:
-            place.stage = Stage.PLAIN
-            self._remove(place.task)
-            if call.task is None:
-                call.cancel(error)
-            return  # a running one is a plain call again
-        if call.cancelled_by is not None:  # its client has gone meanwhile: it is ending as a plain call
-            place.stage = Stage.PLAIN
-            return self.drop(place.task)
-        assert place.inner is not None
-        place.stage = Stage.TASK
-        place.inner.release(call)
-        call.outlive()
-        place.inner.answer(call, encode_result(call.request_id, self._told(place.task, None, "task")))
-        call.start()
-
-    def drop(self, task: ToolTask) -> None:
-        """It came to nothing: its call has ended before it was there."""
-        self._remove(task)
-        self.journals.write([DropEntry(STATE, task.id)])
-
-    def _same(self, claim: Claim) -> ToolTask | None:
-        """The task that an idempotency key stands for."""
-        task = self._keyed.get((claim.principal, claim.key))
-        if task is None or self.wall() >= task.expires:
-            return None
-        if task.fingerprint != claim.fingerprint:
-            text = "the idempotency key stands for a task of another tool, or with other arguments"
-            raise ProtocolError(INVALID_PARAMS, text)
-        return task
-
-    async def tell(self, request: Request, task: ToolTask) -> bytes:
-        """Answer a `tools/call` with a task that is there already, as soon as that is committed.
-
-        Raises:
-            ProtocolError: It is not going to be.
-        """
-        if task.call is not None:
-            await self.decided(task.call)
-        if task.id not in self.tasks:
-            raise ProtocolError(INTERNAL_ERROR, "the task with this idempotency key came to nothing: try again")
-        return encode_result(request.id, self._told(task, None, "task", replayed=True))
-
-    async def decided(self, call: TaskCall) -> None:
-        """Return once it is a task, or none."""
-        while call.place.stage is Stage.CREATING:
-            await self._creating.wait()
-
-    def _check_room(self, principal: str) -> None:
-        settings = self.settings
-        limit = ""
-        if len(self.tasks) >= settings.max_tasks:
-            limit = f"{settings.max_tasks} tasks are kept on this server"
-        elif self._principals[principal] >= settings.max_principal_tasks:
-            limit = f"{settings.max_principal_tasks} of your tasks are kept"
-        elif self.bytes >= settings.task_bytes:
-            limit = "the results of tasks that are kept take too much room"
-        if limit:
-            text = f"{limit}; try again later"
-            raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "tasks"})
+        self.making = TaskMaking(self)
 
     # --- what becomes of them ---
 
@@ -280,7 +114,7 @@ class TaskTable:
                     task.kept = body
                 task.status, task.updated, task.message = status, now, message
                 self._said.pop(task, None)
-                self.endpoint.listens.tell_task(task.id, lambda: self._told(task, body))
+                self.endpoint.listens.tell_task(task.id, lambda: self.told(task, body))
             self._unsettled -= 1
             if not self._unsettled:
                 self._idle.wake()
@@ -348,7 +182,7 @@ class TaskTable:
         if task is None:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired, or was never yours")
         if request.method == "tasks/get":
-            return encode_result(request.id, self._told(task, await self._outcome(task), "complete"))
+            return encode_result(request.id, self.told(task, await self._outcome(task), "complete"))
         if request.method == "tasks/cancel":
             await self._cancel(task)
         if request.method == "tasks/update":
@@ -367,7 +201,7 @@ class TaskTable:
         """The parameters of a notification of the task as it is now; None where there is no such task."""
         task = self.find(id, principal)
         try:
-            return self._told(task, await self._outcome(task)) if task is not None else None
+            return self.told(task, await self._outcome(task)) if task is not None else None
         except ProtocolError:
             return None
 
@@ -400,16 +234,34 @@ class TaskTable:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
         return entry.data
 
-    def _told(
+    def told(
         self, task: ToolTask, outcome: bytes | None, result_type: str | None = None, *, replayed: bool = False
     ) -> bytes:
-        """Its state, encoded. A task lives `task_ttl` from its end on; while it works, from now on."""
+        """The state of a task, encoded. It lives `task_ttl` from its end on; while it works, from now on."""
         end = task.expires if task.ended else self.wall() + self.settings.task_ttl
         meta = {**self.endpoint.modern.server_info, "io.tailrace/replayed": True} if replayed else None
         more = {"result_type": result_type, "meta": meta or self.endpoint.modern.server_info} if result_type else None
         return task.told(outcome, end, self.settings.task_poll, more)
 
     # --- their table, and its entries in the store ---
+
+    def check_room(self, principal: str) -> None:
+        """Before one more is made.
+
+        Raises:
+            ProtocolError: -32000: there are too many, or their results take too much.
+        """
+        settings = self.settings
+        limit = ""
+        if len(self.tasks) >= settings.max_tasks:
+            limit = f"{settings.max_tasks} tasks are kept on this server"
+        elif self._principals[principal] >= settings.max_principal_tasks:
+            limit = f"{settings.max_principal_tasks} of your tasks are kept"
+        elif self.bytes >= settings.task_bytes:
+            limit = "the results of tasks that are kept take too much room"
+        if limit:
+            text = f"{limit}; try again later"
+            raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "tasks"})
 
     @property
     def working(self) -> list[TaskCall]:
@@ -424,13 +276,17 @@ class TaskTable:
         self._principals[task.principal] += 1
         self.bytes += task.size
 
-    def _remove(self, task: ToolTask) -> None:
+    def keyed(self, principal: str, key: str | None) -> ToolTask | None:
+        """The task of a call that runs once, by its key."""
+        return self._keyed.get((principal, key)) if key is not None else None
+
+    def remove(self, task: ToolTask) -> None:
+        """Keep it no more. Idempotent; its entries in the store are the caller's affair."""
         if self.tasks.pop(task.id, None) is not None:
             self.bytes -= task.size
             self._said.pop(task, None)
             if self._keyed.get((task.principal, task.key)) is task:
                 del self._keyed[task.principal, task.key]
-            self._creating.wake()
             self._principals[task.principal] -= 1
             if not self._principals[task.principal]:
                 del self._principals[task.principal]
@@ -440,13 +296,13 @@ class TaskTable:
     def sweep(self, now: float) -> None:
         """Twice a second: what they said; every few seconds: who has expired."""
         for task in list(self._said):
-            self.endpoint.listens.tell_task(task.id, partial(self._told, task, None))
+            self.endpoint.listens.tell_task(task.id, partial(self.told, task, None))
         self._said.clear()
         if now >= self._next_expiry:
             self._next_expiry = now + _EXPIRE_EVERY
             wall = self.wall()
             for task in [task for task in self.tasks.values() if task.expires <= wall]:
-                self._remove(task)  # its entries in the store go by themselves
+                self.remove(task)  # its entries in the store go by themselves
 
     async def settled(self) -> None:
         """Return when each task that has ended is told to have."""
@@ -455,4 +311,4 @@ class TaskTable:
 
     def close(self) -> None:
         """Stop its timers."""
-        self._hold.close()
+        self.making.close()
