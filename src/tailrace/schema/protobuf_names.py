@@ -10,7 +10,7 @@ from tailrace.schema.shapes import Scalar
 if TYPE_CHECKING:
     from tailrace.schema.shapes import Node, Shape
 
-__all__ = ["IDENTIFIER", "NoForm", "check_fields", "class_name", "name_of", "shown", "snake"]
+__all__ = ["IDENTIFIER", "NoForm", "check_fields", "class_name", "name_of", "shown", "snake_case"]
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -45,7 +45,8 @@ def class_name(hint: Any) -> str:
     return origin.__name__ + "".join(class_name(one).capitalize() for one in get_args(hint))
 
 
-def snake(name: str) -> str:
+def snake_case(name: str) -> str:
+    """``PlaceOrder`` as ``place_order``, ``GetURL`` as ``get_url``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 

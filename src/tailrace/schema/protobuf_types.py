@@ -22,7 +22,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema.hints import MISSING, Parameter, is_pydantic
 from tailrace.schema.models import Factory
 from tailrace.schema.protobuf_hints import info_of, is_model, number_of, numbers_of, plain
-from tailrace.schema.protobuf_names import IDENTIFIER, NoForm, check_fields, class_name, name_of, shown, snake
+from tailrace.schema.protobuf_names import IDENTIFIER, NoForm, check_fields, class_name, name_of, shown, snake_case
 from tailrace.schema.shapes import Enumeration, Field, Known, Label, Node, Scalar, Shape
 
 __all__ = ["Shapes", "is_message"]
@@ -227,7 +227,7 @@ class Shapes:
         name = "Or".join(name_of(member) for member in members)
         known = self._by_type.get(name)
         if known is None:
-            fields = [Field(snake(name_of(member)), "", "", member, "optional") for member in members]
+            fields = [Field(snake_case(name_of(member)), "", "", member, "optional") for member in members]
             for field in fields:
                 if isinstance(field.type, Scalar):
                     field.name = f"{field.type.proto}_value"
@@ -251,7 +251,7 @@ class Shapes:
             return known
         if issubclass(cls, enum.Flag):
             raise NoForm(f"the flags {cls.__name__}; use a list of an Enum")
-        prefix = snake(cls.__name__).upper() + "_"
+        prefix = snake_case(cls.__name__).upper() + "_"
         members = list(cls)
         numeric = all(isinstance(member.value, int) and member.value in _INT32 for member in members)
         numbers = [cast("int", member.value) if numeric else at for at, member in enumerate(members, 1)]
