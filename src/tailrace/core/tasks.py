@@ -13,7 +13,6 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -35,20 +34,36 @@ logger = logging.getLogger("tailrace.tasks")
 
 
 class Detached:
-    """One piece of detached work, as it is listed.
+    """One piece of detached work.
 
     Attributes:
         name: For people.
-        started: Loop time.
         context: Its values.
+        started: Loop time.
+        fn, args: What it does.
+        timeout: Seconds after which it is cancelled, or None.
+        on_error: Told of its failure, if anybody is.
     """
 
-    __slots__ = ("context", "name", "started")
+    __slots__ = ("args", "context", "fn", "name", "on_error", "started", "timeout")
 
-    def __init__(self, name: str, context: Context, started: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        context: Context,
+        started: float,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        timeout: float | None,
+        on_error: Callable[[Exception], Any] | None,
+    ) -> None:
         self.name = name
         self.context = context
         self.started = started
+        self.fn = fn
+        self.args = args
+        self.timeout = timeout
+        self.on_error = on_error
 
 
 class Tasks:
@@ -149,12 +164,12 @@ class Tasks:
         self._check_open()
         if len(self.detached) >= self.max_detached:
             raise LimitError("detached", f"{self.max_detached} pieces of detached work are running; try again later")
-        work = Detached(name or getattr(fn, "__name__", "detached"), context, self.loop.time())
-        begin = partial(self._begin, work, fn, args, timeout, on_error)
+        label: str = name or getattr(fn, "__name__", "detached")
+        work = Detached(label, context, self.loop.time(), fn, args, timeout, on_error)
         if threading.get_ident() == self.thread:
-            begin()
+            self._begin(work)
         else:  # the result of the function that runs in this thread takes the same way, behind it
-            self.loop.call_soon_threadsafe(begin)
+            self.loop.call_soon_threadsafe(self._begin, work)
 
     def on_loop(self, fn: Callable[..., object], *args: Any) -> None:
         """Run `fn` on the loop, from whichever thread this is; at once, if this is the loop's own."""
@@ -226,48 +241,34 @@ class Tasks:
         variables = context.enter() if context is not None else None
         return self.loop.create_task(work, name=name, context=variables)
 
-    def _begin(
-        self,
-        work: Detached,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        timeout: float | None,
-        on_error: Callable[[Exception], Any] | None,
-    ) -> None:
+    def _begin(self, work: Detached) -> None:
         if self._closed:  # between a thread's call and this one
             return self._report_dropped(work)
-        coroutine = self._run_detached(work, fn, args, timeout, on_error)
-        task = self._create(coroutine, f"tailrace-{work.name}", work.context)
+        task = self._create(self._run_detached(work), f"tailrace-{work.name}", work.context)
         self.detached[task] = work
         self.spawned += 1
         task.add_done_callback(self._detached_ended, context=contextvars.Context())  # the default keeps the call alive
 
-    async def _run_detached(
-        self,
-        work: Detached,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        timeout: float | None,
-        on_error: Callable[[Exception], Any] | None,
-    ) -> None:
-        limit = asyncio.timeout(timeout)
+    async def _run_detached(self, work: Detached) -> None:
+        limit = asyncio.timeout(work.timeout)
         try:
             async with limit:
                 if self.tracer is None:
-                    await self._run_function(fn, args)
+                    await self._run_function(work)
                 else:
-                    await self._run_traced(self.tracer, work, fn, args)
+                    await self._run_traced(self.tracer, work)
         except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():  # a TimeoutError of its own stays what it is
-                error = DeadlineExceeded(f"detached work {work.name} did not end within {timeout:g} s")
-            await self._report(work, error, on_error)
+                error = DeadlineExceeded(f"detached work {work.name} did not end within {work.timeout:g} s")
+            await self._report(work, error)
         except BaseException as error:  # it may end itself, not the server
             what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
-            await self._report(work, RuntimeError(f"it {what}"), on_error)
+            await self._report(work, RuntimeError(f"it {what}"))
 
-    async def _run_function(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    async def _run_function(self, work: Detached) -> None:
+        fn, args = work.fn, work.args
         if inspect.iscoroutinefunction(fn):
             await fn(*args)
         else:
@@ -275,13 +276,13 @@ class Tasks:
             if inspect.isawaitable(result):
                 await result
 
-    async def _run_traced(self, tracer: Tracer, work: Detached, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    async def _run_traced(self, tracer: Tracer, work: Detached) -> None:
         span = tracer.begin("internal", f"detached {work.name}", trace_of(work.context), {})
         work.context.set_values({**work.context.own_values, **span.values})  # what it publishes is its span's child
         error: BaseException | None = None
         try:
             with tracer.current(span):
-                await self._run_function(fn, args)
+                await self._run_function(work)
         except BaseException as failure:
             error = failure
             raise
@@ -297,11 +298,11 @@ class Tasks:
             work.context.correlation_id,
         )
 
-    async def _report(self, work: Detached, error: Exception, on_error: Callable[[Exception], Any] | None) -> None:
+    async def _report(self, work: Detached, error: Exception) -> None:
         self.failed += 1
         try:
-            if on_error is not None:
-                result = on_error(error)
+            if work.on_error is not None:
+                result = work.on_error(error)
                 if inspect.isawaitable(result):
                     await result
                 return

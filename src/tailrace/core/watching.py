@@ -106,21 +106,14 @@ class WatchedTasks(Tasks):
             self._told.call_ended(call)
         super().release(call)
 
-    def _begin(
-        self,
-        work: Detached,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        timeout: float | None,
-        on_error: Callable[[Exception], Any] | None,
-    ) -> None:
+    def _begin(self, work: Detached) -> None:
         if not self._closed:
             self._told.detached_began(work)
-        super()._begin(work, fn, args, timeout, on_error)
+        super()._begin(work)
 
-    async def _report(self, work: Detached, error: Exception, on_error: Callable[[Exception], Any] | None) -> None:
+    async def _report(self, work: Detached, error: Exception) -> None:
         self._told.detached_failed(work, error)
-        await super()._report(work, error, on_error)
+        await super()._report(work, error)
 
     def _detached_ended(self, task: asyncio.Task[None]) -> None:
         work = self.detached[task]
