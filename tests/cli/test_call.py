@@ -202,6 +202,8 @@ def test_a_call_that_takes_too_long_exits_1(cli: Invoke) -> None:
         (["ls", "nowhere.py"], 2, "there is no file nowhere.py"),
         (["ls", "npx"], 2, "to start a program, write: -- npx"),
         (["ls", "ftp://x"], 2, "only http:// and https://"),
+        (["ls", "localhost:8000"], 2, "did you mean http://localhost:8000?"),
+        (["call", "127.0.0.1:8000/mcp", "place"], 2, "did you mean http://127.0.0.1:8000/mcp?"),
         (["ls", "shop.py", "--", "npx"], 2, "not both"),
         (["ls", "--"], 2, "after -- comes the program"),
         (["ls", "http://127.0.0.1:9/mcp", "--timeout", "20"], 1, "Error: "),

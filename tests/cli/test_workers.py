@@ -184,7 +184,16 @@ def test_a_service_that_cannot_start_ends_the_supervisor_with_its_code(tmp_path:
     target.write_text("import nothing_of_that_name\n")
     with running(tailrace_command(target, "--workers", "2", "--stateless"), tmp_path / "log", ready=None) as server:
         assert server.wait(60) == 1
-    assert "nothing_of_that_name" in server.stderr()
+    assert server.stderr().count("No module named 'nothing_of_that_name'") == 1  # not once for each worker
+
+
+def test_wrong_use_that_a_worker_finds_is_told_as_that_of_the_command(tmp_path: Path) -> None:
+    target = tmp_path / "keyed.py"
+    target.write_text(SERVICE.replace("@svc.tool", "@svc.tool(once=True)"))
+    with running(tailrace_command(target, "--workers", "2", "--stateless"), tmp_path / "log", ready=None) as server:
+        assert server.wait(60) == 2
+    assert server.stderr().count("once=, or task=, of pid") == 1
+    assert "Usage: tailrace run" in server.stderr()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ import click
 from tailrace.cli.failures import explained
 from tailrace.cli.program import PROGRAM, WithProgram
 from tailrace.cli.target import load, looks_like_target
-from tailrace.cli.where import token_option
+from tailrace.cli.where import no_place, token_option
 
 __all__ = ["INSPECTOR", "inspect_command"]
 
@@ -82,7 +82,7 @@ def _entry(context: click.Context, server: str | None, token: str | None) -> dic
     if "://" in server:
         raise click.UsageError(f"{server!r}: only http:// and https:// are known.")
     if not looks_like_target(server) and not Path(server).exists():
-        raise click.UsageError(f"{server!r} is no URL and no file; to start a program, write: -- {server}")
+        raise no_place(server)
     return _started([sys.executable, "-m", "tailrace", "run", load(server).resolved, "--stdio"])
 
 

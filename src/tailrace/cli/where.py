@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,8 +14,9 @@ from tailrace.cli.target import load, looks_like_target
 if TYPE_CHECKING:
     from tailrace.service import Service
 
-__all__ = ["Where", "json_option", "timeout_option", "token_for", "token_option", "where_is"]
+__all__ = ["Where", "json_option", "no_place", "timeout_option", "token_for", "token_option", "where_is"]
 
+_ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")  # a URL's, without its scheme
 Where: TypeAlias = "str | list[str] | Service"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print what the server sent, as JSON.")
@@ -43,8 +45,15 @@ def where_is(context: click.Context, server: str | None) -> Where:
     if "://" in server:
         raise click.UsageError(f"{server!r}: only http:// and https:// are known.")
     if not looks_like_target(server) and not Path(server).exists():
-        raise click.UsageError(f"{server!r} is no URL and no file; to start a program, write: -- {server}")
+        raise no_place(server)
     return load(server).service
+
+
+def no_place(server: str) -> click.UsageError:
+    """What `server` might have been meant to be."""
+    if _ADDRESS.match(server):
+        return click.UsageError(f"{server!r} is no URL; did you mean http://{server}?")
+    return click.UsageError(f"{server!r} is no URL and no file; to start a program, write: -- {server}")
 
 
 def token_for(where: Where, token: str | None) -> str | None:

@@ -151,6 +151,7 @@ class Workers:
         self._selector = selectors.DefaultSelector()
         self._rolling: list[Slot] = []  # to be replaced; the first is under way
         self._successor: _Process | None = None  # of that one
+        self._unborn = list(slots)  # nothing was started there yet
         self._announced = False
         self._ending = False
         self._code = 0
@@ -160,8 +161,7 @@ class Workers:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         try:
-            for slot in self._slots:
-                self._start(slot)
+            self._start(self._unborn.pop(0))  # alone: what is wrong with the code or the flags is said once
             while any(slot.processes or (slot.start_at is not None and not self._ending) for slot in self._slots):
                 self._turn()
             return self._code
@@ -197,6 +197,10 @@ class Workers:
             self._obey(self._signals.pop(0))
         if self._ending:
             return
+        if self._unborn and any(process.state is not State.STARTING for process in self._slots[0].processes):
+            for slot in self._unborn:
+                self._start(slot)
+            self._unborn.clear()
         if self._rolling:
             self._roll(self._rolling[0])
         if not self._announced:

@@ -148,8 +148,7 @@ class FileLock:
             left = until - time.monotonic()
             if left <= 0 or stop.wait(min(left, _POLL)):
                 raise StoreBusy(
-                    f"{self._path} is held by {self._holder()}, still so after {wait:g} s: only one server can use it;"
-                    " stop the other one, or give this one another file"
+                    f"{self._path} is held by {self._holder()}, still so after {wait:g} s: only one server can use it"
                 )
 
     def release(self) -> None:

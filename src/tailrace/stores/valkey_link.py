@@ -50,7 +50,7 @@ class Link:
             import redis.backoff  # pyright: ignore[reportUnusedImport]
             import redis.exceptions  # pyright: ignore[reportUnusedImport]
         except ImportError:
-            raise DefinitionError("a Valkey store needs redis-py: install tailrace[valkey]") from None
+            raise DefinitionError("a Valkey store needs redis-py: pip install 'tailrace[valkey]'") from None
         try:
             parts = urlsplit(url)
             tls = _SCHEMES[parts.scheme]

@@ -79,7 +79,7 @@ def choose(
     """
     found = next((tool for tool in listed if tool.get("name") == name), None)
     if found is None:
-        return None, f"there is no tool {name!r}: name one that {ROLES[role]} with --{role}"
+        return None, f"there is no tool {name!r}: name with --{role} one that {ROLES[role]}"
     if given is not None:
         return Tool(name, given, frozenset(_names_in(given))), ""
     schema: object = found.get("inputSchema")
