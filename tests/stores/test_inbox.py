@@ -202,7 +202,7 @@ async def test_what_a_process_finds_that_was_held_up_is_of_a_time_that_is_over(s
     lost = noting(inbox)
     await inbox.open()
     reading = asyncio.ensure_future(received(inbox, 1))
-    await until(lambda: b"blocked_clients:0" not in server.ask("INFO", "clients"))
+    await until(lambda: server.ask("INFO", "clients")["blocked_clients"])
 
     def held_up() -> None:  # with the answer in its socket
         server.ask("XADD", PREFIX + "me", "NOMKSTREAM", "*", "e", encode_entry(Entry("other", 1, [b"old"])))

@@ -26,7 +26,7 @@ from tailrace.stores.memory import MemoryStore
 from tailrace.stores.valkey import ValkeyStore
 from tailrace.stores.valkey_link import Link, Unreachable
 from tailrace.stores.valkey_records import encode
-from tests.rigs.valkey import Valkey
+from tests.rigs.valkey import Valkey, engine_version
 from tests.stores.test_store import RECORDS, SESSION, event, put, stored
 
 OWN = "{tailrace:tailrace}:"
@@ -286,6 +286,49 @@ async def test_a_writer_that_ends_by_a_bug_leaves_nobody_waiting_and_the_reason(
     await store.close()
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "READONLY You can't write against a read only replica.",
+        "ERR Error running script (call to f_12ab): @user_script:7: @user_script: 7: -READONLY You can't write against "
+        "a read only replica. ",
+    ],
+    ids=["now", "redis 6.2"],
+)
+async def test_after_a_failover_the_address_is_asked_again_not_the_old_primary(refusal: str) -> None:
+    asked: list[int] = []  # times, on each connection
+
+    async def node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(asked)
+        asked.append(0)
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            while word := (await reader.readuntil(b"\r\n")).strip():
+                asked[number] += word == b"PING"
+                if word in (b"PING", b"tailrace"):  # the last of a command
+                    writer.write(f"-{refusal}\r\n".encode() if word == b"PING" and not number else b"+OK\r\n")
+
+    async with await asyncio.start_server(node, "127.0.0.1", 0) as listener:
+        link = Link(f"valkey://127.0.0.1:{listener.sockets[0].getsockname()[1]}", "tailrace", timeout=60)
+        with pytest.raises(Unreachable, match="read only replica"):
+            await link.ask("PING")
+        assert await link.ask("PING") == b"OK"
+        await link.drop()
+    assert asked == [1, 1]
+
+
+async def test_a_primary_that_was_made_a_replica_takes_no_commit_until_it_is_one_again(server: Valkey) -> None:
+    link = Link(server.url, "tailrace", timeout=30)
+    _, token = await link.call(scripts.ACQUIRE, "me", 600_000, scripts.FORMAT, "", 0)
+    server.ask("REPLICAOF", "127.0.0.1", "1")  # where nobody is: it keeps what it has
+    try:
+        with pytest.raises(Unreachable, match="read only replica"):
+            await link.call(scripts.COMMIT, token, 600_000, 1, *encode([SESSION], 1, 0.0))
+    finally:
+        server.ask("REPLICAOF", "NO", "ONE")
+    assert await link.call(scripts.COMMIT, token, 600_000, 1, *encode([SESSION], 1, 0.0)) == [b"ok", 0, b""]
+    await link.drop()
+
+
 async def test_what_was_committed_survives_a_kill_of_valkey_and_what_waits_is_done_once(durable: Valkey) -> None:
     store = ValkeyStore(durable.url, retry_for=60.0, timeout=30.0)
     await store.open()
@@ -485,6 +528,9 @@ def test_no_script_asks_for_what_redis_6_2_does_not_have(server: Valkey) -> None
     assert len(texts) > 15
     assert asked >= {"HSETNX", "ZRANGEBYLEX", "SISMEMBER"}
     for name in asked:
+        if engine_version() < (7, 0):  # it cannot say since when it has it
+            assert server.ask("COMMAND INFO", name), name
+            continue
         _, facts = server.ask("COMMAND DOCS", name)
         since = facts[facts.index(b"since") + 1].decode()
         assert tuple(map(int, since.split("."))) <= (6, 2, 0), name
@@ -522,9 +568,20 @@ async def test_a_password_and_the_rights_to_its_own_keys_suffice() -> None:
         await store.close()
 
 
-async def test_a_database_that_is_not_there_is_said(server: Valkey) -> None:
-    with pytest.raises(StoreError, match="out of range"):
-        await ValkeyStore(server.url.removesuffix("0") + "4096").open(wait=0)
+async def test_what_is_wrong_with_the_address_is_said_each_time(server: Valkey) -> None:
+    store = ValkeyStore(server.url.replace("/0", "/99"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="index is out of range"):
+            await store.open(wait=0)
+
+
+async def test_a_user_that_may_not_say_its_name_is_served_without_it(server: Valkey) -> None:
+    server.ask("ACL", "SETUSER", "nameless", "on", ">pw", "~*", "+@all", "-client")
+    for user, name in (("default", "tailrace"), ("nameless", "")):
+        link = Link(server.url.replace("//", f"//{user}:pw@" if user == "nameless" else "//"), "tailrace", timeout=60)
+        assert await link.ask("PING") == b"PONG"
+        assert name in [one["name"] for one in server.ask("CLIENT LIST") if one["user"] == user]
+        await link.drop()
 
 
 async def test_nobody_at_the_address_is_said_at_once(server: Valkey) -> None:

@@ -21,7 +21,7 @@ from tailrace.stores.valkey import ValkeyStore
 from tailrace.stores.valkey_membership import ValkeyMembership
 from tests.rigs.ports import free_port
 from tests.rigs.proxy import Plan, running_proxy
-from tests.rigs.valkey import Valkey
+from tests.rigs.valkey import Valkey, engine_version
 from tests.stores.test_store import SESSION, claim, event, outcome, put
 from tests.stores.test_stress import note
 from tests.stores.test_valkey import names, tls_front
@@ -555,6 +555,8 @@ async def two_share(url: str) -> None:
 
 
 async def test_a_node_of_a_cluster_has_all_keys_of_a_service_in_one_slot() -> None:
+    if engine_version() < (7, 0):
+        pytest.skip("the port of its bus cannot be chosen before Redis 7, and may be somebody's")
     options = {"cluster-enabled": "yes", "cluster-port": f"{free_port()}", "cluster-require-full-coverage": "no"}
     with Valkey(**options) as node:
         node.ask("CLUSTER", "ADDSLOTS", key_slot(OWN.encode()))  # any other one is refused: CLUSTERDOWN

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("tailrace.stores.valkey")
 _SCHEMES = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}
 _OPTIONS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
 _OLDEST = (6, 2)
+_NAME = ("CLIENT", "SETNAME", "tailrace")
+_READ_ONLY = " -READONLY "  # how Redis before 7 says within another error that a script's command was refused for it
 
 
 class Unreachable(StoreError):
@@ -78,7 +81,6 @@ class Link:
             "socket_timeout": None,  # `_guarded` has one; the library's costs a task and can swallow a cancellation
             "socket_connect_timeout": timeout,
             "socket_keepalive": True,
-            "client_name": "tailrace",
             "driver_info": None,  # else its version is read from files, on the loop
             **options,
         }
@@ -138,8 +140,10 @@ class Link:
             await self.drop()
             raise Unreachable(f"{self.name} cannot be reached: {str(error) or 'no answer in time'}") from None
         except exceptions.RedisError as error:
-            kind = Unreachable if isinstance(error, passing) else StoreError
-            raise kind(f"{self.name}: {error}") from None
+            if not isinstance(error, passing) and _READ_ONLY not in str(error):
+                raise StoreError(f"{self.name}: {error}") from None
+            await self.drop()  # by now another may be the primary at this address
+            raise Unreachable(f"{self.name}: {error}") from None
         except StoreError:
             raise
         except Exception as error:  # a bug, of the library or the loop: it ends this connection, and nothing else
@@ -195,9 +199,12 @@ class Link:
             library = self._library
             retry = library.asyncio.retry.Retry(library.backoff.NoBackoff(), 0)
             kind = library.asyncio.SSLConnection if self._tls else library.asyncio.Connection
-            self._connection = kind(**self._settings, retry=retry)
-            await self._connection.connect()
-            self._transport = self._connection._writer.transport
+            self._connection = connection = kind(**self._settings, retry=retry)
+            await connection.connect()
+            self._transport = connection._writer.transport
+            with suppress(library.exceptions.ResponseError):  # before Redis 7 `-@dangerous` takes this right, too
+                await connection.send_packed_command(_packed(_NAME, connection.encoder.encode))
+                await connection.read_response()
         elif self._transport.is_closing():
             # Before 3.14 `writelines` takes it for a live one: it fails otherwise, or leaves the descriptor with the
             # loop, where the next connection that gets it fails (gh-136234).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_a_good_one_is_well_and_left_as_it_was(valkey: Valkey) -> None:
     assert levels == dict.fromkeys(levels, "ok")
     assert code == 0
     assert set(levels) == {"version", "eviction", "memory", "persistence", "replicas", "access", "clock", "workers"}
-    assert "Valkey" in found["version"]["saw"]
+    assert re.match(r"(Valkey|Redis) \d", found["version"]["saw"])
     assert "ms in the middle of 20" in found["commit"]["saw"]
     assert found["commit"]["level"] in {"ok", "warn"}
     assert valkey.ask("KEYS", "*") == [b"mine"], "what the probe wrote is gone"
@@ -94,7 +95,7 @@ def test_strict_takes_warnings_for_risks(valkey: Valkey) -> None:
 
 
 def test_memory_that_runs_out_refuses_the_commits(valkey: Valkey) -> None:
-    valkey.ask("CONFIG", "SET", "maxmemory", "1mb")  # less than it takes empty
+    valkey.ask("CONFIG", "SET", "maxmemory", "100kb")  # less than it takes empty
     code, found = doctor("--store", valkey.url)
     assert code == 1
     assert found["memory"]["level"] == "risk"
@@ -200,3 +201,10 @@ def test_what_no_test_server_does_is_judged_by_what_it_would_say(
     (finding,) = judge("valkey://h", facts)
     assert (finding.name, finding.level) == (name, level)
     assert bool(finding.advice) is (level is not Level.OK)
+
+
+@pytest.mark.parametrize(("version", "level"), [("6.2.7", Level.WARN), ("7.0.0", Level.OK)])
+def test_before_redis_7_no_commit_waits_for_replicas(version: str, level: Level) -> None:
+    facts = {"role": "master", "connected_slaves": "1", "min-replicas-to-write": "1", "redis_version": version}
+    (finding,) = [one for one in judge("valkey://h", facts) if one.name == "replicas"]
+    assert finding.level is level

@@ -170,6 +170,14 @@ def _replicas(name: str, facts: Facts) -> Finding | None:
             "A failover loses what had not reached the replica that takes over, confirmed or not: "
             "min-replicas-to-write 1 bounds how much.",
         )
+    if _numbers(facts.get("redis_version", "7.0")) < (7, 0):
+        return warn(
+            name,
+            "replicas",
+            f"{replicas}; min-replicas-to-write is not asked of scripts before Redis 7",
+            "A failover loses what had not reached the replica that takes over, confirmed or not: take Redis 7, or "
+            "Valkey, which refuse a commit while too few replicas are in step.",
+        )
     return ok(name, "replicas", f"{replicas}, at least {facts['min-replicas-to-write']} in step")
 
 
