@@ -501,6 +501,52 @@ async def test_a_server_that_leaves_hands_its_sessions_over_and_nothing_fails() 
         assert text_of(await session.on(second).call(3, "echo", {"text": "moved"}).answer(3)) == "moved"
 
 
+async def test_what_an_owner_declines_is_sent_to_it_again_only_after_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        session, tag = await LegacySession(first).start(), first.home.tag
+        place.servers[second][0].lease = 600.0  # none of its looks but those of who waits
+        members, relay = cluster_of(second).members, cluster_of(second).relay
+        happened: list[str] = []
+        look, forward = members.look, relay.forward
+
+        async def looks(**how: Any) -> bool:
+            seen = await look(**how)
+            if seen:
+                happened.append("seen")
+            return seen
+
+        def sends(exchange: Any, to: str) -> None:
+            happened.append("sent")
+            forward(exchange, to)
+
+        monkeypatch.setattr(members, "look", looks)
+        monkeypatch.setattr(relay, "forward", sends)
+        del cluster_of(first).ownership.by_tag[tag]  # as one that lets go of it, and has the lease still
+        asked = session.on(second).call(1, "echo", {"text": "x"})
+        await until(lambda: happened.count("sent") >= 4)
+        cluster_of(first).ownership.by_tag[tag] = first.home
+        assert text_of(await asked.answer(1)) == "x"
+        assert "sent sent" not in " ".join(happened)
+
+
+async def test_a_fault_of_one_look_does_not_end_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        session = await LegacySession(first).start()
+        membership, faults = place.servers[second][0], [ZeroDivisionError("a bug")]
+        orphans = membership.orphans
+
+        async def found() -> list[str]:
+            if faults:
+                raise faults.pop()
+            return await orphans()
+
+        monkeypatch.setattr(membership, "orphans", found)
+        await until(lambda: not faults)
+        await place.kill(first)
+        moved = await moved_to(second, session)
+        assert text_of(await moved.call(1, "echo", {"text": "x"}).answer(1)) == "x"
+
+
 async def test_a_partition_that_holds_nothing_any_more_is_retired() -> None:
     async with town(2) as (place, (first, _), (second, _)):
         session, tag = await LegacySession(first).start(), first.home.tag

@@ -18,7 +18,7 @@ from tailrace.protocols.mcp.repeatable import is_repeatable
 from tailrace.server.members import LOOK, Members
 from tailrace.server.news import News
 from tailrace.server.ownership import Ownership
-from tailrace.server.router import AGAIN, Router
+from tailrace.server.router import Router
 from tailrace.transports.relay import Relay
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["Cluster", "House"]
 
 logger = logging.getLogger("tailrace.cluster")
 
+_GLANCE = 0.05  # seconds between two looks at what is still awaited at the end
 _ANNOUNCE = 1.0  # seconds to see who is there, before all are told that this member comes or leaves
 
 
@@ -141,7 +142,7 @@ class Cluster:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * self.membership.lease + self.house.settings.hook_time):
                 while self.router.waiting or self.relay.is_awaited:
-                    await self.members.changes(AGAIN)
+                    await self.members.changes(_GLANCE)
 
     def close(self) -> None:
         """End what is relayed. Idempotent."""
@@ -165,9 +166,12 @@ class Cluster:
         """Look around every third of a lease: adopt, retire, see that there is a home."""
         while True:
             self._wanted.clear()  # what is said from here on, the look may miss
-            if await self.members.look(at_once=True) and not self.leaving:
-                self.ownership.adopt()
-                await self.ownership.retire_empty()
+            try:
+                if await self.members.look(at_once=True) and not self.leaving:
+                    self.ownership.adopt()
+                    await self.ownership.retire_empty()
+            except Exception:  # a bug; whoever does not look any more takes nothing over for ever
+                logger.exception("a look at the other members failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.membership.lease / 3 * random.uniform(0.8, 1.0)):
                     await self._wanted.wait()

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from tailrace.server.partition import Partition
     from tailrace.transports.relay import Relay
 
-__all__ = ["AGAIN", "Router"]
+__all__ = ["Router"]
 
 _SESSION = re.compile(rb"(?:^|&)session_id=([0-9a-z]{1,8})(?:~|%7[Ee])")
-AGAIN = 0.05  # seconds until a request is sent on once more that its owner did not have
 _WAITING = 1000  # requests that wait for an owner
 
 
@@ -95,8 +94,9 @@ class Router:
         return other is not None
 
     def again(self, exchange: Exchange, member: str) -> None:
-        """That member did not have it (any more): look who has."""
-        self._wait(exchange, _tag_of(exchange), AGAIN)
+        """That member did not have it (any more): look who has. It gets it once more only if a look from now on still
+        says that it is the owner."""
+        self._wait(exchange, _tag_of(exchange), member)
 
     def _put_off(self, exchange: Exchange) -> bool:
         """A request of a session, which is not begun here any more: it waits for the session's next owner."""
@@ -121,14 +121,14 @@ class Router:
             return self.relay.forward(exchange, owner)
         return self._wait(exchange, tag)
 
-    def _wait(self, exchange: Exchange, tag: str, pause: float = 0.0) -> None:
+    def _wait(self, exchange: Exchange, tag: str, declined: str | None = None) -> None:
         if self.waiting >= _WAITING:
             return self.house.refuse(exchange, 503, "too many requests wait for a worker that takes over; try again")
         self.waiting += 1
-        answer_later(self.house.tasks, exchange, self._find(exchange, tag, pause), "tailrace-find-owner")
+        answer_later(self.house.tasks, exchange, self._find(exchange, tag, declined), "tailrace-find-owner")
         return None
 
-    async def _find(self, exchange: Exchange, tag: str, pause: float) -> None:
+    async def _find(self, exchange: Exchange, tag: str, declined: str | None) -> None:
         """Wait until somebody has the partition, for two leases at most, and give the request to them."""
         loop = asyncio.get_running_loop()
         settings, members, ownership = self.house.settings, self.members, self.ownership
@@ -137,8 +137,6 @@ class Router:
         until = began + 2 * lease + settings.hook_time + (settings.drain if members.leaving else 0)
         absent = float("inf")  # the first look that did not find it
         try:
-            if pause:
-                await asyncio.sleep(pause)
             while not exchange.gone:
                 partition = ownership.by_tag.get(tag)
                 if partition is not None and partition.store.is_held and not members.leaving:
@@ -149,7 +147,7 @@ class Router:
                 elif partition is None and tag not in ownership.entering:
                     await members.look()
                     owner = members.owner(tag)
-                    if owner is not None:
+                    if owner is not None and (owner != declined or members.seen >= began):
                         if isinstance(exchange, RelayedExchange):
                             return exchange.decline()
                         return self.relay.forward(exchange, owner)
