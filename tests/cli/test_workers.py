@@ -20,6 +20,7 @@ from mcp import Client as OfficialClient
 from tailrace.cli import main
 from tailrace.mcp import Client
 from tests.rigs.server import ServerProcess, running, tailrace_command
+from tests.rigs.valkey import Valkey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -32,6 +33,11 @@ svc = Service("crowd")
 async def pid(seconds: float = 0.0) -> int:
     await asyncio.sleep(seconds)
     return os.getpid()
+
+@svc.tool
+async def hold(path: str) -> None:
+    open(path, "x").close()
+    await asyncio.sleep(600)
 """
 
 
@@ -220,24 +226,107 @@ worker = Worker.of_environment()
 worker.say("ready url=nowhere store=none drain=1")
 time.sleep(600)
 """
+# The first waits, once told, until the second has come and gone; the third stays.
+FAILS_LATE = """
+import os, signal, sys, time
+from pathlib import Path
+from tailrace.server.worker import Worker
+folder = Path(sys.argv[1])
+def until(true):
+    while not true():
+        time.sleep(0.01)
+def is_there(pid):
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False
+life = len(list(folder.glob("life-*")))
+(folder / f"life-{life}").write_text(str(os.getpid()))
+if life == 0:
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+Worker.of_environment().say("ready url=nowhere store=none drain=1")
+if life == 0:
+    until(lambda: told)
+    (folder / "told").touch()
+    second = int((folder / "life-1").read_text())
+    until(lambda: not is_there(second))
+elif life == 1:
+    until((folder / "told").exists)
+    sys.exit(3)
+else:
+    time.sleep(600)
+"""
 PARENT = """
-import sys
+import subprocess, sys
+refused = int(sys.argv[2])
+class Popen(subprocess.Popen):
+    started = 0
+    def __init__(self, *args, **options):
+        Popen.started += 1
+        if Popen.started == refused:
+            raise OSError(11, "no process is left")
+        super().__init__(*args, **options)
+subprocess.Popen = Popen
 from tailrace.cli.workers import Workers, slots
 flags = {"host": "127.0.0.1", "port": 0, "uds": None, "admin": None, "admin_token": None}
 def say(text):
     print(text, file=sys.stderr, flush=True)
 with slots(1, flags) as places:
-    command = [sys.executable, sys.argv[1]]
-    Workers(command, places, limit=1, waits=1, exclusive=False, keeps=True, say=say, ready=say, silence=1.0).run()
+    silence, command = float(sys.argv[1]), [sys.executable, *sys.argv[3:]]
+    Workers(command, places, limit=60, waits=1, exclusive=False, keeps=True, say=say, ready=say, silence=silence).run()
 """
 
 
-def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "silent.py").write_text(SILENT)
-    (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "silent.py")]
-    with running(command, tmp_path / "log", ready=None) as server:
-        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "it is killed, and again")
-        assert "ended with signal 9" in server.stderr()
+@contextlib.contextmanager
+def parent(folder: Path, worker: str, *words: str, silence: float = 600.0, refused: int = 0) -> Iterator[ServerProcess]:
+    """A supervisor of such a worker; the system starts no process the `refused`th time that one is wanted."""
+    (folder / "parent.py").write_text(PARENT)
+    (folder / "worker.py").write_text(worker)
+    command = [sys.executable, str(folder / "parent.py"), str(silence), str(refused), str(folder / "worker.py"), *words]
+    with running(command, folder / "log", ready=None) as server:
+        yield server
         server.signal(signal.SIGTERM)
         server.wait(60)
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
+    with parent(tmp_path, SILENT, silence=1.0) as server:
+        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "it is killed, and again")
+        assert "ended with signal 9" in server.stderr()
+
+
+def test_a_worker_for_which_the_system_has_no_process_is_started_later(tmp_path: Path) -> None:
+    with parent(tmp_path, SILENT, silence=1.0, refused=2) as server:
+        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "another one is there")
+        assert server.stderr().count("worker 0 cannot be started: [Errno 11] no process is left") == 1
+
+
+def test_where_the_new_worker_ends_before_the_old_one_has_another_follows(tmp_path: Path) -> None:
+    with parent(tmp_path, FAILS_LATE, str(tmp_path)) as server:
+        until(lambda: "workers=1" in server.stderr(), "it is ready")
+        server.signal(signal.SIGHUP)
+        until((tmp_path / "life-2").exists, "another one is there")
+        assert "the restart stops at worker 0" in server.stderr()
+
+
+async def test_a_worker_that_needs_all_of_its_drain_ends_in_time_though_clients_keep_their_connections(
+    target: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    with Valkey() as valkey, supervised(target, "--workers", "1", "--drain", "1", store=valkey.url) as server:
+        old = workers(server)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        async with Client(server.url + "/mcp") as client:
+            holding = asyncio.ensure_future(client.call_tool("hold", {"path": str(begun)}))
+            await asyncio.to_thread(until, begun.exists, "the call has begun")
+            server.signal(signal.SIGHUP)
+            await asyncio.to_thread(until, lambda: "workers: restarted" in server.stderr(), "it is replaced")
+            holding.cancel()
+        assert not workers(server) & old
+        assert "did not end in time" not in server.stderr()
+        writer.close()
+        assert await asyncio.to_thread(server.stop) == 0

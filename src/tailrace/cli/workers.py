@@ -59,6 +59,7 @@ class State(Enum):
 class _Process:
     child: subprocess.Popen[bytes]
     pipe: int  # what it tells of itself
+    life: int  # as `Worker.life`
     began: float
     state: State = State.STARTING
     facts: str = ""  # of its ready line
@@ -74,7 +75,6 @@ class Slot:
 
     index: int
     listening: socket.socket
-    lives: int = 0  # processes that were started
     processes: list[_Process] = field(default_factory=list[_Process])  # the newest last
     failures: int = 0
     start_at: float | None = None
@@ -192,7 +192,7 @@ class Workers:
                     process.kill_at = None
                     process.child.kill()
             if slot.start_at is not None and now >= slot.start_at and not self._ending:
-                self._start(slot)
+                self._try(slot)
         while self._signals:
             self._obey(self._signals.pop(0))
         if self._ending:
@@ -229,7 +229,9 @@ class Workers:
             if not old:  # it failed just now: the one that is started for it is new enough
                 self._rolling.pop(0)
             elif old[-1].state is State.READY:
-                self._successor = self._start(slot)
+                self._successor = self._try(slot)
+                if self._successor is None:
+                    self._give_up("there is no new one")
         elif new not in slot.processes:
             self._give_up("the new one ended before it was ready")
         elif new.state is State.READY and not old:
@@ -262,6 +264,17 @@ class Workers:
 
     # --- processes ------------------------------------------------------------------------------------
 
+    def _try(self, slot: Slot) -> _Process | None:
+        """Start one; what the system refuses now (a process, memory, a descriptor) it may grant later."""
+        try:
+            return self._start(slot)
+        except OSError as error:
+            self._say(f"worker {slot.index} cannot be started: {error}")
+            slot.failures += 1
+            if not slot.processes:
+                slot.start_at = time.monotonic() + _pause(slot.failures)
+            return None
+
     def _start(self, slot: Slot) -> _Process:
         slot.start_at = None
         command = list(self._command)
@@ -271,21 +284,26 @@ class Workers:
         os.set_blocking(reading, False)
         ours, theirs = (None, None) if self._front is None else socket.socketpair()
         control = None if theirs is None else theirs.fileno()
-        worker = Worker(slot.index, len(self._slots), slot.listening.fileno(), control, writing, slot.lives)
-        slot.lives += 1
+        life = int(any(process.life == 0 for process in slot.processes))
+        worker = Worker(slot.index, len(self._slots), slot.listening.fileno(), control, writing, life)
         passed = [worker.listening, writing, self._ends[0], *([] if control is None else [control])]
         environment = {**os.environ, VARIABLE: worker.encode(), PARENT: str(self._ends[0])}
         if self._secret:
             environment.setdefault(SECRET, self._secret)
         try:
             child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=passed)
+        except BaseException:
+            os.close(reading)
+            if ours is not None:
+                ours.close()
+            raise
         finally:
             os.close(writing)
             if theirs is not None:
                 theirs.close()
         if self._front is not None and ours is not None:
             self._front.started(slot.index, child.pid, ours)
-        process = _Process(child, reading, time.monotonic())
+        process = _Process(child, reading, life, time.monotonic())
         slot.processes.append(process)
         self._selector.register(reading, selectors.EVENT_READ, process)
         return process
@@ -321,6 +339,8 @@ class Workers:
             if code:
                 self._code = self._code or (code if code > 0 else 128 - code)
                 self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
+            if not (slot.processes or self._ending):  # the one that was to replace it has failed
+                slot.start_at = now
             return
         if not self._announced and process.state is not State.READY:  # nothing has worked yet: say why, and leave it
             self._code = code if code > 0 else 1
@@ -330,7 +350,7 @@ class Workers:
         if slot.processes:
             self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
             return
-        pause = 0.0 if slot.failures == 1 else min(_FIRST_PAUSE * 2 ** (slot.failures - 2), _LONGEST_PAUSE)
+        pause = _pause(slot.failures)
         slot.start_at = now + pause
         self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}; another follows in {pause:g} s")
 
@@ -346,3 +366,8 @@ class Workers:
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._signals.append(number)
+
+
+def _pause(failures: int) -> float:
+    """Seconds until the next attempt, after so many that have failed one after the other."""
+    return 0.0 if failures == 1 else min(_FIRST_PAUSE * 2 ** (failures - 2), _LONGEST_PAUSE)

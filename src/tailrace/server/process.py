@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["run_process"]
 
 _RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
-_VACATING = 5.0  # seconds for connections that are idle meanwhile, once all is handed over
+_VACATING = 5.0  # the same, for those whose connections are idle meanwhile
 
 
 def run_process(
@@ -179,9 +179,11 @@ async def _serve_http(
     serving = _transport(running, listening, tls, server)
     await serving.start()
     async with _opened(door):
+        vacant = float("-inf")  # loop time
         try:
             report.ready()
             await stop.wait()
+            vacant = running.tasks.loop.time() + _VACATING
             if report.is_worker:
                 # New connections are the other workers', who have the socket as well; those that there are close with
                 # their next reply, and their clients go over: nobody is refused for the change.
@@ -190,10 +192,11 @@ async def _serve_http(
         finally:
             await running.drain()
             await running.end_sessions()
-            if report.is_worker and running.cluster is not None:
-                # Who has a connection that was idle when the others were let go may use it until then: what comes is
-                # relayed. A request that met its end in the network would fail for nothing.
-                await serving.vacated(_VACATING)
+            if report.is_worker and running.cluster is not None and running.cluster.members.staying():
+                # Who has a connection that was idle when the others were let go may still use it: what comes is
+                # relayed. A request that met its end in the network would fail for nothing. The drain counts as well:
+                # were this to begin behind a long one, the supervisor would take the process for one that hangs.
+                await serving.vacated(max(_RETIRING, vacant - running.tasks.loop.time()))
             await serving.close(0.4)
             await running.stop()
 

@@ -28,7 +28,7 @@ class Worker:
         listening: The descriptor of its listening socket.
         control: That of the socket on which it answers what the admin address is asked; None where there is none.
         report: That of the pipe to the supervisor.
-        life: Which process it is of those that were this worker, from 0 on.
+        life: 0 or 1: other than that of the process that it replaces.
     """
 
     index: int
@@ -61,7 +61,7 @@ class Worker:
 
     def numbers(self) -> Iterator[int]:
         """Numbers that no other worker gives, nor the process that this one replaces, as long as both live."""
-        first = self.index + self.count * (self.life % 2)
+        first = self.index + self.count * self.life
         return itertools.count(first + 1, 2 * self.count)
 
     def say(self, line: str) -> None:
