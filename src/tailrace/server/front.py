@@ -2,10 +2,8 @@
 
 It stands in the supervisor's process, which outlives every worker, in a thread with a loop of its own: a fault of it
 costs a page, and no worker waits for it. `Front` is the supervisor's side of it: what it is told of processes it hands
-over to the loop and never waits. `_Crowd` lives in that loop.
-
-A worker that does not answer within `_PATIENCE` is left out and named; until it has answered, nobody waits for it
-again.
+over to the loop and never waits. How processes are asked is `crowd`'s; here their answers become pages, on which those
+that do not answer are named.
 """
 
 from __future__ import annotations
@@ -30,27 +28,25 @@ from tailrace.core.pages import Page, Readers
 from tailrace.core.settings import Settings
 from tailrace.core.tasks import Tasks
 from tailrace.core.threads import Threads
+from tailrace.protocols.mcp.http import not_allowed
 from tailrace.server.admin import Admin, read_address
-from tailrace.server.control import FAREWELL, MAX_ANSWER, Numbers, frame, read_frame
-from tailrace.server.health import Health
+from tailrace.server.crowd import Crowd
+from tailrace.server.health import READING, Health
 from tailrace.server.metrics import Metrics
 from tailrace.server.sockets import listening, url_of
-from tailrace.server.tallies import Family, Tallies
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from tailrace.core.exchange import Exchange
+    from tailrace.server.crowd import Answer, Process
 
 __all__ = ["Front", "front"]
 
 logger = logging.getLogger("tailrace.server")
 
-_PATIENCE = 3.0  # seconds for a worker's answer
 _START = 10.0  # seconds for the thread to listen
-_END = 1.0  # seconds for it to end, and for what an ended process has still told
-_BEHIND = 64 * 1024  # bytes of questions that a worker has not read
-_families = msgspec.msgpack.Decoder(tuple[int, list[Family] | None, msgspec.Raw])
+_END = 2.0  # seconds for it to end
 
 
 @contextlib.contextmanager
@@ -94,7 +90,7 @@ class Front:
         self._listening = listening
         self._token = token
         self._count = count
-        self._crowd: _Crowd
+        self._crowd: Crowd
         self._loop: asyncio.AbstractEventLoop
         self._stopped: asyncio.Event
         self._begun = threading.Event()
@@ -116,7 +112,7 @@ class Front:
     def stop(self) -> None:
         """Cut what is still read. Idempotent."""
         self._tell(lambda: self._stopped.set())
-        self._thread.join(_END + 1.0)
+        self._thread.join(_END)
 
     def started(self, worker: int, pid: int, ours: socket.socket) -> None:
         """A process was started; `ours` is our end of its control socket, and the front's from now on."""
@@ -152,8 +148,9 @@ class Front:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         tasks = Tasks(Threads(size=1, name="tailrace-admin"))
-        self._crowd = crowd = _Crowd(tasks, self._count)
-        door = Admin(crowd, self._listening, self.url, self._token, crowd.pages)
+        self._crowd = crowd = Crowd(tasks, self._count)
+        pages = _Pages(crowd)
+        door = Admin(pages, self._listening, self.url, self._token, pages.all)
         await door.open()
         self.url = door.front
         self._begun.set()
@@ -165,142 +162,26 @@ class Front:
             await tasks.close(0.2)
 
 
-class _Process:
-    """One process of a worker, and what it was asked."""
+class _Pages:
+    """The pages about all workers (fulfils `admin.Shown`).
 
-    def __init__(self, serial: int, worker: int, pid: int) -> None:
-        self.serial = serial
-        self.worker = worker
-        self.pid = pid
-        self.starting = True
-        self.leaving = False
-        self.late = False  # it owes an answer for too long
-        self.writer: asyncio.StreamWriter | None = None
-        self.awaited: dict[int, asyncio.Future[bytes]] = {}
+    Args:
+        crowd: Their processes.
+    """
 
-    @property
-    def is_asked(self) -> bool:
-        """It can be expected to answer."""
-        return self.writer is not None and not (self.starting or self.late)
-
-
-class _Crowd:
-    """All processes of all workers, asked as one (`admin.Shown`)."""
-
-    def __init__(self, tasks: Tasks, count: int) -> None:
+    def __init__(self, crowd: Crowd) -> None:
         self.settings = Settings()
-        self.tasks = tasks
-        self._count = count
-        self._processes: dict[int, _Process] = {}  # by pid, the newest last
-        self._serial = 0
-        self._asked = FAREWELL
-        self._tallies = Tallies()
-        self._starts = [0] * count
+        self.tasks = crowd.tasks
+        self._crowd = crowd
 
-    def pages(self) -> Sequence[Page]:
+    def all(self) -> Sequence[Page]:
         """For the door."""
+        health = Health(self._hindrance, self._notes)
         return [
-            *(
-                Page(path, handle, Readers.ANYBODY)
-                for path, handle in Health(self._hindrance, self._notes).routes.items()
-            ),
+            *(Page(path, handle, Readers.ANYBODY) for path, handle in health.routes.items()),
             Page("/metrics", self._metrics, Readers.LOCAL),
             *Console(self._ask, time.time).pages(),
         ]
-
-    # --- processes ---
-
-    def add(self, worker: int, pid: int, ours: socket.socket) -> None:
-        """One more."""
-        self._serial += 1
-        self._starts[worker] += 1
-        self._processes[pid] = process = _Process(self._serial, worker, pid)
-        self.tasks.start(self._read(process, ours), name="tailrace-control")
-
-    def change(self, pid: int, *, starting: bool | None = None, leaving: bool | None = None) -> None:
-        """What the supervisor says of it."""
-        process = self._processes.get(pid)
-        if process is not None:
-            process.starting = process.starting if starting is None else starting
-            process.leaving = process.leaving if leaving is None else leaving
-
-    def end_soon(self, pid: int) -> None:
-        """It has ended; what it has told is still read, and no child of its that holds the socket is waited for."""
-        process = self._processes.get(pid)
-        if process is not None:
-            process.leaving = True
-            self.tasks.loop.call_later(_END, self._cut, process)
-
-    def close(self) -> None:
-        """Let go of all."""
-        for process in self._processes.values():
-            self._cut(process)
-
-    def _cut(self, process: _Process) -> None:
-        if process.writer is not None:
-            process.writer.transport.abort()
-
-    async def _read(self, process: _Process, ours: socket.socket) -> None:
-        """Its answers, until it ends."""
-        try:
-            reader, process.writer = await asyncio.open_connection(sock=ours)
-            while True:
-                body = await read_frame(reader, MAX_ANSWER)
-                number = msgspec.msgpack.decode(body, type=tuple[int, msgspec.Raw, msgspec.Raw])[0]
-                process.late = False
-                if number == FAREWELL:
-                    self._take(process, body)
-                elif (awaited := process.awaited.pop(number, None)) is not None and not awaited.done():
-                    awaited.set_result(body)
-        except (EOFError, OSError):
-            pass
-        except msgspec.MsgspecError as error:
-            logger.error("a worker's answer cannot be read worker=%d pid=%d: %s", process.worker, process.pid, error)
-        finally:
-            self._cut(process)
-            process.writer = None
-            for awaited in process.awaited.values():
-                awaited.cancel()
-            process.awaited.clear()
-            self._tallies.end(process.serial)
-            if self._processes.get(process.pid) is process:
-                del self._processes[process.pid]
-
-    # --- asking ---
-
-    async def _ask_each(self, questions: Mapping[_Process, Question | Numbers]) -> dict[_Process, bytes]:
-        """What was answered in time, as it came."""
-        waiting: dict[_Process, tuple[int, asyncio.Future[bytes]]] = {}
-        for process, question in questions.items():
-            writer = process.writer
-            if writer is None or process.late:
-                continue
-            if writer.transport.get_write_buffer_size() > _BEHIND:
-                process.late = True
-                continue
-            self._asked += 1
-            awaited = process.awaited[self._asked] = self.tasks.loop.create_future()
-            waiting[process] = (self._asked, awaited)
-            writer.write(frame(self._asked, question))
-        if waiting:
-            await asyncio.wait([awaited for _, awaited in waiting.values()], timeout=_PATIENCE)
-        answers: dict[_Process, bytes] = {}
-        for process, (number, awaited) in waiting.items():
-            if not awaited.done():
-                process.awaited.pop(number, None)
-                process.late = True
-            elif not awaited.cancelled():
-                answers[process] = awaited.result()
-        return answers
-
-    async def _ask_all(self, question: Question) -> tuple[list[Part], Refusal | None]:
-        """The answers of all, and a refusal if somebody refused."""
-        return _parts(await self._ask_each({one: question for one in self._processes.values() if one.is_asked}))
-
-    def _silent(self, parts: Sequence[Part]) -> list[Silent]:
-        heard = {part.pid for part in parts}
-        missing = [one for one in self._processes.values() if one.pid not in heard]
-        return [Silent(one.worker, one.pid, one.leaving, one.starting) for one in missing]
 
     # --- the console ---
 
@@ -335,18 +216,25 @@ class _Crowd:
             if not parts:
                 return self._none(refusal)
             return merge_states(parts, self._silent(parts), offset=0, limit=limit)
-        asked = {one: Touched(search) for one in self._processes.values() if one.is_asked}
-        told = {one: _answer_of(body) for one, body in (await self._ask_each(asked)).items()}
+        asked = {one: Touched(search) for one in self._crowd.asked}
+        told = {one: _read(answer) for one, answer in (await self._crowd.ask(asked)).items()}
         times = {one: answer for one, answer in told.items() if not isinstance(answer, Refusal)}
         plan = plan_page(list(times.values()), offset, limit)
         pages = dict(zip(times, plan, strict=True))
-        parts, refusal = _parts(await self._ask_each({one: State(search, *page) for one, page in pages.items()}))
+        parts, refusal = _parts(await self._crowd.ask({one: State(search, *page) for one, page in pages.items()}))
         if not parts:
             return self._none(refusal)
         on = {one.pid: page[1] for one, page in pages.items()}
         for part in parts:  # who has none on the page was asked for one
             part.value["sessions"]["rows"] = part.value["sessions"]["rows"][: on[part.pid]]
         return merge_states(parts, self._silent(parts), offset=offset, limit=limit)
+
+    async def _ask_all(self, question: Question) -> tuple[list[Part], Refusal | None]:
+        """The answers of all, and a refusal if somebody refused."""
+        return _parts(await self._crowd.ask(dict.fromkeys(self._crowd.asked, question)))
+
+    def _silent(self, parts: Sequence[Part]) -> list[Silent]:
+        return self._crowd.silent({part.pid for part in parts})
 
     async def _do(self, question: Close | Cancel) -> Any:
         """Whoever has it does it."""
@@ -364,50 +252,35 @@ class _Crowd:
     # --- numbers ---
 
     def _metrics(self, exchange: Exchange) -> None:
-        if exchange.method not in ("GET", "HEAD"):
-            return Metrics(_Ready(())).handle(exchange)  # which says what is allowed
+        if exchange.method not in READING:
+            return not_allowed(exchange, b"GET, HEAD")
         self.tasks.start(self._scrape(exchange), name="tailrace-metrics")
         return None
 
     async def _scrape(self, exchange: Exchange) -> None:
-        asked: dict[_Process, Question | Numbers] = {one: Numbers() for one in self._processes.values() if one.is_asked}
-        answered: dict[int, int] = {}
-        for process, body in (await self._ask_each(asked)).items():
-            if self._take(process, body):
-                answered[process.serial] = process.worker
-        Metrics(_Ready([*self._workers(set(answered.values())), *self._tallies.families(answered)])).handle(exchange)
-
-    def _take(self, process: _Process, body: bytes) -> bool:
-        try:
-            _, families, _ = _families.decode(body)
-        except msgspec.MsgspecError as error:
-            logger.error("a worker's numbers cannot be read worker=%d: %s", process.worker, error)
-            return False
-        if families is None or self._processes.get(process.pid) is not process:
-            return False
-        self._tallies.take(process.serial, process.worker, families)
-        return True
+        told = await self._crowd.count()
+        numbers = [*self._workers(set(told.values())), *self._crowd.tallies.families(told)]
+        Metrics(_Numbers(numbers)).handle(exchange)
 
     def _workers(self, answered: set[int]) -> list[Metric]:
         up = GaugeMetricFamily("tailrace_worker_up", "1 where the worker answered this scrape.", labels=["worker"])
         starts = CounterMetricFamily("tailrace_worker_starts", "Processes that were started.", labels=["worker"])
-        for worker, count in enumerate(self._starts):
+        for worker, count in enumerate(self._crowd.starts):
             up.add_metric([str(worker)], int(worker in answered))
             starts.add_metric([str(worker)], count)
         return [up, starts]
 
+    # --- readiness ---
+
     def _hindrance(self) -> str | None:
         """One worker that takes requests is enough."""
-        return None if self._ready() else "no worker is ready"
+        return None if self._crowd.ready else "no worker is ready"
 
     def _notes(self) -> str:
-        return f"{len(self._ready())} of {self._count} workers"
-
-    def _ready(self) -> set[int]:
-        return {one.worker for one in self._processes.values() if not (one.starting or one.leaving or one.late)}
+        return f"{len(self._crowd.ready)} of {len(self._crowd.starts)} workers"
 
 
-class _Ready:
+class _Numbers:
     """What is on one page of metrics."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
@@ -418,18 +291,18 @@ class _Ready:
         return self._metrics
 
 
-def _parts(answers: Mapping[_Process, bytes]) -> tuple[list[Part], Refusal | None]:
+def _parts(answers: Mapping[Process, Answer]) -> tuple[list[Part], Refusal | None]:
     parts: list[Part] = []
     refusal: Refusal | None = None
-    for process, body in answers.items():
-        answer = _answer_of(body)
-        if isinstance(answer, Refusal):
-            refusal = answer
+    for process, answer in answers.items():
+        value = _read(answer)
+        if isinstance(value, Refusal):
+            refusal = value
         else:
-            parts.append(Part(process.worker, process.pid, process.leaving, answer))
+            parts.append(Part(process.worker, process.pid, process.leaving, value))
     return parts, refusal
 
 
-def _answer_of(body: bytes) -> Any:
-    _, answer, refusal = msgspec.msgpack.decode(body)
-    return answer if refusal is None else Refusal(*refusal)
+def _read(answer: Answer) -> Any:
+    refusal = msgspec.msgpack.decode(answer.refusal)
+    return msgspec.msgpack.decode(answer.value) if refusal is None else Refusal(*refusal)

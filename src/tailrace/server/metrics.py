@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from tailrace.protocols.mcp.http import not_allowed
+from tailrace.server.health import READING
 from tailrace.server.statistics import counts_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics", "ServerCollector", "registry_of"]
 
-_READING = frozenset({"GET", "HEAD"})
 _CALL = ("protocol", "method", "target")
 
 
@@ -51,7 +51,7 @@ class Metrics:
 
     def handle(self, exchange: Exchange) -> None:
         """Reply to a scrape."""
-        if exchange.method not in _READING:
+        if exchange.method not in READING:
             return not_allowed(exchange, b"GET, HEAD")
         encode, content_type = choose_encoder(exchange.header(b"accept") or "")
         headers = ((b"content-type", content_type.encode()), (b"cache-control", b"no-store"))
