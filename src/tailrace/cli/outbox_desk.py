@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -37,7 +37,8 @@ _IN_USE = (
 )
 _PATIENCE = 20.0  # seconds for the owners of all partitions
 _ORPHANED = 10.0  # seconds in which servers that run take over what nobody owns
-_AGAIN = 0.3
+_ANSWER = 5.0  # seconds for one answer of an owner
+_AGAIN = 0.3  # seconds until an owner is looked for once more
 _AT_ONCE = 500  # messages of one request to an owner
 
 
@@ -162,25 +163,28 @@ class _Valkey:
         """Do it in one partition, by its owner, or as its owner."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        ids, count = list(found), 0
         while loop.time() < began + _PATIENCE:
             owners = await self._reader.partitions()
             owner = owners.get(tag)
             if owner is None:
-                return 0  # it was empty, and is gone
+                return count  # it is empty, and gone
             if owner:
                 if waiting := [id for id, dead in found.items() if not dead]:
                     raise click.ClickException(
                         f"{waiting[0]} waits, and its server is about to deliver it: while that runs, only messages "
                         "that were refused can be dropped"
                     )
-                count = await visitor.ask(owner, act, tag, list(found), began + _PATIENCE - loop.time())
-                if count is not None:
-                    return count
+                while (done := await visitor.ask(owner, act, tag, ids[:_AT_ONCE])) is not None:
+                    count += done
+                    del ids[:_AT_ONCE]
+                    if not ids:
+                        return count
             elif not any(owners.values()) or loop.time() > began + _ORPHANED:
                 store = await visitor.membership.adopt(tag)
                 if store is not None:
                     try:
-                        return await (retry_letters if act == "retry" else drop_letters)(store, set(found))
+                        return count + await (retry_letters if act == "retry" else drop_letters)(store, set(ids))
                     finally:
                         await store.close()
             await asyncio.sleep(_AGAIN)
@@ -198,28 +202,21 @@ class _Visitor:
         self._awaited: dict[int, asyncio.Future[tuple[int, str]]] = {}
         self.error = ""  # what the last owner that was asked said
 
-    async def ask(self, owner: str, act: str, tag: str, ids: list[str], seconds: float) -> int | None:
+    async def ask(self, owner: str, act: str, tag: str, ids: list[str]) -> int | None:
         """How many the owner did; None: it is not the owner (any more), or did not answer in time."""
         from tailrace.server.letters import ASKED, Asked
 
-        count = 0
-        for begin in range(0, len(ids), _AT_ONCE):
-            number = next(self._numbers)
-            awaited = self._awaited[number] = asyncio.get_running_loop().create_future()
-            asked = Asked(number, act, tag, ids[begin : begin + _AT_ONCE])
-            self._relay.tell(owner, ASKED, msgspec.json.encode(asked))
-            try:
-                async with asyncio.timeout(max(0.0, min(seconds, 5.0))):
-                    done, error = await awaited
-            except TimeoutError:
-                return None
-            finally:
-                del self._awaited[number]
-            self.error = error
-            if error:
-                return None
-            count += done
-        return count
+        number = next(self._numbers)
+        awaited = self._awaited[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._relay.tell(owner, ASKED, msgspec.json.encode(Asked(number, act, tag, ids)))
+            async with asyncio.timeout(_ANSWER):
+                count, self.error = await awaited
+        except TimeoutError:
+            return None
+        finally:
+            del self._awaited[number]
+        return None if self.error else count
 
     def hear(self, _: str, payload: bytes) -> None:
         """What an owner answers."""
@@ -256,8 +253,10 @@ async def _visiting(url: str, service: str) -> AsyncGenerator[_Visitor]:
 
 
 def _decline(exchange: Exchange) -> None:
-    decline: Callable[[], None] = getattr(exchange, "decline")  # noqa: B009  (a relayed one)
-    decline()
+    from tailrace.transports.relay_served import RelayedExchange
+
+    if isinstance(exchange, RelayedExchange):  # it is one: nobody else has this server's address
+        exchange.decline()
 
 
 def _refuse(exchange: Exchange, status: int, message: str) -> None:
