@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tailrace.console.recorder import ALONE
 from tailrace.console.views import MAX_ENDED, MAX_ROWS
 
-__all__ = ["Part", "Silent", "merge_sessions", "merge_states", "plan_page"]
+__all__ = ["Part", "Silent", "add_up", "merge_sessions", "merge_states", "plan_page"]
 
 _GREATEST = frozenset({"lag", "largest_batch", "lease_age", "members"})  # numbers that are no sums
 
@@ -79,7 +79,7 @@ def merge_states(
     rows.sort(key=itemgetter("touched"), reverse=True)
     return {
         "service": {**states[0]["service"], "began": min(state["service"]["began"] for state in states)},
-        "limits": _added(state["limits"] for state in states),
+        "limits": add_up(state["limits"] for state in states),
         "totals": _totals([state["totals"] for state in states]),
         "lag": _lag(parts),
         "sessions": {
@@ -175,11 +175,12 @@ def _silent(one: Silent) -> dict[str, Any]:
 
 def _totals(totals: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
     sections = dict.fromkeys(name for one in totals for name in one)
-    return {name: _added(one[name] for one in totals if name in one) for name in sections}
+    return {name: add_up(one[name] for one in totals if name in one) for name in sections}
 
 
-def _added(all: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers are added up; what is true has to be so for all; of words, the first that says something counts."""
+def add_up(all: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One section of statistics, of several: numbers are added up, or the greatest of them counts; what is true has to
+    be so for all; of words, the first that says something counts."""
     total: dict[str, Any] = {}
     for name, value in ((name, value) for one in all for name, value in one.items()):
         known = total.get(name)

@@ -21,8 +21,6 @@ __all__ = ["Answers", "Ask", "Cancel", "Close", "Question", "Refusal", "Session"
 
 logger = logging.getLogger("tailrace.console")
 
-_GRACE = 5.0  # seconds for the calls of a session that is closed
-
 
 class State(Struct, frozen=True, tag="state"):
     """All of the server, and a page of its sessions (`Views.state`)."""
@@ -78,7 +76,7 @@ class Answers:
         grace: Seconds that calls get to end when their session is closed.
     """
 
-    def __init__(self, views: Views, *, grace: float = _GRACE) -> None:
+    def __init__(self, views: Views, *, grace: float) -> None:
         self._views = views
         self._recorder = views.recorder
         self._grace = grace

@@ -87,7 +87,7 @@ class Control:
         from tailrace.server.tallies import families_of
 
         running = self._running
-        registry = registry_of(running, running.measure() if running.times is None else running.times)
+        registry = registry_of(running, running.measure())
         self._families = lambda: families_of(registry)
         self._answers = answers_of(running)
         reader, self._writer = await asyncio.open_connection(sock=self._socket)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,8 +17,7 @@ from tailrace.errors import StoreError
 from tailrace.publish.letters import drop_letters, retry_letters, revive_letters
 
 if TYPE_CHECKING:
-    from tailrace.core.tasks import Tasks
-    from tailrace.server.partition import Partition
+    from tailrace.server.cluster import House
     from tailrace.transports.relay import Relay
 
 __all__ = ["ASKED", "DONE", "Asked", "Done", "Letters"]
@@ -46,13 +45,6 @@ class Done(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class _House(Protocol):
-    partitions: list[Partition]
-
-    @property
-    def tasks(self) -> Tasks: ...
-
-
 class Letters:
     """The owner's side.
 
@@ -61,7 +53,7 @@ class Letters:
         relay: The way to those who ask.
     """
 
-    def __init__(self, house: _House, relay: Relay) -> None:
+    def __init__(self, house: House, relay: Relay) -> None:
         self._house = house
         self._relay = relay
         self._turn = asyncio.Lock()  # two that ask for the same would do it twice

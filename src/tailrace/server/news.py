@@ -6,7 +6,7 @@ Each tells its own sessions and those who listen at it. What happens often withi
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,9 +15,8 @@ from tailrace.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tailrace.core.tasks import Tasks
     from tailrace.core.timers import Sweeper
-    from tailrace.server.partition import Partition
+    from tailrace.server.cluster import House
     from tailrace.transports.relay import Relay
 
 __all__ = ["News"]
@@ -25,13 +24,6 @@ __all__ = ["News"]
 logger = logging.getLogger("tailrace.cluster")
 
 _MOST = 1000  # resources that are told at once; what comes beyond is told at the next turn
-
-
-class _House(Protocol):
-    partitions: list[Partition]
-
-    @property
-    def tasks(self) -> Tasks: ...
 
 
 class News:
@@ -44,7 +36,7 @@ class News:
         sweeper: Says when changes are told.
     """
 
-    def __init__(self, house: _House, relay: Relay, others: Callable[[], Iterable[str]], sweeper: Sweeper) -> None:
+    def __init__(self, house: House, relay: Relay, others: Callable[[], Iterable[str]], sweeper: Sweeper) -> None:
         self._house = house
         self._relay = relay
         self._others = others

@@ -150,9 +150,7 @@ class Ownership:
         orphans = self.members.orphans
         for tag in self._failing.keys() - orphans - self.entering:  # somebody has it, or it is gone
             del self._failing[tag]
-        here = {
-            partition.tag for partition in self.house.partitions
-        }  # what was lost is here until its hooks are through
+        here = {partition.tag for partition in self.house.partitions}  # what was lost is, until its hooks are through
         for tag in orphans - self.entering - here:
             if tag not in self._failing or now >= self._failing[tag].due:
                 self.entering.add(tag)

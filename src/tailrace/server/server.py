@@ -151,11 +151,11 @@ class Server:
         """Keep how long calls take for `/metrics`, from the start on. Idempotent.
 
         Raises:
-            DefinitionError: It has started.
+            DefinitionError: It has started without.
         """
-        if self._starting is not None:
-            raise DefinitionError("a server is measured from its start on: say so before")
         if self.times is None:
+            if self._starting is not None:
+                raise DefinitionError("a server is measured from its start on: say so before")
             self.times = Times()
         return self.times
 

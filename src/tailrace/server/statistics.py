@@ -6,8 +6,10 @@ have counted that are gone stays, since a total that falls is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from tailrace.console.merging import add_up
 
 if TYPE_CHECKING:
     from tailrace.server import Server
@@ -17,7 +19,6 @@ __all__ = ["Past", "counts_of", "statistics_of"]
 
 _STORE = ("commits", "records", "failed", "commit_seconds", "lost")  # totals among a store's numbers
 _OUTBOX = ("published", "failures")
-_GREATEST = ("lag", "largest_batch", "lease_age")  # of several stores, the greatest counts
 _KEYS = ("runs", "attached", "replayed", "refused", "awaited")
 
 
@@ -118,27 +119,15 @@ def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
             "up": bool(stores) and all(store.failure is None for store in stores),
             "queued_bytes": 0,
             "lag": 0.0,
-            **_summed([store.statistics() for store in stores]),
+            **add_up(store.statistics() for store in stores),
             **counts["store"],
         },
         "outbox": {
             "waiting": 0,
-            **_summed([part.outbox.statistics() for part in partitions if part.outbox]),
+            **add_up(part.outbox.statistics() for part in partitions if part.outbox),
             **counts["outbox"],
         },
     }
     if running.cluster is not None:
         statistics["cluster"] = {**running.cluster.statistics(), "claims_awaited": counts["keys"]["awaited"]}
     return statistics
-
-
-def _summed(statistics: Sequence[Mapping[str, int | float | str]]) -> dict[str, int | float | str]:
-    """Numbers are added up, or the greatest of them counts; of words, the first that says something does."""
-    total: dict[str, int | float | str] = {}
-    for name, value in ((name, value) for one in statistics for name, value in one.items()):
-        known = total.get(name)
-        if isinstance(known, str) or isinstance(value, str) or known is None:
-            total[name] = known or value
-        else:
-            total[name] = max(known, value) if name in _GREATEST else known + value
-    return total
