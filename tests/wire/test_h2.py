@@ -19,7 +19,6 @@ from tailrace.wire.h2_frames import (
     PREFACE,
     PRIORITY,
     PUSH_PROMISE,
-    RST_STREAM,
     SETTINGS,
     WITH_PRIORITY,
     ConnectionFault,
@@ -28,6 +27,7 @@ from tailrace.wire.h2_frames import (
     frame,
     goaway,
     header_frames,
+    reset,
     window_update,
 )
 from tailrace.wire.h2_reader import Block, Reader
@@ -81,7 +81,7 @@ ALL = [
     (header_frames(1, b"block", END_STREAM, 100), ("fields", 1, b"block", True)),
     (frame(DATA, 0, 3, b"abc"), ("data", 3, b"abc", 3, False)),
     (frame(DATA, 0x8 | END_STREAM, 3, b"\2abc\0\0"), ("data", 3, b"abc", 6, True)),
-    (frame(RST_STREAM, 0, 5, b"\0\0\0\7"), ("reset", 5, 7)),
+    (reset(5, 7), ("reset", 5, 7)),
     (window_update(7, 9), ("window", 7, 9)),
     (goaway(11, 2, "why"), ("goaway", 11, 2)),
     (frame(PRIORITY, 0, 1, b"\0\0\0\3\0"), ("nothing", "PRIORITY")),

@@ -11,6 +11,7 @@ from tailrace import Service
 from tailrace.clients.mcp import Change, Client
 from tailrace.errors import DefinitionError, ProtocolError, TransportError
 from tailrace.mcp import Client as AnyClient
+from tests.core.support import turns, virtual
 
 from .test_calls import Peer
 
@@ -132,6 +133,44 @@ async def test_a_subscription_tells_of_one_resource_until_it_is_taken_back(era: 
         assert {"uri": "a://1"} in told_of
         await c.unsubscribe_resource("a://1")
         await c.unsubscribe_resource("a://1")
+
+
+@virtual
+async def test_a_subscription_that_is_taken_back_while_it_begins_is_over() -> None:
+    peer = Peer(answer=lambda peer, message: None)
+    async with Client(peer.link) as c:
+        beginning = asyncio.ensure_future(c.subscribe_resource("a://1"))
+        await turns()
+        assert peer.asked("subscriptions/listen")
+        await c.unsubscribe_resource("a://1")
+        await turns()
+        assert beginning.done()
+        await beginning
+
+
+@virtual
+async def test_a_beginning_that_fails_takes_no_later_subscription_back() -> None:
+    def answer(peer: Peer, message: dict[str, Any]) -> None:
+        if message["method"] == "resources/subscribe":
+            asked.append(message["id"])
+
+    asked: list[Any] = []
+    peer = Peer(era="legacy", answer=answer)
+    async with Client(peer.link, era="legacy") as c:
+        first = asyncio.ensure_future(c.subscribe_resource("a://1"))
+        await turns()
+        back = asyncio.ensure_future(c.unsubscribe_resource("a://1"))
+        await turns()
+        second = asyncio.ensure_future(c.subscribe_resource("a://1"))
+        await turns()
+        peer.say({"id": asked[0], "error": {"code": -32602, "message": "no such resource"}})
+        with pytest.raises(ProtocolError, match="no such resource"):
+            await first
+        peer.say({"id": asked[1], "result": {}})
+        await second
+        await c.subscribe_resource("a://1")
+        assert len(asked) == 2, "it is known"
+        back.cancel()
 
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])

@@ -174,6 +174,7 @@ class Changes:
     def _leave(self) -> None:
         self._conversation.listeners.discard(self)
         self._ended = True
+        self._acknowledged.set()  # who closes it while it begins does not leave its beginner waiting
         self._wake.set()
         if self._task is not None:
             self._task.cancel()

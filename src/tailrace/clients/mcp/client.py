@@ -266,7 +266,8 @@ class Client(ToolCalls):
             try:
                 await changes.__aenter__()
             except BaseException:
-                del self._subscribed[uri]
+                if self._subscribed.get(uri) is changes:  # else it was taken back meanwhile
+                    del self._subscribed[uri]
                 raise
 
     async def unsubscribe_resource(self, uri: str) -> None:
