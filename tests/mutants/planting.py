@@ -11,8 +11,11 @@ import multiprocessing
 import os
 import shutil
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds for one run of named tests; they take a few, and all of them together a minute
 PATIENCE = 120.0  # seconds for one test that does not say so itself
+AT_ONCE = 3  # first attempts
 _ARGUMENTS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--no-header", "--tb=short",
               "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
 
@@ -84,29 +88,89 @@ def plant(sources: Path, file: str, changes: Sequence[tuple[str, str]]) -> None:
     path.write_text(text)
 
 
-def run_tests(sources: Path, tests: Sequence[str], patience: float = PATIENCE) -> Done:
-    """Run these tests with `tailrace` imported from `sources`, in a process that has imported nothing of it yet.
+class Run:
+    """Named tests at work, with `tailrace` imported from `sources`, in a process that has imported nothing of it yet.
 
     Args:
         sources: A copy.
         tests: Their ids.
         patience: Seconds that a test may take which does not say so itself.
 
-    Raises:
-        TimeoutError: They were not done in time.
+    Attributes:
+        sentinel: What `multiprocessing.connection.wait` waits for.
     """
-    output = sources.parent / "output.txt"
-    process = _WARM.Process(target=_run, args=(sources, tuple(tests), patience, output), daemon=False)
-    process.start()
-    try:
-        process.join(LIMIT)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise TimeoutError(f"not done after {LIMIT:g} s:\n{output.read_text(errors='replace')[-3000:]}")
-        return Done(process.exitcode, output.read_text(errors="replace"))
-    finally:
-        process.close()
+
+    def __init__(self, sources: Path, tests: Sequence[str], patience: float = PATIENCE) -> None:
+        self._output = sources.parent / "output.txt"
+        self._process = _WARM.Process(target=_run, args=(sources, tuple(tests), patience, self._output), daemon=False)
+        self._process.start()
+        self._until = time.monotonic() + LIMIT
+        self.sentinel = self._process.sentinel
+
+    def end(self) -> Done:
+        """How it ended, for which this waits; one that is not done in time is killed."""
+        self._process.join(max(0.0, self._until - time.monotonic()))
+        if self._process.exitcode is None:
+            self.kill()
+            return Done(-1, f"not done after {LIMIT:g} s:\n{self._output.read_text(errors='replace')}")
+        done = Done(self._process.exitcode, self._output.read_text(errors="replace"))
+        self._process.close()
+        return done
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+class Ahead:
+    """First attempts, begun before anybody asks for them, some at a time: many faults are that something never comes.
+
+    Args:
+        mutants: In the order in which they will be asked for.
+        folder: Takes a copy for each.
+        patience: As of `Run`.
+    """
+
+    def __init__(self, mutants: Sequence[Mutant], folder: Path, patience: float) -> None:
+        self._left = deque(mutants)
+        self._folder = folder
+        self._patience = patience
+        self._running: dict[str, Run] = {}
+        self._done: dict[str, Done] = {}
+
+    def of(self, mutant: Mutant) -> Done:
+        """How the tests that are to catch it ended."""
+        while mutant.name not in self._done:
+            while self._left and len(self._running) < AT_ONCE:
+                self._begin(self._left.popleft())
+            ready = wait([run.sentinel for run in self._running.values()], LIMIT)
+            for name in [name for name, run in self._running.items() if run.sentinel in ready or not ready]:
+                self._done[name] = self._running.pop(name).end()
+        return self._done.pop(mutant.name)
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        for run in self._running.values():
+            run.kill()
+
+    def _begin(self, mutant: Mutant) -> None:
+        try:
+            self._running[mutant.name] = begun(mutant, self._folder / f"{len(self._left)}", self._patience)
+        except AssertionError as error:  # it is for the next attempt to fail by it
+            self._done[mutant.name] = Done(-1, str(error))
+
+
+def begun(mutant: Mutant, folder: Path, patience: float) -> Run:
+    """The tests that are to catch it, at work on a copy in `folder`.
+
+    Raises:
+        AssertionError: As `plant`.
+    """
+    sources = copy_sources(folder)
+    plant(sources, mutant.file, mutant.changes)
+    return Run(sources, mutant.caught_by, patience)
 
 
 def _run(sources: Path, tests: Sequence[str], patience: float, output: Path) -> None:
