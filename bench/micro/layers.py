@@ -229,7 +229,7 @@ class _Request(Exchange):
         self.replied = True
         self._replied(headers)
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         raise AssertionError("nothing here is slow enough to become a stream")
 
 

@@ -26,7 +26,7 @@ class Bare(Exchange):
     def respond(self, status: int, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> None:
         self.replied = True
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         self.replied = True
 
 

@@ -55,12 +55,12 @@ async def test_all_that_is_behind_the_cursor_goes_out_in_one_write_and_the_end_e
     log = Log()
     for payload in (b"a", b"b", b"c"):
         log.append(payload, NOTE)
-    rig = Rig(log, head=b"HEAD ")
+    rig = Rig(log)
     await turns()
-    assert rig.pipe.writes == [b"HEAD ", b"1:a;2:b;3:c;"]
+    assert rig.pipe.writes == [b"1:a;2:b;3:c;"]
     log.append(b"d", ANSWER)
     await rig.end()
-    assert rig.out == b"HEAD 1:a;2:b;3:c;4:d;"
+    assert rig.out == b"1:a;2:b;3:c;4:d;"
     assert rig.pipe.ended == 1
 
 
@@ -241,8 +241,8 @@ async def test_stopped_before_it_began_it_still_replies_in_order() -> None:
     cursor = log.attach(0)
     cursor.stop()
     pipe = Pipe()
-    await Writer(cursor, Plain(), Sweeper(), head=b"head ", farewell=lambda: b"bye").run(pipe)
-    assert (pipe.writes, pipe.ended) == ([b"head ", b"bye"], 1)
+    await Writer(cursor, Plain(), Sweeper(), farewell=lambda: b"bye").run(pipe)
+    assert (pipe.writes, pipe.ended) == ([b"bye"], 1)
 
 
 # --- keep-alives

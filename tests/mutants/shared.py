@@ -46,6 +46,13 @@ SHARED_MUTANTS = [
         "assert",
     ),
     Mutant(
+        "a relayed stream begins at its client before the first of its body is there",
+        "transports/relay_asked.py",
+        [("        elif piece.joined:\n", "        elif False:\n")],
+        ["tests/transports/test_relay.py::test_a_stream_whose_first_bytes_are_lost_has_not_begun[lost]"],
+        "assert",
+    ),
+    Mutant(
         "a partition that was lost while it was restored is served",
         "server/ownership.py",
         [("            self._check(partition)\n", "")],

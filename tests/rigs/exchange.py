@@ -162,8 +162,10 @@ class FakeExchange(Exchange):
             self.reply_body = body
             self.reply_trailers = list(trailers) if self.trailers else []
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         if self._reply(status, headers):
+            self.sink.written += first  # with the head: it waits for nothing
+            self.sink.changed.set()
             self.streaming = asyncio.get_running_loop().create_task(self._run(writer), name=f"stream of {self.path}")
 
     def _reply(self, status: int, headers: Headers) -> bool:

@@ -482,6 +482,8 @@ class Streaming(Server):
 
         if exchange.path == "/echo":
             exchange.stream(200, (), echo)
+        elif exchange.path == "/first":
+            exchange.stream(200, (), echo, b"first ")
         elif exchange.path == "/whole":
             exchange.respond(200, (), b"all", [(b"grpc-status", b"0")])
 
@@ -508,6 +510,13 @@ async def test_a_body_is_read_while_the_reply_is_written() -> None:
         assert await echo.whole() == b"onetwo"
         assert echo.trailers == {"grpc-status": "0"}
         assert (server.seen.version, server.seen.trailers) == ("2", True)
+
+
+@virtual
+async def test_the_first_of_a_stream_follows_its_head() -> None:
+    async with streaming() as (app, _):
+        asked = Request(app, "POST", "/first", body=b"and more")
+        assert await asked.whole() == b"first and more"
 
 
 @virtual

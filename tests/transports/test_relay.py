@@ -13,7 +13,7 @@ import pytest
 from tailrace.core.access import Access
 from tailrace.core.exchange import Exchange, Sink
 from tailrace.errors import ClientGone, StoreError, StreamReset, TransportError
-from tailrace.transports.relay_pieces import PART, encode, pack_access, unpack_access
+from tailrace.transports.relay_pieces import PART, Data, decode, encode, pack_access, unpack_access
 from tailrace.transports.relay_served import RelayedExchange
 from tests.core.support import turns, virtual
 from tests.rigs.exchange import FakeExchange
@@ -157,6 +157,29 @@ async def test_a_streamed_reply_comes_as_it_is_written_and_ends_with_its_trailer
         await turns()
         assert open_relays(here, there) == [0, 0]
         assert there.seen[0].gone  # the reply carries nothing any more
+
+
+@virtual
+@pytest.mark.parametrize("size", [1, PART, 2 * PART + 1])
+async def test_a_stream_begins_at_the_client_once_the_first_of_its_body_is_there(size: int) -> None:
+    async with pair() as (here, there):
+        there.handle = lambda exchange: exchange.stream(200, OK, never, b"f" * size)
+        asked = FakeExchange("POST", "/mcp")
+        here.relay.forward(asked, "there")
+        begun: list[tuple[bool, int]] = []
+        hear = here.relay._hear
+
+        def heard(sender: str, piece: Any) -> None:
+            hear(sender, piece)
+            begun.append((asked.replied, len(asked.sink.written)))
+
+        here.relay._hear = heard
+        await turns()
+        assert begun[-1] == (True, size)
+        assert all(one == (False, 0) for one in begun[:-1])
+        asked.disconnect()
+        await turns()
+        assert open_relays(here, there) == [0, 0]
 
 
 @virtual
@@ -596,6 +619,40 @@ async def test_a_request_that_may_be_repeated_is_asked_again_when_its_owner_was_
 
 
 @virtual
+@pytest.mark.parametrize("end", ["lost", "closed", "ended"])
+async def test_a_stream_whose_first_bytes_are_lost_has_not_begun(end: str) -> None:
+    """Its client would have a stream without an id: the call could not be resumed, and nobody would say so."""
+    sent: list[Exchange] = []
+    options: dict[str, Any] = {
+        "again": lambda exchange, to: sent.append(exchange),
+        "repeatable": lambda exchange: exchange.body == b"a key",
+    }
+    async with pair(**options) as (here, there):
+        there.handle = lambda exchange: exchange.stream(200, [(b"content-type", b"text/event-stream")], never, b"id: 1")
+        send = there.inbox.send
+        there.inbox.send = lambda to, piece: None if isinstance(decode(piece), Data) else send(to, piece)
+        keyed, plain = FakeExchange("POST", "/mcp", b"a key"), FakeExchange("POST", "/mcp", b"no key")
+        here.relay.forward(keyed, "there")
+        here.relay.forward(plain, "there")
+        await turns()
+        assert len(there.seen) == 2
+        assert [keyed.replied, plain.replied] == [False, False]
+        assert here.relay.is_awaited
+        if end == "closed":
+            here.relay.close()
+            assert (keyed.status, plain.status, sent) == (503, 503, [])
+        else:
+            if end == "lost":
+                here.relay.lost("there")
+            else:
+                there.relay.close()
+            await turns()
+            assert (keyed.replied, plain.status, sent) == (False, 502, [keyed])
+        await turns()
+        assert open_relays(here, there) == [0, 0]
+
+
+@virtual
 async def test_a_reply_that_has_begun_is_not_asked_for_again() -> None:
     sent: list[Exchange] = []
 
@@ -612,6 +669,54 @@ async def test_a_reply_that_has_begun_is_not_asked_for_again() -> None:
         here.relay.lost("there")
         await turns()
         assert sent == []
+
+
+@virtual
+@pytest.mark.parametrize("end", ["lost", "pieces", "closed there"])
+async def test_a_stream_that_can_be_resumed_ends_between_two_events_when_its_owner_is_lost(end: str) -> None:
+    """Some clients resume only what ended in order, or give up after a few streams that did not."""
+
+    async def writer(sink: Sink) -> None:
+        await sink.write(b"data: 1\n\n")
+        await asyncio.Event().wait()
+
+    async with pair() as (here, there):
+        kinds = {"/events": (b"text/event-stream", b"id: 1\n\n"), "/none": (b"text/event-stream", b""),
+                 "/rows": (b"text/csv", b"a,b\n")}  # fmt: skip
+        there.handle = lambda exchange: exchange.stream(
+            200, [(b"content-type", kinds[exchange.path][0])], writer, kinds[exchange.path][1]
+        )
+        events, none, rows = (FakeExchange("POST", path) for path in kinds)
+        for exchange in (events, none, rows):
+            here.relay.forward(exchange, "there")
+        await turns()
+        if end == "lost":
+            here.relay.lost("there")
+        elif end == "pieces":
+            here.inbox.lose()
+        else:
+            there.relay.close()
+        await turns()
+        assert (events.sink.written, events.sink.ended) == (b"id: 1\n\ndata: 1\n\n", True)
+        assert [one.sink.ended for one in (none, rows)] == [False, False]
+        assert [one.gone for one in (none, rows)] == [True, True]
+        assert open_relays(here, there) == [0, 0]
+
+
+@virtual
+async def test_what_was_lost_within_an_event_ends_no_stream_in_order() -> None:
+    async with pair() as (here, there):
+        there.handle = lambda exchange: exchange.stream(200, [(b"content-type", b"text/event-stream")], never, b"id: 1")
+        asked = FakeExchange("POST", "/mcp")
+        here.relay.forward(asked, "there")
+        await asked.status_code()
+        send = there.inbox.send
+        there.inbox.send = lambda to, piece: send(to, piece) if len(piece) > PART else None  # not the rest
+        there.seen[0]._put_part(b"x" * (PART + 1), 0)  # type: ignore[attr-defined]
+        await turns()
+        here.relay.lost("there")
+        await turns()
+        assert (asked.sink.ended, asked.gone) == (False, True)
 
 
 @virtual

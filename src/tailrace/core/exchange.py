@@ -162,8 +162,12 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
-        """Reply with a stream: send the head, then run `writer` as the owner of the way out until it returns."""
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
+        """Reply with a stream: send the head, then run `writer` as the owner of the way out until it returns.
+
+        `first` goes with the head, in front of what the writer sends: however the reply is cut, and wherever it is
+        relayed, no peer has the head alone. So whoever saw that a stream of events begins has the id to resume it from.
+        """
 
     def covers(self, scopes: Sequence[str]) -> bool:
         """Whether its token is good for these; where nobody is asked for one, it need not be."""

@@ -55,11 +55,10 @@ class Writer:
         sweeps: Calls `sweep` about twice a second.
         keep_alive: Seconds without a write after which `ping` is sent; 0 for never.
         ping: What a keep-alive is on this wire.
-        head: Sent before the first event: priming event, endpoint event.
         farewell: Asked for the last bytes when the cursor was stopped before the log's end.
     """
 
-    __slots__ = ("_idle_since", "_ping_due", "cursor", "farewell", "framing", "head", "keep_alive", "ping", "sweeps")
+    __slots__ = ("_idle_since", "_ping_due", "cursor", "farewell", "framing", "keep_alive", "ping", "sweeps")
 
     def __init__(
         self,
@@ -69,7 +68,6 @@ class Writer:
         *,
         keep_alive: float = 15.0,
         ping: bytes = b": keep-alive\n\n",
-        head: bytes = b"",
         farewell: Callable[[], bytes] | None = None,
     ) -> None:
         self.cursor = cursor
@@ -77,7 +75,6 @@ class Writer:
         self.sweeps = sweeps
         self.keep_alive = keep_alive
         self.ping = ping
-        self.head = head
         self.farewell = farewell
         self._idle_since: float | None = None  # None while it writes
         self._ping_due = False
@@ -106,8 +103,6 @@ class Writer:
     async def _send(self, sink: Sink) -> None:
         cursor = self.cursor
         lost = 0
-        if self.head:
-            await sink.write(self.head)
         while True:
             events = cursor.take(JOIN_LIMIT)
             if cursor.lost > lost:

@@ -228,6 +228,8 @@ class _Connection(Sink):
             head["trailers"] = True
         try:
             await self._transmit(head)
+            if exchange.first:
+                await self.write(exchange.first)
             await writer(self)
         except TransportError:
             pass  # this connection carries nothing any more
@@ -275,7 +277,7 @@ _BLANK = b" \t"  # around a value it is no part of it (RFC 9110, 5.5); uvicorn o
 class AsgiExchange(Exchange):
     """A request as ASGI brings it; its reply is noted here and sent by the connection's own coroutine."""
 
-    __slots__ = ("_headers", "_waiter", "reply_body", "reply_headers", "reply_trailers", "status", "writer")
+    __slots__ = ("_headers", "_waiter", "first", "reply_body", "reply_headers", "reply_trailers", "status", "writer")
 
     def __init__(self, scope: Message) -> None:
         prefix = scope.get("root_path", "")
@@ -293,6 +295,7 @@ class AsgiExchange(Exchange):
         self.reply_body = b""
         self.reply_trailers: Headers = ()
         self.writer: StreamWriter | None = None
+        self.first = b""  # of what is streamed
         self._waiter: asyncio.Future[None] | None = None
 
     def header(self, name: bytes) -> str | None:
@@ -327,9 +330,9 @@ class AsgiExchange(Exchange):
             self.reply_trailers = trailers
         self._reply(status, headers)
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         """Reply with a stream."""
-        self.writer = writer
+        self.writer, self.first = writer, first
         self._reply(status, headers)
 
     def _takes_trailers(self) -> bool:

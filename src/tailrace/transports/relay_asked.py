@@ -96,13 +96,15 @@ class Asked:
         "_aloud",
         "_boundary",
         "_broken",
-        "_closing",
         "_end",
+        "_events",
         "_gathered",
+        "_head",
         "_heard",
         "_home",
         "_over",
         "_parts",
+        "_resumable",
         "_said",
         "_size",
         "_upload",
@@ -126,12 +128,14 @@ class Asked:
         self._upload: asyncio.Task[Any] | None = None
         self._aloud = False  # its reply is streamed
         self._gathered: Head | None = None  # its reply waits to be whole
+        self._head: Head | None = None  # its reply waits for the first of its body
         self._parts: list[bytes] = []  # of the reply, not yet with the client's transport: a window of it at most
         self._size = 0  # bytes taken of which the owner does not know
         self._boundary = True  # what was written together is here together
         self._end: Headers | None = None
         self._broken = False
-        self._closing = False
+        self._events = False  # it is one of events
+        self._resumable = False  # whose client has an id from the beginning
         self._waiter: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
@@ -196,13 +200,9 @@ class Asked:
     def close(self) -> None:
         """This member ends: a stream of events ends between two of them, so that its client asks another member for
         the rest; what else has not ended is broken off. Idempotent."""
-        if self._over:
-            return
-        self._say_left()
-        if self._aloud and self._closing:
-            self._finish()
-            self._wake()
-        else:
+        if not self._over:
+            self._resumable = self._events
+            self._say_left()
             self._fail(503, "the server is shutting down; try again in a moment")
 
     # --- what the owner says ---
@@ -239,11 +239,17 @@ class Asked:
     def _on_head(self, piece: Head) -> None:
         if piece.whole:
             self._gathered = piece
-            return
+        elif piece.joined:
+            self._head = piece
+        else:
+            self._begin_stream(piece)
+
+    def _begin_stream(self, head: Head, first: bytes = b"") -> None:
         self._aloud = True
-        self._closing = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in piece.headers)
+        self._events = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in head.headers)
+        self._resumable = self._events and head.joined
         try:
-            self.exchange.stream(piece.status, piece.headers, self._copy)
+            self.exchange.stream(head.status, head.headers, self._copy, first)
         except ValueError:  # this transport cannot say it
             self._say_left()
             self._aloud = False
@@ -254,8 +260,14 @@ class Asked:
         self._boundary = not piece.more
         if self._gathered is not None:
             self._tell_taken(len(piece.data))
-        else:
+        elif self._head is None:
             self._wake()
+        elif self._boundary:
+            head, first = self._head, b"".join(self._parts)
+            self._head = None
+            self._parts.clear()
+            self._begin_stream(head, first)
+            self._tell_taken(len(first))
 
     def _on_end(self, piece: End) -> None:
         self._finish()
@@ -295,10 +307,10 @@ class Asked:
                     return await sink.end(self._end)
                 elif self._broken:
                     raise TransportError("the worker that has this session broke off")
-                elif self._over and self._closing and self._boundary:
+                elif self._over and self._resumable and self._boundary:
                     return await sink.end()
                 elif self._over:
-                    raise TransportError("this worker ends")
+                    raise TransportError("the worker that has this session, or this one, broke off within an event")
                 else:
                     await self._changed()
         finally:
@@ -365,10 +377,11 @@ class Asked:
             self._fail(502, message)
 
     def _fail(self, status: int, message: str) -> None:
-        """It ends without its reply, or within."""
+        """It ends without its reply, or within: between two events, where its client has an id to ask for the rest
+        with (some ask only where a stream ended in order, or count how often it did not), else it is broken off."""
         self._finish()
         if self._aloud:
-            self._broken = True
+            self._broken = not self._resumable
             self._wake()
         else:
             self._home.refuse(self.exchange, status, message)

@@ -131,6 +131,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=23):
     status: int
     headers: Fields
     whole: bool  # it is to be sent once it is complete
+    joined: bool = False  # it is not to be sent without the first of its body, which follows
 
 
 class Data(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=24):

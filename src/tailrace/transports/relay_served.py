@@ -152,12 +152,14 @@ class RelayedExchange(Exchange):
             self._say(Head(self.number, self._said, status, list(headers), True))
             self._home.tasks.start(self._send_whole(body, trailers), name="tailrace-relay-reply")
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         """Reply with a stream."""
         if self.gone:
             return
         self._claim(headers)
-        self._say(Head(self.number, self._said, status, list(headers), False))
+        self._say(Head(self.number, self._said, status, list(headers), False, bool(first)))
+        for start in range(0, len(first), PART):
+            self._put_part(first, start)
         self._writer = self._home.tasks.start(_RelayedSink(self).run(writer), name="tailrace-relay-stream")
 
     def decline(self) -> None:
@@ -220,10 +222,8 @@ class RelayedExchange(Exchange):
     async def put(self, data: bytes) -> None:
         """Send some of the reply's body, and wait until more of it may be on its way."""
         for start in range(0, len(data), PART):
-            part = data[start : start + PART]
             await self._window.room()
-            self._window.sent(len(part))
-            self._say(Data(self.number, self._said, part, start + PART < len(data)))
+            self._put_part(data, start)
         await self._window.room()
 
     def finish(self, trailers: Headers = ()) -> None:
@@ -265,6 +265,11 @@ class RelayedExchange(Exchange):
             pass  # the client's end of it
         finally:
             self.break_off()
+
+    def _put_part(self, data: bytes, start: int) -> None:
+        part = data[start : start + PART]
+        self._window.sent(len(part))
+        self._say(Data(self.number, self._said, part, start + PART < len(data)))
 
     def _claim(self, headers: Headers) -> None:
         """Its one reply is given now."""

@@ -229,6 +229,24 @@ def test_a_slow_answer_comes_as_a_stream_that_is_primed_in_the_newest_version_on
 
 
 @virtual
+async def test_whoever_sees_that_a_stream_begins_has_the_id_to_resume_it_from() -> None:
+    """However soon it is cut: nothing stands between the head and the id."""
+    shop = Workshop()
+    async with serving(shop.service, hold=0.05) as server:
+        session = await LegacySession(server).start()
+        for begun in (session.call(1, "work", {"key": "a"}), session.get()):
+            begun.sink.open.clear()  # no write is taken
+            assert await begun.status_code() == 200
+            begun.disconnect()
+            (primed,) = begun.events
+            assert primed.id
+            resumed = session.get(primed.id)
+            assert resumed.headers["tailrace-resume"] == "complete"
+            assert [event.id for event in resumed.events] == [primed.id], "some forget what they came with"
+            resumed.disconnect()
+
+
+@virtual
 async def test_the_first_notification_does_not_wait_for_the_hold_time() -> None:
     shop = Workshop()
     async with serving(shop.service, hold=100) as server:

@@ -45,6 +45,16 @@ async def test_the_endpoint_comes_first_with_an_id_a_retry_and_the_prefix_of_the
 
 
 @virtual
+async def test_whoever_sees_that_a_stream_begins_has_its_endpoint() -> None:
+    async with serving() as server:
+        stream = SseSession(server).get()
+        stream.sink.open.clear()  # no write is taken
+        await stream.status_code()
+        (endpoint,) = stream.events
+        assert (endpoint.event, bool(endpoint.id)) == ("endpoint", True)
+
+
+@virtual
 async def test_answers_come_on_the_stream_as_messages_with_ids() -> None:
     async with serving(Workshop().service) as server:
         session = await SseSession(server).start()

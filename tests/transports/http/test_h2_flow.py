@@ -66,6 +66,29 @@ async def test_a_stream_that_is_not_read_waits_while_others_are_served() -> None
         assert not unread.ended
 
 
+async def test_the_first_of_a_stream_goes_with_its_head_where_there_is_room_for_it() -> None:
+    async def send_more(sink: Sink) -> None:
+        await sink.write(b" and more")
+        await sink.end()
+
+    def kill_before_its_writer(exchange: Exchange) -> None:
+        exchange.stream(200, PLAIN, send_more, b"first")
+        exchange.task.cancel()  # type: ignore[attr-defined]
+
+    async with serving() as served, connected(served.address) as client:
+        served.rig.other = kill_before_its_writer
+        cut = client.request("/")
+        await client.until(lambda: cut.received == 5)
+    async with serving() as served, connected(served.address, settings={4: 0}) as client:
+        served.rig.other = lambda exchange: exchange.stream(200, PLAIN, send_more, b"first")
+        stream = client.request("/")
+        await client.until(lambda: stream.fields)
+        assert stream.received == 0
+        client.window(stream.number, 100)
+        await client.until(lambda: stream.ended)
+        assert stream.data == b"first and more"
+
+
 async def test_a_connection_that_is_not_read_bounds_what_is_kept_whatever_windows_it_gives() -> None:
     async with serving() as served, connected(served.address, settings=WIDE, keep=False) as client:
         client.window(0, 2**31 - 1 - 65_535)

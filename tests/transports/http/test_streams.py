@@ -33,6 +33,10 @@ def echoing(exchange: Exchange) -> None:
     exchange.stream(200, PLAIN, echo)
 
 
+async def send_nothing(sink: Sink) -> None:
+    await sink.end()
+
+
 async def send_for_ever(peer: Peer) -> None:
     async with asyncio.timeout(LIMIT):
         while True:
@@ -57,6 +61,31 @@ async def test_the_reply_is_written_while_the_body_is_still_read() -> None:
         assert await peer.reader.readuntil(b"\r\n") == b"\r\n"  # this client does not take trailers
         await peer.send(request(body=b"next"))
         assert (await peer.reply()).body == b"next"
+
+
+async def test_the_first_of_a_stream_goes_with_its_head() -> None:
+    """Not a turn of the loop later: a process that is killed in between has sent a stream without an id."""
+
+    def kill_before_its_writer(exchange: Exchange) -> None:
+        exchange.stream(200, PLAIN, send_nothing, b"first")
+        exchange.task.cancel()  # type: ignore[attr-defined]
+
+    async with serving() as served, served.peer() as peer:
+        served.rig.other = kill_before_its_writer
+        await peer.send(request("POST", "/", b""))
+        assert (await peer.head()).status == 200
+        assert await peer.chunk() == b"first"
+    async with serving() as served, served.peer() as old:
+        served.rig.other = lambda exchange: exchange.stream(200, PLAIN, send_nothing, b"first")
+        await old.send(b"POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        await old.head()
+        assert await old.reader.readexactly(5) == b"first"
+    async with serving() as served, served.peer() as bare:
+        served.rig.other = lambda exchange: exchange.stream(200, PLAIN, send_nothing, b"first")
+        await bare.send(request("HEAD", "/", None))
+        await bare.head()
+        await bare.send(request(body=b"next"))
+        assert (await bare.reply()).body == b"next"
 
 
 async def test_trailers_go_to_a_client_that_takes_them() -> None:

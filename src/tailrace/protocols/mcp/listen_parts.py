@@ -105,11 +105,11 @@ class Part(Exchange):
         if not self.begun.done():
             self.begun.set_result(_Refusal(status, headers, body))
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         """It is granted, or will say that it is not."""
         self.replied = True
         if not self.gone:
-            self._writer = self._tasks.start(self._run(writer), name="tailrace-listen-part")
+            self._writer = self._tasks.start(self._run(writer, first), name="tailrace-listen-part")
 
     def leave(self, by: Any = None) -> None:
         """Nobody wants to hear any more of it."""
@@ -131,9 +131,11 @@ class Part(Exchange):
         if self._writer is None:
             ended()
 
-    async def _run(self, writer: StreamWriter) -> None:
+    async def _run(self, writer: StreamWriter, first: bytes) -> None:
+        sink = _PartSink(self)
         try:
-            await writer(_PartSink(self))
+            await sink.write(first)
+            await writer(sink)
         except (TransportError, sse.SseOverflow):
             pass  # its end says all that there is to say
         finally:

@@ -374,13 +374,13 @@ class ExchangeReply:
         log, exchange = self.log, self.exchange
         if exchange.gone or log is None:
             return
-        framing, head = SseFraming(), b""
+        framing, first = SseFraming(), b""
         if self.session is not None:
             framing = self.endpoint.streams.framing(self.session, log.stream)
             if self.primed:
-                head = sse.event(b"", id=framing.event_id(0), retry=self.endpoint.settings.retry)
-        self._writer = writer = self.endpoint.streams.writer(log.attach(0), framing, head)
-        exchange.stream(200, self.endpoint.streams.headers(self.session), writer.run)
+                first = sse.event(b"", id=framing.event_id(0), retry=self.endpoint.settings.retry)
+        self._writer = writer = self.endpoint.streams.writer(log.attach(0), framing)
+        exchange.stream(200, self.endpoint.streams.headers(self.session), writer.run, first)
 
     def _reply_json(self) -> None:
         if self.exchange.gone:

@@ -96,10 +96,10 @@ class HttpSse:
         if place is not None:
             after, id = endpoint.streams.resume_after(place, session.log), last_id.encode()
             missing = session.log.missing(after)
-        head = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
-        writer = endpoint.streams.writer(session.log.attach(after), framing, head)
+        first = sse.event(url.encode(), event=b"endpoint", id=id, retry=endpoint.settings.retry)
+        writer = endpoint.streams.writer(session.log.attach(after), framing)
         exchange.on_gone = partial(endpoint.streams.left, session, writer.cursor)
-        exchange.stream(200, endpoint.streams.headers(session, missing), writer.run)
+        exchange.stream(200, endpoint.streams.headers(session, missing), writer.run, first)
 
     # --- POST /messages/ ---
 

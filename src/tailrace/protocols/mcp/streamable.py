@@ -357,13 +357,15 @@ class Streamable:
             missing = log.missing(after)
         framing = endpoint.streams.framing(session, log.stream)
         retry = endpoint.settings.retry
-        if last_id is None and _primed(session):  # else what is lost on the way of the first event stays lost
-            head = sse.event(b"", id=framing.event_id(after), retry=retry)
+        if _primed(session):
+            # Else what is cut before its first event is lost. On a resume, too: the TypeScript clients forget the id
+            # that they came with, and ask for the session's own stream instead.
+            first = sse.event(b"", id=framing.event_id(after), retry=retry)
         else:
-            head = b"retry: %d\n: open\n\n" % retry
-        writer = endpoint.streams.writer(log.attach(after), framing, head)
+            first = b"retry: %d\n: open\n\n" % retry
+        writer = endpoint.streams.writer(log.attach(after), framing)
         exchange.on_gone = partial(endpoint.streams.left, session, writer.cursor)
-        return exchange.stream(200, endpoint.streams.headers(session, missing), writer.run)
+        return exchange.stream(200, endpoint.streams.headers(session, missing), writer.run, first)
 
     def _delete(self, exchange: Exchange) -> None:
         if exchange.header(b"mcp-protocol-version") in mcp.MODERN_VERSIONS or self.endpoint.settings.stateless:

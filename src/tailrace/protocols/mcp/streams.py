@@ -60,12 +60,10 @@ class Streams:
         """SSE with the ids of this stream."""
         return SseFraming(self._seals.seal(session.handle, stream, session.principal))
 
-    def writer(self, cursor: Cursor, framing: Framing, head: bytes = b"") -> Writer:
+    def writer(self, cursor: Cursor, framing: Framing) -> Writer:
         """The writer of one SSE connection."""
         retry = b"retry: %d\n\n" % self._settings.retry
-        return Writer(
-            cursor, framing, self._sweeper, keep_alive=self._settings.keep_alive, head=head, farewell=lambda: retry
-        )
+        return Writer(cursor, framing, self._sweeper, keep_alive=self._settings.keep_alive, farewell=lambda: retry)
 
     def headers(self, session: Session | None, missing: int | None = None) -> Headers:
         """The head of an SSE reply; `missing` is told on a resume, and counted."""

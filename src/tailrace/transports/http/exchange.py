@@ -91,12 +91,12 @@ class H1Exchange(HeadExchange):
                 self.replied = False
                 raise
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         """Reply with a stream."""
         if not self.gone:
             self.claim()
             try:
-                self._connection.open_stream(self, status, headers, writer)
+                self._connection.open_stream(self, status, headers, writer, first)
             except ValueError:
                 self.replied = False
                 raise
@@ -144,9 +144,11 @@ class ReplyStream(Sink):
         """Send a part of the reply."""
         if self._bare:
             raise TransportError("the reply to HEAD has no body")
-        if self._chunked and data:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        await self._connection.stream_on(self._exchange, data)
+        await self._connection.stream_on(self._exchange, self.framed(data))
+
+    def framed(self, data: bytes) -> bytes:
+        """A part of the body, as it is sent."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
 
     async def end(self, trailers: Headers = ()) -> None:
         """Complete the reply. Trailers go to a client that says it takes them (RFC 9110, 6.5.1)."""

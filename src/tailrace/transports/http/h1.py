@@ -418,15 +418,18 @@ class H1Connection(asyncio.Protocol):
             self._replied(exchange)
         return None
 
-    def open_stream(self, exchange: H1Exchange, status: int, headers: Headers, writer: StreamWriter) -> None:
-        """Send a reply's head, and start its writer."""
+    def open_stream(
+        self, exchange: H1Exchange, status: int, headers: Headers, writer: StreamWriter, first: bytes
+    ) -> None:
+        """Send a reply's head, with the `first` bytes of its body, and start its writer."""
         if exchange is self._exchange:
             chunked = exchange.head.modern
             if not chunked:
                 self._closes = True  # HTTP/1.0: the end of the connection is the end of the reply
             framing = b"transfer-encoding: chunked\r\n" if chunked else b""
-            self._send(self._reply_head(exchange, status, headers, framing))
             stream = ReplyStream(self, exchange, chunked)
+            body = b"" if exchange.head.method == "HEAD" else stream.framed(first)
+            self._send(self._reply_head(exchange, status, headers, framing) + body)
             exchange.task = self._listener.server.tasks.start(stream.run(writer), name="tailrace-stream")
 
     async def stream_on(self, exchange: H1Exchange, data: bytes) -> None:

@@ -99,7 +99,7 @@ class H2Exchange(HeadExchange):
             body = last = b""
         self._reply(block, body, last)
 
-    def stream(self, status: int, headers: Headers, writer: StreamWriter) -> None:
+    def stream(self, status: int, headers: Headers, writer: StreamWriter, first: bytes = b"") -> None:
         """Reply with a stream."""
         if self.gone:
             return
@@ -110,9 +110,13 @@ class H2Exchange(HeadExchange):
             self.replied = False
             raise
         if not self.over:
-            self._streams.out.put_headers(self.number, block, 0)
-            sink = H2Sink(self._streams, self, self._is_bare(status))
-            self.task = self._streams.listener.server.tasks.start(sink.run(writer), name="tailrace-stream")
+            out, bare = self._streams.out, self._is_bare(status)
+            out.put_headers(self.number, block, 0)
+            if first and not bare and out.fits(self, len(first)):
+                out.put_data(self, first)
+                first = b""
+            sink = H2Sink(self._streams, self, bare)
+            self.task = self._streams.listener.server.tasks.start(sink.run(writer, first), name="tailrace-stream")
 
     def wake(self) -> None:
         """Whoever waits for room looks again."""
@@ -186,9 +190,12 @@ class H2Sink(Sink):
         self._stream = stream
         self._bare = bare
 
-    async def run(self, writer: StreamWriter) -> None:
-        """Run the writer; if it returns without having ended the stream, that is reset."""
+    async def run(self, writer: StreamWriter, first: bytes = b"") -> None:
+        """Run the writer, behind the `first` bytes that the windows had no room for; if it returns without having ended
+        the stream, that is reset."""
         try:
+            if first:
+                await self._streams.out.transmit(self._stream, first)
             await writer(self)
         except TransportError:
             pass  # the peer's end of it
