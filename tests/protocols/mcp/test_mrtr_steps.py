@@ -15,7 +15,7 @@ from tests.protocols.mcp.test_mrtr import Dialogue, accept
 from tests.protocols.mcp.test_mrtr_tasks import ABLE as TASKS_TOO
 from tests.protocols.mcp.test_mrtr_tasks import asked, update
 from tests.protocols.mcp.test_tasks import Client, end_at_once
-from tests.rigs.exchange import serving, text_of
+from tests.rigs.exchange import DISK_FULL, serving, text_of
 from tests.rigs.workshop import errors
 
 
@@ -144,6 +144,29 @@ async def test_the_next_leg_may_come_after_a_crash_and_a_step_that_it_cut_off_is
         assert "whether it took effect is unknown" in text_of(answer)
         assert shop.did.count("charge late") == 1
     assert [one for one in errors(caplog) if "detached work dropped" not in one] == []
+
+
+@virtual
+async def test_a_result_that_could_not_be_recorded_is_recorded_later() -> None:
+    shop, store = Shop(), MemoryStore(durable=True)
+
+    @shop.service.tool
+    async def pay(ctx: Context) -> str:
+        paid = await ctx.step("charge", shop.charge, "tea")
+        return f"{paid['charged']} {(await ctx.elicit('Sure?', str)).data}"
+
+    async with serving(shop.service, store) as server:
+        shop.gate.clear()
+        call = Dialogue(server, "pay")
+        leg = asyncio.ensure_future(call.leg())
+        await turns()
+        store.fail_commits(DISK_FULL)
+        shop.gate.set()
+        await leg
+        store.fail_commits(None)
+        await asyncio.sleep(10)
+        assert text_of(await call.leg(accept("ok"))) == "tea ok"
+        assert shop.did == ["charge tea"]
 
 
 async def test_a_task_that_runs_again_after_a_crash_does_its_steps_once() -> None:
