@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -17,6 +18,7 @@ from tailrace.cli.target import default_store, load
 from tailrace.server import make_settings, run
 from tailrace.server.logs import _JsonFormatter, _TextFormatter, set_up_logging  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.places import store_of_program
+from tailrace.server.process import _vacate  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.sockets import listen, unlink
 from tailrace.server.tls import tls_context
 from tests.rigs.server import ServerProcess, tailrace_command
@@ -216,3 +218,22 @@ def test_an_encrypted_tls_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> 
     key.write_bytes(plain.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     with pytest.raises(DefinitionError, match="encrypted"):
         tls_context(str(cert), str(key))
+
+
+class Idle:
+    """Somebody is connected, and says nothing; tells how often it was asked."""
+
+    asked = 0
+
+    async def vacated(self, seconds: float) -> bool:
+        self.asked += 1
+        return self.asked == 3
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("others", "asked"), [([1, 1, 1, 1], 3), ([1, 0], 1), ([0], 0)])
+async def test_idle_connections_are_kept_while_another_worker_stays(others: list[int], asked: int) -> None:
+    serving: Any = Idle()
+    staying = iter([{"another"} if one else set[str]() for one in others])
+    await _vacate(serving, lambda: next(staying), float("inf"))
+    assert serving.asked == asked

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.errors import DefinitionError
@@ -38,6 +38,7 @@ __all__ = ["run_process"]
 
 _RETIRING = 1.0  # seconds in which the clients of a worker that ends go over to others
 _VACATING = 5.0  # the same, for those whose connections are idle meanwhile
+_GLANCE = 0.2  # seconds until it is seen that all others end, too
 
 
 def run_process(
@@ -192,13 +193,23 @@ async def _serve_http(
         finally:
             await running.drain()
             await running.end_sessions()
-            if report.is_worker and running.cluster is not None and running.cluster.members.staying():
-                # Who has a connection that was idle when the others were let go may still use it: what comes is
-                # relayed. A request that met its end in the network would fail for nothing. The drain counts as well:
-                # were this to begin behind a long one, the supervisor would take the process for one that hangs.
-                await serving.vacated(max(_RETIRING, vacant - running.tasks.loop.time()))
+            if report.is_worker and running.cluster is not None:
+                # The drain counts as well: were all of it to begin behind a long one, the supervisor would take the
+                # process for one that hangs.
+                left = max(_RETIRING, vacant - running.tasks.loop.time())
+                await _vacate(serving, running.cluster.members.staying, left)
             await serving.close(0.4)
             await running.stop()
+
+
+async def _vacate(serving: _Transport, staying: Callable[[], Collection[str]], seconds: float) -> None:
+    """Wait for connections that were idle when the others were let go, as long as there is another member: who has one
+    may still use it, and what comes is relayed. A request that met its end in the network would fail for nothing."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while staying() and (left := until - loop.time()) > 0:
+        if await serving.vacated(min(left, _GLANCE)):
+            return
 
 
 class _Transport(Protocol):
@@ -206,7 +217,7 @@ class _Transport(Protocol):
 
     async def start(self) -> None: ...
     def retire(self) -> None: ...
-    async def vacated(self, seconds: float) -> None: ...
+    async def vacated(self, seconds: float) -> bool: ...
     async def close(self, seconds: float) -> None: ...
 
 

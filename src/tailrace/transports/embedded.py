@@ -68,8 +68,9 @@ class Embedded:
         for server in getattr(self._server, "servers", ()):
             server.close()
 
-    async def vacated(self, seconds: float) -> None:
+    async def vacated(self, seconds: float) -> bool:
         """Do not wait: its clients are not let go one by one."""
+        return True
 
     async def close(self, seconds: float) -> None:
         """Stop accepting, let connections finish for `seconds`, then cut them."""

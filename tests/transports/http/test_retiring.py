@@ -75,13 +75,13 @@ async def test_what_connects_then_is_accepted_by_who_shares_the_socket() -> None
 
 async def test_it_is_vacated_when_nobody_is_connected_or_the_time_is_over() -> None:
     async with serving() as served:
-        await served.listener.vacated(60)
+        assert await served.listener.vacated(60)
         async with served.peer() as peer:
             await peer.send(request(body=b"a"))
             await peer.reply()
-            await served.listener.vacated(0.01)
+            assert not await served.listener.vacated(0.01)
             waiting = asyncio.ensure_future(served.listener.vacated(60))
-        await asyncio.wait_for(waiting, 60)
+        assert await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -140,9 +140,10 @@ class Listener:
         for connection in list(self._connections):
             connection.retire()
 
-    async def vacated(self, seconds: float) -> None:
-        """Return when nobody is connected any more, or after so many seconds."""
+    async def vacated(self, seconds: float) -> bool:
+        """Wait until nobody is connected any more, at most so many seconds; tells whether that came true."""
         await self._wait_empty(seconds)
+        return not self._connections
 
     async def close(self, seconds: float) -> None:
         """Accept nothing more, let replies be finished, then cut what is left. Idempotent.
