@@ -13,6 +13,7 @@ from tailrace.errors import DefinitionError
 from tailrace.mcp import Client
 
 URL = "http://127.0.0.1:9"
+NO_HOSTS = ["http://[::1", "http://a:99999", "http://a:no", "http://a:-1", "http://a:0"]
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,9 @@ URL = "http://127.0.0.1:9"
         (["python", 5], {}, "a command is a list of strings"),
         ([], {}, "a command is a list of strings"),
         ("server.py", {}, "a command is given as a list of strings"),
+        ("http://[::1/mcp", {}, "is no http:// or https:// URL"),
+        ("http://127.0.0.1:99999/mcp", {}, "is no http:// or https:// URL"),
+        ("http://127.0.0.1:no/mcp", {}, "is no http:// or https:// URL"),
         (URL, {"era": "old"}, "era='old' is none of auto, modern, legacy"),
         (URL, {"transport": "http"}, "transport='http' is none of auto, streamable, sse"),
     ],
@@ -34,10 +38,11 @@ def test_a_target_or_an_option_that_cannot_work_is_refused(target: Any, options:
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("url", [5, None, b"http://127.0.0.1:9", "127.0.0.1:9", "ftp://127.0.0.1"])
-def test_an_address_of_an_rpc_server_is_a_url(url: Any) -> None:
+@pytest.mark.parametrize("url", [5, None, b"http://127.0.0.1:9", "127.0.0.1:9", "ftp://127.0.0.1", *NO_HOSTS])
+@pytest.mark.parametrize("protocol", ["connect", "grpc"])
+def test_an_address_of_an_rpc_server_is_a_url(url: Any, protocol: Any) -> None:
     with pytest.raises(DefinitionError, match="is no address of a server"):
-        RpcClient(url)
+        RpcClient(url, protocol=protocol)
 
 
 @pytest.mark.parametrize("arguments", [[1], "x", 5])

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
+from tailrace.clients.address import read_address
 from tailrace.clients.connect.call import Call, Interceptor, Kind, Messages, Opens, Sends
 from tailrace.clients.connect.http import Version, open_http
 from tailrace.clients.connect.options import Options, Retries
@@ -367,8 +367,8 @@ async def _open_through(interceptor: Interceptor, proceed: Opens, call: Call) ->
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url if isinstance(url, str) else "")  # pyright: ignore[reportUnnecessaryIsInstance]
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = read_address(url) if isinstance(url, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if parts is None or parts.query or parts.fragment:
         raise DefinitionError(
             f"{url!r} is no address of a server: http://HOST:PORT or https://…, with a path or without"
         )

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from tailrace.clients.address import read_address
 from tailrace.clients.mcp.conversation import Conversation
 from tailrace.clients.mcp.eras import ERAS
 from tailrace.clients.mcp.handshake import Server, agree
@@ -162,7 +163,7 @@ def _place(target: Target) -> Hashable:
 
 def _check_target(target: Target) -> Target:
     if isinstance(target, str):
-        if urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname:
+        if read_address(target) is None:
             raise DefinitionError(f"{target!r} is no http:// or https:// URL; a command is given as a list of strings")
     elif isinstance(target, Sequence):
         if not target or not target[0] or not all(isinstance(word, str) for word in target):  # pyright: ignore[reportUnnecessaryIsInstance]
