@@ -11,7 +11,7 @@ import pytest
 
 from tailrace.core.log import Log
 from tailrace.core.ports import Committed, EndCall, Kind, PutCall, PutSession, Record
-from tailrace.errors import StoreError
+from tailrace.errors import StoreError, StoreLost
 from tailrace.protocols.mcp.journal import Journals, SessionJournal
 from tailrace.stores.memory import MemoryStore
 
@@ -26,7 +26,12 @@ class Watched(MemoryStore):
         super().__init__(durable=True, **options)
         self.asked = 0
         self.refuses = False
+        self.held = True
         self.written: list[Record] = []
+
+    @property
+    def is_held(self) -> bool:
+        return self.held
 
     def write(self, records: list[Record]) -> int:  # type: ignore[override]
         if self.refuses:
@@ -343,3 +348,69 @@ async def test_a_commit_that_nobody_waits_for_any_more_is_committed_all_the_same
 async def test_a_store_that_is_not_durable_is_said_to_be_so() -> None:
     assert not Journals(MemoryStore()).durable
     assert Journals(MemoryStore(durable=True)).durable
+
+
+# --- where another may have taken the store over
+
+
+@pytest.mark.parametrize("how", ["its commit fails", "it is not taken"])
+async def test_what_is_not_committed_is_told_only_once_nobody_else_can_have_the_store(
+    how: str, store: Watched, journals: Journals, journal: SessionJournal
+) -> None:
+    log, other = Log(journal=journal), Log(8, journal=journal)
+    store.held = False
+    store.fail_commits(FULL)
+    store.refuses = how == "it is not taken"
+    for each in (log, other):
+        each.append(b"note", NOTE)
+        await committed(store)
+        each.append(b"answer", ANSWER)
+    await committed(store)
+    journals.tell_withheld()
+    assert read(log) == read(other) == []
+    store.held = True
+    journals.tell_withheld()
+    assert read(log) == read(other) == [b"note", b"answer"]
+
+
+async def test_it_is_told_with_the_next_commit_as_well(store: Watched, journals: Journals) -> None:
+    log, later = Log(journal=SessionJournal("s", journals)), Log(journal=SessionJournal("t", journals))
+    store.held = False
+    store.fail_commits(FULL)
+    log.append(b"answer", ANSWER)
+    await committed(store)
+    store.fail_commits(None)
+    later.append(b"while it is not sure", NOTE)
+    await committed(store)
+    assert (read(log), read(later)) == ([], [b"while it is not sure"]), "what is stored may be told"
+    store.fail_commits(FULL)
+    later.append(b"fails", NOTE)
+    await committed(store)
+    store.held = True
+    store.fail_commits(None)
+    later.append(b"works", NOTE)
+    await committed(store)
+    assert read(log) == [b"answer"]
+    assert read(later) == [b"while it is not sure", b"fails", b"works"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_it_is_never_told_where_another_has_taken_over(
+    held: bool, store: Watched, journals: Journals, journal: SessionJournal
+) -> None:
+    log = Log(journal=journal)
+    store.held = False
+    store.fail_commits(FULL)
+    log.append(b"note", NOTE)
+    await committed(store)
+    store.fail_commits(StoreLost("another has it"))
+    log.append(b"answer", ANSWER)
+    await committed(store)
+    store.held = held
+    journals.tell_withheld()
+    store.refuses = True
+    log.append(b"more", ANSWER)
+    store.refuses = False
+    store.fail_commits(FULL)
+    journals.tell_withheld()
+    assert read(log) == []

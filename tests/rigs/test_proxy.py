@@ -150,11 +150,11 @@ async def test_a_refused_connection_never_reaches_the_server() -> None:
 async def test_some_connections_can_be_cut_and_the_others_go_on() -> None:
     async with events_server([]) as port, running_proxy(port) as proxy:
         kept, ended = RawConnection(proxy.url), RawConnection(proxy.url)
-        for connection in (kept, ended):
+        for number, connection in enumerate((kept, ended)):
             await connection.open()
-        async with asyncio.timeout(60):
-            while len(proxy.connections) < 2 or not all(one.port for one in proxy.connections):
-                await asyncio.sleep(0.001)
+            async with asyncio.timeout(60):
+                while len(proxy.connections) == number:
+                    await asyncio.sleep(0.001)
         assert len({one.port for one in proxy.connections}) == 2
         proxy.cut(lambda passed: passed.index == 1)
         async with asyncio.timeout(60):

@@ -375,7 +375,7 @@ async def test_who_waits_for_the_run_of_a_server_that_dies_learns_that_its_outco
 
 
 async def test_a_key_whose_worker_dies_with_it_is_taken_to_its_next_owner_and_a_call_without_one_is_not() -> None:
-    async with town(2) as (place, (first, workshop), (second, _)):
+    async with town(2, hold=60.0) as (place, (first, workshop), (second, _)):
         session = (await LegacySession(first).start()).on(second)
         keyed = session.call(1, "pay", {"key": "k"})
         plain = session.call(2, "work", {"key": "cut"})
@@ -478,6 +478,51 @@ async def test_an_owner_that_is_not_sure_of_its_lease_answers_for_no_session_unt
         assert not asked.replied
         sure[0] = True
         assert text_of(await asked.answer(1)) == "mine"
+
+
+async def test_an_owner_that_does_not_reach_the_store_tells_only_what_is_stored_until_it_is_sure_of_its_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(1) as (_, (first, workshop)):
+        session, sure = await LegacySession(first).start(), [True]
+        monkeypatch.setattr(type(first.store), "is_held", property(lambda store: sure[0]))
+        reply = session.call(1, "work", {"key": "told", "progress": 1}, progress="p")
+        await reply.event_count(2)
+        sure[0] = False
+        first.store.fail_commits(StoreError("there is no answer"))
+        workshop.gates["told"].set()
+        await until(lambda: first.store.failure is not None and not first.tasks.calls)
+        for _ in range(3):
+            cluster_of(first).ownership.mind_leases()
+        assert all("result" not in message for message in reply.messages)
+        first.store.fail_commits(None)
+        sure[0] = True  # nobody has taken it
+        assert text_of(await reply.answer(1)) == "told"
+
+
+async def test_who_reads_where_the_lease_is_over_for_a_lease_is_sent_to_look_for_the_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(1) as (place, (first, workshop)):
+        session, sure, age = await LegacySession(first).start(), [True], [0.0]
+        kind = type(first.store)
+        numbers = kind.statistics
+        monkeypatch.setattr(kind, "is_held", property(lambda store: sure[0]))
+        monkeypatch.setattr(kind, "statistics", lambda store: {**numbers(store), "lease_age": age[0]})
+        reply = session.call(1, "work", {"key": "cut", "progress": 1}, progress="p")
+        await reply.event_count(2)
+        sure[0], age[0] = False, 1.9 * place.cluster.lease
+        cluster_of(first).ownership.mind_leases()
+        (log,) = first.endpoint.sessions.by_id[session.id].streams.values()
+        assert log.reader is not None
+        age[0] = 2 * place.cluster.lease
+        await reply.end()
+        assert all("result" not in message for message in reply.messages)
+        sure[0] = True
+        workshop.gates["cut"].set()
+        resumed = session.get(reply.last_id)
+        assert text_of(await resumed.answer(1)) == "cut"
+        assert resumed.headers["tailrace-resume"] == "complete"
 
 
 async def test_a_server_that_leaves_hands_its_sessions_over_and_nothing_fails() -> None:

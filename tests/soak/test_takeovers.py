@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 
-import psutil
 import pytest
 
-from tests.rigs.proxy import running_proxy
 from tests.rigs.valkey import Valkey
 from tests.soak.workers import takeovers as timing
-from tests.soak.workers.faults import ports_of
 from tests.soak.workers.takeovers import ALLOWED, Takeover, Takeovers, late, told
 
 KEYS = "{tailrace:soak}:"
@@ -150,19 +146,3 @@ async def test_looking_ends_with_the_run_whatever_valkey_says(valkey: Valkey, mo
     async with asyncio.timeout(60):
         (one,) = await found.settled()
     assert not one.over
-
-
-@pytest.mark.e2e
-@pytest.mark.timeout(120)
-async def test_a_process_is_known_by_the_ports_of_its_connections(valkey: Valkey) -> None:
-    async with running_proxy(valkey.port) as proxy:
-        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        async with asyncio.timeout(60):
-            while not proxy.connections:
-                await asyncio.sleep(0.001)
-        assert proxy.connections[0].port == writer.get_extra_info("sockname")[1]
-        assert proxy.connections[0].port in ports_of(psutil.Process())
-        writer.close()
-    with psutil.Popen([sys.executable, "-c", ""]) as ended:
-        ended.wait()
-    assert ports_of(ended) == set()

@@ -114,7 +114,7 @@ class Cluster:
         relay.on("joined", self._on_joined)
         relay.on("leaving", lambda member, _: members.departed.add(member))
         self._wanted = asyncio.Event()  # look around now
-        self._task: asyncio.Task[Any] | None = None
+        self._running: list[asyncio.Task[Any]] = []
 
     @property
     def leaving(self) -> bool:
@@ -126,7 +126,8 @@ class Cluster:
         self.ownership.start()
         self.relay.start()
         await self._announce("joined")
-        self._task = self.house.tasks.start(self._watch(), name="tailrace-membership")
+        for work, name in ((self._watch(), "tailrace-membership"), (self._mind_leases(), "tailrace-leases")):
+            self._running.append(self.house.tasks.start(work, name=name))
 
     async def leave(self) -> None:
         """Take nothing over any more, and let the others know; what comes new goes to one of them. Idempotent."""
@@ -147,8 +148,8 @@ class Cluster:
     def close(self) -> None:
         """End what is relayed. Idempotent."""
         self.ownership.close()
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._running:
+            task.cancel()
         self.news.close()
         self.relay.close()
 
@@ -177,6 +178,12 @@ class Cluster:
                     await self._wanted.wait()
             if self._wanted.is_set():  # others have heard it, too
                 await asyncio.sleep(LOOK * random.uniform(0.0, 1.0))
+
+    async def _mind_leases(self) -> None:
+        """Several times a lease; it asks nobody, since Valkey may be what does not answer."""
+        while True:
+            await asyncio.sleep(self.membership.lease / 6)
+            self.ownership.mind_leases()
 
     def _again(self, exchange: Exchange, member: str) -> None:
         self.router.again(exchange, member)

@@ -270,6 +270,18 @@ class Ownership:
 
     # --- losing one ---
 
+    def mind_leases(self) -> None:
+        """Where a lease could not be confirmed in time, nothing is told but what is stored. A lease later another has
+        the partition, if anybody can: who reads here has to look for it. Where nobody has, all is told once that is
+        sure.
+        """
+        for partition in self.house.partitions:
+            store = partition.store
+            if store.is_held:
+                partition.endpoint.journals.tell_withheld()
+            elif float(store.statistics().get("lease_age", 0.0)) >= 2 * self.membership.lease:
+                partition.stop_reading()
+
     def _on_lost(self, store: Store) -> None:
         """Another member has taken it over while this one slept, or Valkey forgot it."""
         lost = next((one for one in self.house.partitions if one.store is store), None)

@@ -177,9 +177,12 @@ class Partition:
 
     def cut(self) -> None:
         """The store is lost: nothing new begins here, and those who read are sent to whoever has it now."""
-        endpoint = self.endpoint
-        endpoint.draining = endpoint.ending = True
-        for session in list(endpoint.sessions.by_id.values()):
+        self.endpoint.draining = self.endpoint.ending = True
+        self.stop_reading()
+
+    def stop_reading(self) -> None:
+        """The sessions' streams end for those who read them: they resume, wherever it goes on."""
+        for session in list(self.endpoint.sessions.by_id.values()):
             for log in (session.log, *session.streams.values()):
                 if log.reader is not None:
                     log.reader.stop()

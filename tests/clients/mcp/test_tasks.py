@@ -246,6 +246,33 @@ async def test_a_task_whose_worker_is_lost_or_cannot_be_reached_is_asked_for_aga
         assert len(server.asked("tasks/get")) == 3
 
 
+@pytest.mark.parametrize(("data", "looks"), [({"retry": True}, 3), (None, 1)])
+async def test_a_task_whose_server_does_not_reach_its_store_is_asked_for_again_where_it_says_so(
+    data: dict[str, Any] | None, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.clients.mcp.tasks._USUAL", 0.01)
+    asked = 0
+
+    def answer(peer: Peer, message: dict[str, Any]) -> None:
+        nonlocal asked
+        if message.get("method") == "tasks/get":
+            asked += 1
+            if asked < 3:
+                error = {"code": -32603, "message": "away"} | ({"data": data} if data else {})
+                return peer.say({"id": message["id"], "error": error})
+            making({"status": "completed", "result": {"content": []}})(peer, message)
+            return None
+        return making(WORKING)(peer, message)
+
+    async with Client(Peer(answer=answer).link) as client:
+        if data is None:
+            with pytest.raises(ProtocolError, match="away"):
+                await client.call_tool("t")
+        else:
+            assert (await client.call_tool("t")).content == []
+    assert asked == looks
+
+
 async def test_a_task_that_is_refused_is_not_asked_for_again() -> None:
     async def script(x: Exchange) -> None:
         if x.rpc == "tools/call":

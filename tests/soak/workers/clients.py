@@ -99,10 +99,12 @@ async def _use_official(crowd: Crowd, name: str, mode: Literal["legacy", "auto"]
 
 @contextlib.asynccontextmanager
 async def _official(crowd: Crowd, mode: Literal["legacy", "auto"]) -> AsyncIterator[OfficialClient]:
-    begun = Streamable(crowd.url)
+    begun, ended = Streamable(crowd.url), False
 
     async def remember(response: httpx2.Response) -> None:
+        nonlocal ended
         begun.session_id = begun.session_id or response.headers.get("mcp-session-id")
+        ended = ended or (response.request.method == "DELETE" and response.status_code in (200, 404))
 
     async with create_mcp_http_client() as http:
         http.event_hooks = {"response": [remember]}
@@ -110,10 +112,9 @@ async def _official(crowd: Crowd, mode: Literal["legacy", "auto"]) -> AsyncItera
         try:
             async with OfficialClient(streamable_http_client(url, http_client=http), mode=mode, cache=None) as client:
                 yield client
-        except BaseException:
-            if begun.session_id is not None:
+        finally:  # it died, or was turned away when it took leave, which it does not try again
+            if begun.session_id is not None and not ended:
                 crowd.strays.append(begun)
-            raise
 
 
 async def _theirs(client: OfficialClient, key: str, given: dict[str, Any]) -> dict[str, Any]:

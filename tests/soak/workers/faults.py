@@ -9,9 +9,8 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
-import psutil
-
-from tests.rigs.proxy import Plan
+from tests.rigs.proxy import Passed, Plan
+from tests.rigs.sockets import has_connection
 from tests.soak.workers.crowd import LEASE, SOUND, Crowd
 
 REPLACED = 120.0  # seconds for a restart of all workers
@@ -61,14 +60,17 @@ async def isolate(crowd: Crowd) -> Undo:
     proxy, silent = crowd.proxy, crowd.random.random() < 0.5
     victim, began = crowd.random.choice(crowd.workers()), time.monotonic()
     gone = Plan(cut_after=0, cut_up_after=0, fault="black-hole") if silent else Plan(refuse=True)
-    proxy.plan = lambda index: gone if proxy.connections[index].port in ports_of(victim) else SOUND
-    ports = ports_of(victim)
+
+    def is_its(passed: Passed) -> bool:
+        return has_connection(victim.pid, passed.port, proxy.port)
+
+    proxy.plan = lambda index: gone if is_its(proxy.connections[index]) else SOUND
     if silent:
         for passed in proxy.connections:
-            if passed.port in ports:
+            if not passed.closed.is_set() and is_its(passed):
                 passed.cut_after, passed.struck = passed.down, True
     else:
-        proxy.cut(lambda passed: passed.port in ports)
+        proxy.cut(is_its)
     crowd.struck("isolate", victim, began)
 
     def mend() -> None:
@@ -76,14 +78,6 @@ async def isolate(crowd: Crowd) -> Undo:
         proxy.cut(lambda passed: passed.struck)
 
     return mend
-
-
-def ports_of(process: psutil.Process) -> set[int]:
-    """Those at its end of its connections."""
-    try:
-        return {one.laddr.port for one in process.net_connections("tcp4") if one.laddr}
-    except psutil.Error:  # it has ended
-        return set()
 
 
 async def pause(crowd: Crowd) -> None:

@@ -17,7 +17,7 @@ from tailrace.wire.mcp import LIMIT_REACHED
 if TYPE_CHECKING:
     from msgspec import Raw
 
-__all__ = ["ask_until_answered"]
+__all__ = ["ask_until_answered", "may_pass"]
 
 
 async def ask_until_answered(
@@ -47,12 +47,12 @@ async def ask_until_answered(
         except (TransportError, ProtocolError) as error:
             lost = error
         while True:
-            if not wanted() or not _may_pass(lost) or not await patience.wait(place):
+            if not wanted() or not may_pass(lost) or not await patience.wait(place):
                 raise lost
             try:
                 safe = safe or await runs_once()
             except (TransportError, ProtocolError) as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     raise lost from error
                 continue  # still away
             break
@@ -60,7 +60,7 @@ async def ask_until_answered(
             raise lost
 
 
-def _may_pass(error: TransportError | ProtocolError) -> bool:
+def may_pass(error: TransportError | ProtocolError) -> bool:
     """Whether the same request may be answered a little later."""
     if isinstance(error, ProtocolError):
         given: Any = error.data

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
+from tailrace.clients.mcp.again import may_pass
 from tailrace.clients.mcp.links.http import HttpRefused
 from tailrace.clients.mcp.results import decode
 from tailrace.errors import CallCancelled, ProtocolError, TransportError
@@ -83,8 +84,10 @@ async def _insist(conversation: Conversation, method: str, params: dict[str, Any
     while True:
         try:
             return await conversation.request(method, params, timeout=_POLL_LIMIT)
-        except (TransportError, TimeoutError) as error:
+        except (TransportError, ProtocolError, TimeoutError) as error:
             if isinstance(error, HttpRefused) and not error.may_pass:
+                raise
+            if isinstance(error, ProtocolError) and not may_pass(error):
                 raise
             if conversation.calls.error is not None or clock() - since >= reconnect:
                 text = f"the server does not say how task {params['taskId']} stands: {error}"

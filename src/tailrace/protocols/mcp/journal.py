@@ -2,7 +2,8 @@
 
 An event may be sent once its commit is known. If a commit fails (a full disk), running work goes on
 from memory and is still delivered, new work is refused, and one ERROR is logged for the outage. Where another
-process has taken the store over, nothing that it does not know is delivered: the other one speaks now.
+process has taken the store over, nothing that it does not know is delivered: the other one speaks now. Where another
+may have (nobody could be asked for longer than a lease), it is withheld until that is known.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Journals:
         self.store = store
         self.durable = store.durable
         self.failing = False
+        self._withheld: dict[object, Callable[[], None]] = {}  # by what it is about
 
     def write(self, records: Sequence[Record], then: Callable[[StoreError | None], None] | None = None) -> int:
         """Hand over records; `then` is called on the loop with the outcome. Never raises.
@@ -63,10 +65,32 @@ class Journals:
         if (error := await waiter) is not None:
             raise error
 
+    def tell_from_memory(self, about: object, tell: Callable[[], None]) -> None:
+        """What could not be committed is told all the same: now, later (see `tell_withheld`), or never.
+
+        Args:
+            about: Later, only the newest about the same is told.
+            tell: Tells it.
+        """
+        if isinstance(self.store.failure, StoreLost):
+            self._withheld.clear()
+        elif self.store.is_held:
+            tell()
+        else:
+            self._withheld[about] = tell
+
+    def tell_withheld(self) -> None:
+        """Tell it, if nobody else can have taken the store over by now."""
+        if self._withheld and not isinstance(self.store.failure, StoreLost) and self.store.is_held:
+            withheld, self._withheld = self._withheld, {}
+            for tell in withheld.values():
+                tell()
+
     def note(self, error: StoreError | None) -> None:
         """An outcome is known: one ERROR for an outage, not one for each event."""
         if error is None:
             self.failing = False
+            self.tell_withheld()
         elif not self.failing:
             self.failing = True
             logger.error("the store does not commit; running calls go on from memory error=%s", error)
@@ -122,8 +146,8 @@ class SessionJournal:
         if ticket:
             self._newest[log] = (seq, ticket)
             self.journals.store.when(ticket, partial(self._committed, log, seq))
-        elif not isinstance(self.journals.store.failure, StoreLost):  # it took nothing: deliver from memory
-            log.commit(seq)
+        else:  # it took nothing
+            self.journals.tell_from_memory(log, partial(log.commit, seq))
 
     def _committed(self, log: Log, seq: int, error: StoreError | None) -> None:
         if error is not None or self.journals.failing:
@@ -131,5 +155,7 @@ class SessionJournal:
         newest, ticket = self._newest.pop(log)
         if newest > seq:
             self._watch(log, newest, ticket)
-        if not isinstance(error, StoreLost):
+        if error is None:
             log.commit(seq)
+        elif not isinstance(error, StoreLost):
+            self.journals.tell_from_memory(log, partial(log.commit, seq))

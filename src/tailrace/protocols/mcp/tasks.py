@@ -108,13 +108,17 @@ class TaskTable:
         if body:
             records.append(PutEntry(RESULT, task.id, body, task.expires))
 
+        def tell() -> None:
+            task.status, task.updated, task.message = status, now, message
+            self._said.pop(task, None)
+            self.endpoint.listens.tell_task(task.id, lambda: self.told(task, body))
+
         def committed(error: StoreError | None) -> None:
-            if not isinstance(error, StoreLost):  # else whoever has the store now tells how it ended
-                if error is not None:  # it is told from memory; a crash would leave its outcome open
-                    task.kept = body
-                task.status, task.updated, task.message = status, now, message
-                self._said.pop(task, None)
-                self.endpoint.listens.tell_task(task.id, lambda: self.told(task, body))
+            if error is None:
+                tell()
+            elif not isinstance(error, StoreLost):  # else whoever has the store now tells how it ended
+                task.kept = body  # a crash would leave its outcome open
+                self.journals.tell_from_memory(task, tell)
             self._unsettled -= 1
             if not self._unsettled:
                 self._idle.wake()
@@ -229,7 +233,8 @@ class TaskTable:
             entry = await self.journals.store.entry(RESULT, task.id)
         except StoreError as error:
             logger.error("a task's result cannot be read: %s", error)  # its text names the file: not for clients
-            raise ProtocolError(INTERNAL_ERROR, "the task's result cannot be read; try again later") from None
+            text = "the task's result cannot be read; try again later"
+            raise ProtocolError(INTERNAL_ERROR, text, {"retry": True}) from None
         if entry is None:
             raise ProtocolError(INVALID_PARAMS, "no such task: it has expired")
         return entry.data
