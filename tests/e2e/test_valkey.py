@@ -33,6 +33,7 @@ def start(valkey: Valkey, tmp_path: Path, witness: Witness, port: int = 0, log: 
 
 async def test_a_session_survives_kill_9_of_its_server(witness: Witness, valkey: Valkey, tmp_path: Path) -> None:
     async with start(valkey, tmp_path, witness) as server:
+        assert f" store={valkey.url} " in server.ready_line  # as it was given, to be given again
         port = server.port
         client = await HttpSse(server.url).open()
         last = client.last_event_id

@@ -50,7 +50,7 @@ class Report:
         """Requests are served."""
         running, settings = self._running, self._running.settings
         durable = "" if running.store.durable else " (not durable)"
-        facts = f"url={self._url} store={running.store.name}{durable} drain={settings.drain:g}"
+        facts = f"url={self._url} store={running.store_name}{durable} drain={settings.drain:g}"
         if self._worker is not None:
             self._worker.say(f"ready {facts}")
             self._live(self._worker)

@@ -123,6 +123,12 @@ class Server:
         return self.home.store if self._store is None else self._store
 
     @property
+    def store_name(self) -> str:
+        """How people know its store: without the partition, which is another one in each process."""
+        tag = self.store.partition
+        return self.store.name.removesuffix(f"#{tag}") if tag else self.store.name
+
+    @property
     def endpoint(self) -> Endpoint:
         """MCP's, of its home."""
         return self.home.endpoint

@@ -115,7 +115,7 @@ def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
         },
         "log_bytes": {"held": sum(endpoint.retention.budget.held for endpoint in endpoints)},
         "store": {
-            "name": running.store.name,
+            "name": running.store_name,
             "up": bool(stores) and all(store.failure is None for store in stores),
             "queued_bytes": 0,
             "lag": 0.0,
