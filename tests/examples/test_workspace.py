@@ -388,6 +388,6 @@ def test_this_repositorys_own_tree_is_searched(
 ) -> None:
     monkeypatch.setenv("WORKSPACE_ROOT", str(Path(__file__).parents[2]))
     workspace: Any = example("workspace")
-    found = asyncio.run(workspace.search(ctx, "class Context:", "src/**/*.py"))
+    found = asyncio.run(workspace.search(ctx, "class Context(Questions):", "src/**/*.py"))
     assert found_lines(found)[0][0] == "src/tailrace/core/context.py"
     assert asyncio.run(workspace.summary(ctx, "src")).lines[".py"] > 500
