@@ -88,6 +88,37 @@ async def test_two_runs_at_once_share_one_and_its_caller_may_leave() -> None:
 
 
 @virtual
+async def test_who_looked_before_a_step_began_and_comes_when_it_has_ended_gets_its_result() -> None:
+    shop = await Workshop().open()
+    read, looked = shop.store.entry, asyncio.Event()
+
+    async def slow(kind: str, key: str) -> Any:
+        found = await read(kind, key)
+        await looked.wait()
+        return found
+
+    shop.store.entry = slow  # type: ignore[method-assign]
+    late = asyncio.ensure_future(shop.run("late"))
+    await turns()
+    shop.store.entry = read  # type: ignore[method-assign]
+    assert await shop.run("first") == "first"
+    looked.set()
+    assert await late == "first"
+    assert shop.did == ["first"]
+
+
+@virtual
+async def test_who_waits_for_a_step_of_another_process_holds_up_no_drain() -> None:
+    one, other = await members()
+    one.gate.clear()
+    first, second = asyncio.ensure_future(one.run("first")), asyncio.ensure_future(other.run("second"))
+    await asyncio.sleep(3)
+    assert (len(one.tasks.detached), len(other.tasks.detached)) == (1, 0)
+    one.gate.set()
+    assert [await first, await second] == ["first", "first"]
+
+
+@virtual
 async def test_a_step_that_was_cut_off_is_unknown_and_not_run_again() -> None:
     shop = await Workshop().open()
     shop.gate.clear()

@@ -75,7 +75,7 @@ ASKING_MUTANTS = [
         "core/steps.py",
         [
             (
-                "error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)\n",
+                "error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=True), *ours)\n",
                 "error = self._write([PutEntry(_KIND, key, _BEGUN, expires), *ours], None) and None\n",
             )
         ],
@@ -85,7 +85,7 @@ ASKING_MUTANTS = [
     Mutant(
         "a step of a run that has gone is begun again beside itself",
         "core/steps.py",
-        [("        step = self._running.get(key)\n        if step is None:\n", "        if True:\n")],
+        [("            step = self._running.get(key)\n            if step is None:\n", "            if True:\n")],
         [
             "tests/core/test_steps.py::test_two_runs_at_once_share_one_and_its_caller_may_leave",
             "tests/schedules/test_asking.py::test_legs_meet[leg-leg]",

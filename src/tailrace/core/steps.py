@@ -12,6 +12,7 @@ whoever takes it over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import logging
@@ -146,15 +147,21 @@ class Steps:
             Exception: What it raised itself.
         """
         key = _key(identity, name)
-        step = self._running.get(key)
-        if step is None:
-            step = self._running[key] = _Step()
-            try:
-                self._tasks.spawn(context.detach(), self._work, (key, name, step, fn, args), name=f"step {name}")
-            except LimitError:
-                del self._running[key]
-                raise
-        return await step.outcome()
+        while True:
+            if key not in self._running:
+                recorded = await self._recorded(key, name)
+                if recorded is not None:
+                    return msgspec.json.decode(recorded)
+            step = self._running.get(key)
+            if step is None:
+                step = self._running[key] = _Step()
+                try:
+                    self._tasks.spawn(context.detach(), self._work, (key, name, step, fn, args), name=f"step {name}")
+                except LimitError:
+                    del self._running[key]
+                    raise
+            with contextlib.suppress(EntryTaken):  # somebody was faster to begin it
+                return await step.outcome()
 
     def forget(self, identity: str, names: Iterable[str]) -> None:
         """Nobody can ask for these any more."""
@@ -177,10 +184,7 @@ class Steps:
 
     async def _work(self, key: str, name: str, step: _Step, fn: Callable[..., Any], args: Any) -> None:
         try:
-            while step.result is None:
-                step.result = await self._recorded(key, name)
-                if step.result is None:
-                    step.result = await self._run(key, name, fn, args)
+            step.result = await self._run(key, name, fn, args)
         except Exception as error:
             step.error = error
         finally:
@@ -192,6 +196,7 @@ class Steps:
                 self._drop([key])
 
     async def _recorded(self, key: str, name: str) -> bytes | None:
+        """The result that is recorded, also by another process that is at it; None if nobody has begun."""
         pause = _FIRST_PAUSE
         while True:
             entry = await self._store.entry(_KIND, key)
@@ -211,17 +216,16 @@ class Steps:
             raise StepError(f"the step {name!r} has failed before, and is not run again", unknown=False)
         raise _unknown(name)
 
-    async def _run(self, key: str, name: str, fn: Callable[..., Any], args: Any) -> bytes | None:
-        """Its result; None if somebody else was faster to begin it."""
+    async def _run(self, key: str, name: str, fn: Callable[..., Any], args: Any) -> bytes:
         await self._check_room()
         expires = self._clock() + self.ttl
         self._count += 1
         ours = [PutEntry(BEGUN_STEPS, key, b"", expires)] if self._shared else []
-        error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=self._shared), *ours)
+        error = await self._commit(PutEntry(_KIND, key, _BEGUN, expires, claim=True), *ours)
         if error is not None:
             self._count -= 1
             if isinstance(error, EntryTaken):
-                return None
+                raise error
             raise StoreError(f"the step {name!r} could not be recorded, and was not begun") from error
         try:
             result = _encoded(await _call(self._tasks, fn, args))
