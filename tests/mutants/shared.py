@@ -22,7 +22,7 @@ SHARED_MUTANTS = [
     Mutant(
         "what its owner declines is sent to it again and again",
         "server/router.py",
-        [("owner is not None and (owner != declined or members.seen >= began)", "owner is not None")],
+        [("owner is not None and (owner != declined or members.seen > began)", "owner is not None")],
         [f"{CLUSTER}::test_what_an_owner_declines_is_sent_to_it_again_only_after_a_look"],
         "assert",
     ),

@@ -147,7 +147,7 @@ class Router:
                 elif partition is None and tag not in ownership.entering:
                     await members.look()
                     owner = members.owner(tag)
-                    if owner is not None and (owner != declined or members.seen >= began):
+                    if owner is not None and (owner != declined or members.seen > began):
                         if isinstance(exchange, RelayedExchange):
                             return exchange.decline()
                         return self.relay.forward(exchange, owner)
