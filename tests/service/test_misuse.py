@@ -51,6 +51,7 @@ MISUSES: dict[str, tuple[Callable[[Service], Any], str]] = {
     "a method of a class": (lambda svc: svc.tool(Shop.place), "is a method of a class"),
     "a context without its annotation": (lambda svc: svc.tool(without_annotation), "write ctx: Context"),
     "a resource without a URI": (lambda svc: svc.resource(place), "takes a URI"),  # type: ignore[arg-type]
+    "a listener without its notification": (lambda svc: svc.on_notification(place), "takes a method, as in"),  # type: ignore[arg-type]
     "a hook that is no function": (lambda svc: svc.on_register_session(5), "the decorator takes a function, got 5"),
     "a lifespan that is plain": (lambda svc: svc.lifespan(plain_lifespan), "is `async def` and yields once"),
     "a lifespan without yield": (lambda svc: svc.lifespan(lifespan_without_yield), "is `async def` and yields once"),

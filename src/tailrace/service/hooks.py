@@ -75,8 +75,11 @@ class Listening:
         (``cancelled``, ``initialized``) does not come here.
 
         Raises:
-            DefinitionError: Somebody listens to it already.
+            DefinitionError: Somebody listens to it already; or it is no method.
         """
+        if not isinstance(method, str):  # pyright: ignore[reportUnnecessaryIsInstance] - @svc.on_notification, bare
+            example = "@svc.on_notification('notifications/roots/list_changed')"
+            raise DefinitionError(f"@svc.on_notification takes a method, as in {example}, got {method!r}")
 
         def define(fn: Callable[..., Any]) -> None:
             where = list(self._all_hooks())
