@@ -8,6 +8,7 @@ opens the gate.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,6 +83,51 @@ async def test_what_a_cut_does(
             check_whole(report, way)
         assert witness.count(f"start {way}-{cut}") == 1, "the call ran again"
     assert server.records() == [], f"a client's cut is no error of the server\n{server.stderr_tail()}"
+
+
+TWICE = [way for way in WAYS if str(way) in ("python2-streamable-legacy", "typescript1-streamable-legacy",
+                                             "typescript2-streamable-legacy")]  # fmt: skip
+
+
+async def test_what_is_resumed_and_cut_again_before_its_first_event_is_resumed_again(
+    server: ServerProcess, witness: Witness, tmp_path: Path, needs: Callable[[str, str], NoReturn]
+) -> None:
+    """The TypeScript clients forget the id that they resumed with: they need it again."""
+    assert len(TWICE) == 3
+    try:
+        reports = await asyncio.gather(*(cut_twice(way, server, witness, tmp_path / str(way)) for way in TWICE))
+    except installing.Missing as missing:
+        needs(*missing.args)
+    for way, report in zip(TWICE, reports, strict=True):
+        assert outcome(report) == RESUMES, report
+        check_whole(report, way)
+        assert witness.count(f"start {way}-twice") == 1, "the call ran again"
+
+
+async def cut_twice(way: Way, server: ServerProcess, witness: Witness, folder: Path) -> dict[str, Any]:
+    """One call that waits at its gate until its stream was cut, resumed, cut and resumed."""
+    folder.mkdir()
+    key = f"{way}-twice"
+    async with running_proxy(server.port, lambda _: Plan()) as proxy:
+
+        async def at_cut() -> None:
+            (begun,) = [one for one in proxy.connections if b"step 1" in one.tail]
+            stream = re.findall(rb"id: (\S+)-\d+\n", begun.tail)[-1]
+            for times in (1, 2):
+                proxy.cut()
+                async with asyncio.timeout(60):
+                    while sum(stream in one.tail for one in proxy.connections) < 1 + times:
+                        await asyncio.sleep(0.02)
+            witness.open(key)
+
+        async def leaving() -> None:
+            await witness.sees(f"end {key}")
+
+        step = {"name": "steps", "arguments": {"key": key, "count": 3, "after": 1}}
+        at = {"cut": at_cut, "leaving": leaving}
+        report = await drive(way, proxy.url, {"cut": step}, folder, at=at, patience=60.0)
+    assert "failed" not in report, report["failed"]
+    return report["cut"]
 
 
 def check_whole(report: dict[str, Any], way: Way) -> None:
