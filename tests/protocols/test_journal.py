@@ -355,7 +355,7 @@ async def test_a_store_that_is_not_durable_is_said_to_be_so() -> None:
 
 @pytest.mark.parametrize("how", ["its commit fails", "it is not taken"])
 async def test_what_is_not_committed_is_told_only_once_nobody_else_can_have_the_store(
-    how: str, store: Watched, journals: Journals, journal: SessionJournal
+    how: str, store: Watched, journals: Journals, journal: SessionJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, other = Log(journal=journal), Log(8, journal=journal)
     store.held = False
@@ -368,6 +368,7 @@ async def test_what_is_not_committed_is_told_only_once_nobody_else_can_have_the_
     await committed(store)
     journals.tell_withheld()
     assert read(log) == read(other) == []
+    assert ["answered once it is sure whose they are" in said for said in errors(caplog)] == [True], "one for an outage"
     store.held = True
     journals.tell_withheld()
     assert read(log) == read(other) == [b"note", b"answer"]

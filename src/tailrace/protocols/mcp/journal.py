@@ -93,7 +93,10 @@ class Journals:
             self.tell_withheld()
         elif not self.failing:
             self.failing = True
-            logger.error("the store does not commit; running calls go on from memory error=%s", error)
+            told = (
+                "go on from memory" if self.store.is_held else "go on, and are answered once it is sure whose they are"
+            )
+            logger.error("the store does not commit; running calls %s error=%s", told, error)
 
     def _outcome(self, then: Callable[[StoreError | None], None] | None, error: StoreError | None) -> None:
         if (error is not None or self.failing) and not isinstance(error, EntryTaken):
