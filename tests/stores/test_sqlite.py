@@ -373,6 +373,24 @@ async def test_a_second_store_in_the_process_is_refused_until_the_first_is_close
     await second.close()
 
 
+async def test_who_waits_for_a_file_says_so_once(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_TELL", 0.0)
+    caplog.set_level("INFO", "tailrace.store")
+    first, second = SqliteStore(path), SqliteStore(path)
+    await first.open()
+    waiting = asyncio.ensure_future(second.open(wait=60))
+    async with asyncio.timeout(60):
+        while not caplog.messages:
+            await asyncio.sleep(0.01)
+    await first.close()
+    await waiting
+    (said,) = caplog.messages
+    assert said.startswith("waiting for the store, held by this process path=")
+    await second.close()
+
+
 async def test_another_process_is_named_and_its_kill_frees_the_file(path: Path) -> None:
     process = child(
         path,

@@ -9,6 +9,7 @@ has room for the holder's process id. SQLite's exclusive mode is a second fence,
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
+logger = logging.getLogger("tailrace.store")
+
 __all__ = ["FileLock", "check_header", "mounted", "network_filesystem", "prepare_file", "prepare_folder"]
 
 # Locks and fsync of these are not to be relied on, or another machine may write below us.
@@ -38,6 +41,7 @@ _NETWORK = frozenset({
 # fmt: on
 _HEADER = 100  # bytes; https://sqlite.org/fileformat.html section 1.3
 _POLL = 0.05  # seconds between two tries at the lock
+_TELL = 2.0  # seconds after which people are told what is waited for
 
 
 def prepare_folder(path: Path, *, mounts: Path = Path("/proc/self/mounts")) -> None:
@@ -144,8 +148,12 @@ class FileLock:
             StoreError: The lock file cannot be made.
         """
         until = time.monotonic() + wait
+        told = False
         while not self._try():
             left = until - time.monotonic()
+            if not told and _TELL <= wait - left < wait:
+                told = True
+                logger.info("waiting for the store, held by %s path=%s seconds=%.0f", self._holder(), self._path, left)
             if left <= 0 or stop.wait(min(left, _POLL)):
                 raise StoreBusy(
                     f"{self._path} is held by {self._holder()}, still so after {wait:g} s: only one server can use it"
