@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tailrace.wire import h2_frames
@@ -104,6 +104,7 @@ def test_frames_are_read_again_however_they_are_cut(cuts: list[int], preface: bo
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.integers(1, 20))
+@example(b"abcdefg", 3)
 def test_a_block_is_one_again_in_however_many_frames_it_was_sent(block: bytes, most: int) -> None:
     heard = Heard()
     reading = reader(heard)
@@ -138,6 +139,13 @@ def test_what_breaks_the_connection_says_how(sent: bytes, code: ErrorCode) -> No
 def test_settings_come_first(sent: bytes) -> None:
     with pytest.raises(ConnectionFault):
         reader(Heard()).feed(sent)
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PRI * HTTP/2.1", b"\0"])
+def test_a_client_that_speaks_something_else_breaks_the_connection(sent: bytes) -> None:
+    with pytest.raises(ConnectionFault, match="not the beginning") as caught:
+        reader(Heard(), preface=True).feed(sent)
+    assert caught.value.code is ErrorCode.PROTOCOL_ERROR
 
 
 def test_a_stream_that_depends_on_itself_is_its_own_fault() -> None:

@@ -337,6 +337,7 @@ def test_many_brackets_side_by_side_are_no_nesting() -> None:
     message = parse(members(id=1, method="a", params=params))
     assert isinstance(message, Request)
     assert msgspec.json.decode(message.params) == params
+    assert isinstance(parse(nested(MAX_DEPTH - 1, b"[]," * 5000 + b"[]")), Request)
 
 
 @given(

@@ -90,6 +90,7 @@ CUTS = st.lists(st.integers(0, 2000), max_size=10)
 @example(b"\xef", [], False)
 @example(b"\xef\xbb\xbfdata: a\n\n", [1, 2], False)
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", [8, 9, 10, 11], False)
+@example(b"data: a\r\n\r\ndata: b\r\n\r\n", [8, 10], False)
 def test_every_chunking_reads_what_the_standard_says(data: bytes, cuts: list[int], empty: bool) -> None:
     expected, last_event_id, retry = reference(data, empty=empty)
     for pieces in (cuts, (), range(len(data))):
