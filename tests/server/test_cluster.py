@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tailrace import Context
+from tailrace.core.outgoing import Message
 from tailrace.core.settings import Settings
 from tailrace.errors import StoreError
 from tailrace.protocols.mcp.framing import tag_of
+from tailrace.publish.publishers import MemoryPublisher
 from tailrace.server import Server
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.memory_membership import MemoryCluster, MemoryMembership
@@ -37,6 +39,23 @@ TASKS = {"clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": 
 HEADERS = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")]
 
 
+class Broker(MemoryPublisher):
+    """A publisher that has to be open, once at a time, when it is used."""
+
+    opened = 0
+    is_open = False
+
+    async def open(self) -> None:
+        assert not self.is_open
+        self.is_open, self.opened = True, self.opened + 1
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
+        return await super().publish(messages) if self.is_open else [ConnectionError("not connected")] * len(messages)
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
 class Town:
     """Servers that share partitions, each with a workshop of its own.
 
@@ -46,6 +65,7 @@ class Town:
 
     def __init__(self, **settings: Any) -> None:
         self.cluster = MemoryCluster(lease=0.15)
+        self.brokers: dict[Server, Broker] = {}
         self.settings = {"drain": 0.0, "hold": 0.02, "keep_alive": 0.0} | settings
         self.servers: dict[Server, tuple[MemoryMembership, Workshop]] = {}
         self.ran: list[str] = []
@@ -69,8 +89,15 @@ class Town:
             await workshop.gates[key].wait()
             return key
 
-        server = Server(workshop.service, Settings(**self.settings), None, membership=membership)
+        @workshop.service.tool
+        async def tell(ctx: Context, topic: str) -> str:
+            await ctx.publish(topic, {})
+            return topic
+
+        broker = Broker()
+        server = Server(workshop.service, Settings(**self.settings), None, None, broker, membership)
         self.servers[server] = membership, workshop
+        self.brokers[server] = broker
         await server.start()
         return server, workshop
 
@@ -601,6 +628,28 @@ async def test_a_partition_that_holds_nothing_any_more_is_retired() -> None:
         assert await moved.delete().status_code() == 200
         await until(lambda: tag not in place.cluster.partitions)
         assert second.partitions == [second.home]
+
+
+async def test_what_is_published_goes_on_when_another_partition_of_the_same_server_is_gone() -> None:
+    async with town(2) as (place, (first, _), (second, _)):
+        broker, session = place.brokers[second], await LegacySession(second).start()
+
+        async def told(id: int) -> None:
+            assert text_of(await session.call(id, "tell", {"topic": f"{id}"}).answer(id))
+            await until(lambda: f"{id}" in {message.topic for message in broker.messages})
+
+        await told(1)
+        other, tag = await LegacySession(first).start(), first.home.tag
+        await place.kill(first)
+        moved = await moved_to(second, other)
+        await until(lambda: len(second.partitions) == 2)
+        assert await moved.delete().status_code() == 200
+        await until(lambda: tag not in place.cluster.partitions)
+        await told(2)
+        assert broker.opened == 1
+        place.servers.pop(second)
+        await second.stop()
+        assert not broker.is_open
 
 
 async def test_what_a_partition_has_counted_stays_when_it_is_gone() -> None:

@@ -22,6 +22,7 @@ from tailrace.core.watching import make_tasks
 from tailrace.errors import CallCancelled, DefinitionError, StoreError
 from tailrace.protocols.connect.endpoint import RpcEndpoint
 from tailrace.protocols.mcp.stdio import Conversation
+from tailrace.publish.shared import SharedPublisher
 from tailrace.server.cluster import Cluster
 from tailrace.server.health import Health
 from tailrace.server.letters import Letters
@@ -86,6 +87,7 @@ class Server:
         self.settings = settings
         self.bearer = bearer
         self.publisher = publisher
+        self._shared = None if publisher is None else SharedPublisher(publisher)
         self.ready = False
         self.cluster: Cluster | None = None
         self.partitions: list[Partition] = []
@@ -288,9 +290,8 @@ class Server:
         except BaseException:
             await store.close()
             raise
-        return await Partition.of(
-            store, self.service, self.settings, self.tasks, self._sweeper, self.publisher, sealing
-        )
+        publisher = None if self._shared is None else self._shared.share()
+        return await Partition.of(store, self.service, self.settings, self.tasks, self._sweeper, publisher, sealing)
 
     async def let_go(self, partition: Partition) -> None:
         """Close a partition, which is none of its own any more. What it has counted stays. Idempotent."""
