@@ -47,7 +47,8 @@ async def test_many_workers_lose_nothing_in_a_short_run_of_their_proof(tmp_path:
     assert not counts.faults() + failures(crowd), shown
     assert counts.accepted == counts.delivered + counts.withdrawn > 200
     assert sorted(crowd.failovers) == sorted(SOME_FAULTS)
-    assert [one.fault for one in crowd.takeovers.all if one.over and one.taken] == ["kill"]
+    assert all(one.fault == "kill" and one.over for one in crowd.takeovers.all)
+    assert len(crowd.takeovers.all) + crowd.takeovers.unknown == 1
     assert min(crowd.seen[what] for what in ("cuts", "resumes", "polls", "sessions ended")) > 0
 
 
