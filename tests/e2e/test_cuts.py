@@ -182,7 +182,8 @@ async def test_cutting_is_right_on_the_reference_server(seed: int, witness: Witn
             collected.check_complete()
             assert reply.stream.connection.ended
             reply.close()
-            proxy.plan = lambda _: Plan(cut_after=proxy.connections[-1].down // 2, fault="fin")
+            cut_after = proxy.connections[-1].down // 2
+            proxy.plan = lambda _: Plan(cut_after=cut_after, fault="fin")
             reply = await client.post(burst("half", 1), through=proxy.url)
             half = Collected("half")
             async for event in reply.stream:

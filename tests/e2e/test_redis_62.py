@@ -17,12 +17,12 @@ from tests.conftest import Needs
 from tests.e2e.installing import Missing, redis_6_2
 from tests.rigs.server import ROOT
 
-LIMIT = 280.0  # seconds; alone it takes half a minute
+LIMIT = 580.0  # seconds; alone it takes half a minute
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(LIMIT + 20)]
 
 FILES = ("test_store", "test_valkey", "test_valkey_membership", "test_inbox")
-AT_LEAST = 150  # tests: a run that found fewer has missed some
+AT_LEAST = 180  # tests: a run that found fewer has missed some
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_all_that_the_store_promises_holds_on_redis_6_2(oldest: Path) -> None:
     files = [f"tests/stores/{name}.py" for name in FILES]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *plain, "-k", "valkey", *files],
+            [sys.executable, "-m", "pytest", "-q", *plain, "-k", "valkey or inbox", *files],
             cwd=ROOT, env={**env, "TAILRACE_VALKEY": str(oldest)}, capture_output=True, text=True, timeout=LIMIT,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
