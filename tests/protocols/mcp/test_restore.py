@@ -388,6 +388,27 @@ async def test_a_stored_session_that_nobody_comes_back_for_is_forgotten(monkeypa
 
 
 @virtual
+async def test_where_the_store_cannot_be_read_old_sessions_are_looked_for_again_soon(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, looks = MemoryStore(durable=True), 0
+    read = store.sessions
+
+    async def sessions() -> list[tuple[str, float]]:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise StoreError("not now")
+        return await read()
+
+    monkeypatch.setattr(store, "sessions", sessions)
+    async with serving(Workshop().service, store):
+        await asyncio.sleep(60)
+        assert looks == 3
+    assert errors(caplog) == []
+
+
+@virtual
 async def test_nobody_is_served_in_a_restored_session_before_its_hook_is_through() -> None:
     store = MemoryStore(durable=True)
     async with serving(Workshop().service, store) as server:

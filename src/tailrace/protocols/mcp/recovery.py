@@ -169,7 +169,13 @@ class Recovery:
     async def _clean_store(self) -> None:
         """Stored sessions that nobody came back for end like idle ones; no hook has greeted them in this life."""
         oldest = time.time() - self.endpoint.settings.session_idle - _LATENESS
-        for id, touched in await self.journals.store.sessions():
+        try:
+            stored = await self.journals.store.sessions()
+        except StoreError as error:
+            logger.info("old sessions are looked for later: the store cannot be read error=%s", error)
+            self._next_cleaning = 0.0
+            return
+        for id, touched in stored:
             if touched >= oldest:
                 break  # oldest first
             if id not in self.sessions.by_id:
