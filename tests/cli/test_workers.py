@@ -198,7 +198,7 @@ def test_wrong_use_that_a_worker_finds_is_told_as_that_of_the_command(tmp_path: 
     target.write_text(SERVICE.replace("@svc.tool", "@svc.tool(once=True)"))
     with running(tailrace_command(target, "--workers", "2", "--stateless"), tmp_path / "log", ready=None) as server:
         assert server.wait(60) == 2
-    assert server.stderr().count("once=, or task=, of pid") == 1
+    assert server.stderr().count("once=, or task=, of hold, pid") == 1
     assert "Usage: tailrace run" in server.stderr()
 
 
