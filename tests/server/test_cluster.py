@@ -415,6 +415,20 @@ async def test_a_key_whose_worker_dies_with_it_is_taken_to_its_next_owner_and_a_
         assert len(place.ran) == 1
 
 
+async def test_a_call_with_a_key_whose_owner_slept_is_told_to_ask_again_and_learns_there_what_became_of_it() -> None:
+    async with town(2, hold=60.0) as (place, (first, _), (second, _)):
+        paying = {"name": "pay", "arguments": {"key": "k"}}
+        asked = post_modern(first, modern_request(1, "tools/call", paying))
+        await until(lambda: place.ran)
+        lost = first.home.tag
+        place.sleep_and_wake(first, lost)
+        assert (await asked.answer(1))["error"]["data"] == {"retry": True}
+        await until(lambda: lost in cluster_of(second).ownership.by_tag or lost not in place.cluster.owners)
+        again = post_modern(second, modern_request(2, "tools/call", paying))
+        assert (await again.answer(2))["result"]["_meta"]["io.tailrace/outcome"] == "unknown"
+        assert len(place.ran) == 1
+
+
 async def test_the_sessions_of_a_dead_server_live_on_at_another() -> None:
     async with town(2) as (place, (first, _), (second, heir)):
         session, other = await LegacySession(first).start(), await SseSession(first).start()

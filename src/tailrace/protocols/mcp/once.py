@@ -27,6 +27,7 @@ from tailrace.errors import (
     LimitError,
     ProtocolError,
     StoreError,
+    StoreLost,
     ToolError,
 )
 from tailrace.protocols.mcp.failures import encode_failure, no_room
@@ -304,6 +305,12 @@ class OnceCall(ToolCall):
             full = no_room(rendered)
             return self.error(mcp.LIMIT_REACHED, full.message, {"limit": full.limit})
         return rendered
+
+    def aborted(self, error: Exception) -> bytes | None:
+        """Where another has taken over, it knows what became of the key, or that nothing has begun: ask once more."""
+        if type(error) is CallCancelled and isinstance(self.once.endpoint.journals.store.failure, StoreLost):
+            return self.error(INTERNAL_ERROR, f"the call was cancelled: {error}", {"retry": True})
+        return super().aborted(error)
 
     def _render(self, answer: bytes, replayed: bool) -> bytes:
         """A remembered answer in this request's words; equal ones are equal but for the id and what `_meta` says."""
