@@ -7,10 +7,11 @@ cut off those that stay; and two that begin at once would connect it twice.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from tailrace.core.outgoing import Message
     from tailrace.publish.publishers import Publisher
@@ -40,13 +41,9 @@ class SharedPublisher:
         while self._changing is not None:
             await asyncio.wait([self._changing])
         if not self._users:
-            changing = self._changing = asyncio.get_running_loop().create_future()
             self._touched = True
-            try:
+            with self._alone():
                 await self.publisher.open()
-            finally:
-                self._changing = None
-                changing.set_result(None)
         self._users.add(share)
 
     async def leave(self, share: _Share) -> None:
@@ -54,10 +51,16 @@ class SharedPublisher:
         self._users.discard(share)
         if self._users or self._changing is not None or not self._touched:
             return
-        changing = self._changing = asyncio.get_running_loop().create_future()
         self._touched = False
-        try:
+        with self._alone():
             await self.publisher.close()
+
+    @contextmanager
+    def _alone(self) -> Generator[None, None, None]:
+        """Whoever wants to change it meanwhile waits for the end of this."""
+        changing = self._changing = asyncio.get_running_loop().create_future()
+        try:
+            yield
         finally:
             self._changing = None
             changing.set_result(None)
