@@ -65,6 +65,15 @@ class Desk:
         assert entry.state is EntryState.BEGUN
         return entry
 
+    async def unstored(self, *keys: str) -> list[Entry]:
+        """Answered ones of whose answers the store, which is full from now on, takes none."""
+        entries = [await self.begin(key) for key in keys]
+        self.store.fail_commits(FULL)
+        for entry in entries:
+            self.ledger.finish(entry, b"answer")
+        await turns()
+        return entries
+
     async def end(self, key: str = "k", answer: bytes = b"answer", **more: Any) -> Entry:
         entry = await self.begin(key, **more)
         self.ledger.finish(entry, answer)
@@ -392,11 +401,7 @@ async def test_an_answer_that_cannot_be_committed_is_given_and_replayed_all_the_
 @virtual
 async def test_answers_that_could_not_be_stored_are_stored_as_soon_as_that_works() -> None:
     desk = await Desk(ttl=DAY).open()
-    entries = [await desk.begin(key) for key in ("a", "b")]
-    desk.store.fail_commits(FULL)
-    for entry in entries:
-        desk.ledger.finish(entry, b"answer")
-    await turns()
+    entries = await desk.unstored("a", "b")
     desk.ledger.settle()
     await turns()
     assert [entry.kept for entry in entries] == [b"answer", b"answer"]
@@ -420,11 +425,7 @@ async def test_answers_that_could_not_be_stored_are_stored_as_soon_as_that_works
 @virtual
 async def test_answers_that_expire_before_they_could_be_stored_are_gone() -> None:
     desk = await Desk(ttl=DAY).open()
-    entries = [await desk.begin(key) for key in ("under way", "waiting")]
-    desk.store.fail_commits(FULL)
-    for entry in entries:
-        desk.ledger.finish(entry, b"answer")
-    await turns()
+    await desk.unstored("under way", "waiting")
     desk.store.fail_commits(None)
     desk.ledger.settle()
     desk.clock.now += DAY

@@ -57,6 +57,15 @@ class Workshop:
     async def run(self, value: Any = "done", *, name: str = "s", call: str = "c") -> Any:
         return await self.steps.run(Context(), call, name, self.work, (value,))
 
+    async def run_unrecorded(self) -> None:
+        """One whose end the store, which is full from now on, does not take."""
+        self.gate.clear()
+        run = asyncio.ensure_future(self.run())
+        await turns()
+        self.store.fail_commits(FULL)
+        self.gate.set()
+        assert await run == "done"
+
 
 @virtual
 async def test_a_step_runs_once_and_each_later_run_gets_its_result() -> None:
@@ -168,12 +177,7 @@ async def test_a_result_that_cannot_be_recorded_is_given_all_the_same_and_unknow
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shop = await Workshop().open()
-    shop.gate.clear()
-    run = asyncio.ensure_future(shop.run())
-    await turns()
-    shop.store.fail_commits(FULL)
-    shop.gate.set()
-    assert await run == "done"
+    await shop.run_unrecorded()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     shop.store.fail_commits(None)
     with pytest.raises(StepError, match="unknown"):
@@ -466,12 +470,7 @@ async def test_an_end_that_could_not_be_recorded_is_recorded_when_it_can_be(outc
 @virtual
 async def test_an_end_that_could_not_be_recorded_is_forgotten_with_its_call() -> None:
     shop = await Workshop().open()
-    shop.gate.clear()
-    run = asyncio.ensure_future(shop.run())
-    await turns()
-    shop.store.fail_commits(FULL)
-    shop.gate.set()
-    assert await run == "done"
+    await shop.run_unrecorded()
     shop.store.fail_commits(None)
     shop.steps.forget("c", ["s"])
     shop.steps.settle()
