@@ -96,9 +96,10 @@ def until(true: Callable[[], object], server: ServerProcess, limit: float = 60.0
 
 
 def write(path: Path, text: str) -> None:
-    """At once, as editors do: nobody sees half of it."""
-    new = path.with_suffix(".new")
+    """At once, as editors do: nobody sees half of it. And in the second of the last one, as a quick hand does."""
+    new, last = path.with_suffix(".new"), path.stat().st_mtime_ns
     new.write_text(text)
+    os.utime(new, ns=(last, last - last % 10**9 + (last + 1) % 10**9))
     new.replace(path)
 
 

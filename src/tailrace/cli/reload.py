@@ -174,6 +174,7 @@ class Supervisor:
             self._end()
             if self._signals:
                 return 0
+            _forget_compiled(paths)
             self._start()
 
     def _settled(self, now: Seen) -> Seen:
@@ -246,6 +247,18 @@ def _does_not_compile(paths: Sequence[str]) -> str | None:
         except (OSError, ValueError) as error:
             return f"{path}: {error}"
     return None
+
+
+def _forget_compiled(paths: Sequence[str]) -> None:
+    """Remove what Python keeps of these files.
+
+    It knows them by size and whole second: an edit in the second of the last one that leaves the size alone would be
+    missed, and the old code served for good.
+    """
+    for path in paths:
+        for level in ("", "1", "2"):
+            with contextlib.suppress(OSError):  # there is none, or it belongs to somebody else
+                os.unlink(importlib.util.cache_from_source(path, optimization=level))
 
 
 def _named(paths: Sequence[str]) -> str:

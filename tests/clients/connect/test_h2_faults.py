@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -259,3 +260,15 @@ async def test_a_reset_behind_a_whole_answer_gives_up_what_is_still_to_be_sent()
     assert await pipe.read() == b""
     assert upload._gone
     assert rig.link.idle
+
+
+async def test_a_failure_that_nobody_asks_for_is_not_reported_as_lost() -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    rig = Rig()
+    rig.request()
+    rig.request().read()
+    rig.link.connection_lost(ConnectionResetError("by peer"))
+    del rig
+    gc.collect()
+    assert reported == []

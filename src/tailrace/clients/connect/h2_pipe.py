@@ -166,6 +166,7 @@ class H2Pipe:
         self._error = error
         if not self.opened.done():
             self.opened.set_exception(error)
+            self.opened.exception()  # nobody has to ask: the loop would report it as lost
         self._give()
 
     @property
@@ -187,6 +188,7 @@ class H2Pipe:
             reading.set_result(b"")
         elif self._error is not None:
             reading.set_exception(self._error)
+            reading.exception()
 
     def _begin(self, status: bytes, headers: list[tuple[bytes, str]], ended: bool) -> None:
         if len(status) != 3 or not status.isdigit() or status < b"100":

@@ -195,6 +195,7 @@ class HttpPipe:
                 result.set_result(b"")
             elif error is not None:
                 result.set_exception(error)
+                result.exception()  # nobody has to ask: the loop would report it as lost
             elif data := bytes(piece.result()):
                 result.set_result(data)
             else:  # a piece without bytes is no end
