@@ -8,6 +8,8 @@
 # More than cores: much of what takes long waits for something.
 WORKERS ?= 3
 TESTS ?= tests
+# Each run has another order, but for the gate's: it has to answer the same twice.
+ORDER := $(if $(CI),--randomly-seed=1)
 
 ifeq ($(strip $(PYTHON)),)
 VENV := .venv
@@ -34,7 +36,7 @@ demo: $(VENV)/.installed-base ## a tool call that survives a dropped stream and 
 
 test: $(VENV)/.installed-test node ## the whole suite, with coverage (100 % of wire and core)
 	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
-	COVERAGE_FILE=$(COVERAGE)/data $(PY) -m pytest $(TESTS) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	COVERAGE_FILE=$(COVERAGE)/data $(PY) -m pytest $(TESTS) $(ORDER) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 ifeq ($(TESTS),tests)
 	@COVERAGE_FILE=$(COVERAGE)/data $(PY) -m coverage report --fail-under=100 \
 		--include='src/tailrace/wire/*,src/tailrace/core/*' >$(COVERAGE)/report.txt \
@@ -42,7 +44,7 @@ ifeq ($(TESTS),tests)
 endif
 
 unit: $(VENV)/.installed-test ## the quick tests only: no server processes, no coverage
-	$(PY) -m pytest $(TESTS) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not e2e and not slow"
+	$(PY) -m pytest $(TESTS) $(ORDER) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not e2e and not slow"
 
 # More of it: make soak SOAK='kills --rounds 50 --keep', or SOAK=--help.
 soak: $(VENV)/.installed-test ## the long proofs, with counts: cut streams, kill -9, storms of sessions (minutes)
