@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,15 +90,31 @@ def test_a_server_that_runs_is_asked_and_delivers_what_is_put_back(valkey: Valke
         assert outbox(valkey, "retry", found[1][0]).output == "put back: 1\n"
         assert listed(valkey)[1] == (found[1][0], False)
         assert server.stop() == 0
-    with running([*command, "--publish", "log:"], tmp_path / "log") as server:
+    watched = [*command, "--publish", "log:", "--admin", "127.0.0.1:0", "--admin-token", "admin"]
+    with running(watched, tmp_path / "log") as server:
         until_gone(valkey, {1, 5, 6})
+        assert dead(server.stderr()) == 3
         assert outbox(valkey, "retry", found[2][0]).output == "put back: 1\n"
         until_gone(valkey, {2})
         assert found[2][0] in server.stderr()
         assert listed(valkey).keys() == {3, 4}
+        assert dead(server.stderr()) == 2
         assert outbox(valkey, "drop", "--all").output == "dropped: 2\n"
         assert outbox(valkey, "ls").output == "nothing waits\n"
+        assert dead(server.stderr()) == 0
         assert server.stop() == 0
+
+
+def dead(said: str) -> float:
+    """What a server's metrics say of refused messages; `said`: its ready line."""
+    admin = re.search(r" admin=(http://127\.0\.0\.1:\d+)", said)
+    assert admin is not None, said
+    asked = urllib.request.Request(f"{admin[1]}/metrics", headers={"Authorization": "Bearer admin"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        text = answer.read().decode()
+    gauge = re.search(r"^tailrace_outbox_dead ([\d.]+)$", text, re.MULTILINE)
+    assert gauge is not None, text
+    return float(gauge[1])
 
 
 def until_gone(valkey: Valkey, numbers: set[int]) -> None:

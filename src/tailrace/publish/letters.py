@@ -1,7 +1,7 @@
 """The messages of a store, to be listed, put back, or dropped by hand.
 
 Whoever puts them back or drops them owns the store: nobody else has it open, or it is the server that asks for it
-(`revive_letters`).
+(`revive_letters`, `discard_letters`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tailrace.core.ports import Store, StoredEntry
     from tailrace.publish.outbox import StoreOutbox
 
-__all__ = ["Entries", "Letter", "drop_letters", "letters", "retry_letters", "revive_letters"]
+__all__ = ["Entries", "Letter", "discard_letters", "drop_letters", "letters", "retry_letters", "revive_letters"]
 
 _PAGE = 50
 
@@ -86,7 +86,20 @@ async def revive_letters(outbox: StoreOutbox, ids: set[str]) -> int:
     chosen = [letter async for letter in letters(outbox.store, dead=True) if letter.message.id in ids]
     for letter in chosen:
         await outbox.write([letter.message], [DropEntry(DEAD, letter.place)])
-        outbox.relay.dead = max(0, outbox.relay.dead - 1)
+        outbox.dead -= 1
+    return len(chosen)
+
+
+async def discard_letters(outbox: StoreOutbox, ids: set[str]) -> int:
+    """Delete refused messages of an outbox that is at work; how many it were. One at a time, as `revive_letters`.
+
+    Raises:
+        StoreError: It could not be committed.
+    """
+    chosen = [letter async for letter in letters(outbox.store, dead=True) if letter.message.id in ids]
+    for letter in chosen:
+        await _write(outbox.store, [DropEntry(DEAD, letter.place)])
+        outbox.dead -= 1
     return len(chosen)
 
 

@@ -68,6 +68,7 @@ class StoreOutbox:
         self.store = store
         self.relay = Relay(self, publisher, tasks)
         self.waiting = 0
+        self.dead = 0  # letters in the store, those of earlier process lives, too
         self._limit = limit
         self._epoch = epoch
         self._numbers = itertools.count(1)
@@ -82,6 +83,7 @@ class StoreOutbox:
             StoreError: The store cannot be read.
         """
         self.waiting = await self.store.count(WAITING)
+        self.dead = await self.store.count(DEAD)
         self.relay.start()
 
     async def drain(self, seconds: float) -> None:
@@ -104,7 +106,7 @@ class StoreOutbox:
         return {
             "waiting": self.waiting,
             "published": relay.published,
-            "dead": relay.dead,
+            "dead": self.dead,
             "failures": relay.failures,
             "publisher": relay.publisher.name,
             "trouble": relay.trouble,
@@ -180,6 +182,7 @@ class StoreOutbox:
         """Move it among the dead letters."""
         letter = encode(DeadLetter(waiting.message, attempts, error))
         self.waiting -= 1
+        self.dead += 1
         self._write([DropEntry(WAITING, waiting.place), PutEntry(DEAD, waiting.place, letter, NEVER)])
 
     def let_go(self, places: Sequence[str]) -> None:

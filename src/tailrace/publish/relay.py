@@ -91,7 +91,6 @@ class Relay:
     def __init__(self, source: Source, publisher: Publisher, tasks: Tasks, *, look: float = 2.0) -> None:
         self.publisher = publisher
         self.published = 0
-        self.dead = 0
         self.failures = 0  # attempts that failed, of any message
         self.trouble = ""  # why nothing can be delivered at present
         self._source = source
@@ -338,7 +337,6 @@ class Relay:
         if item.attempts < _ATTEMPTS:
             item.due = self._now() + _delay(item.attempts)
             return
-        self.dead += 1
         logger.error(
             "message not published: it is a dead letter now topic=%s message_id=%s attempts=%d error=%s",
             message.topic,

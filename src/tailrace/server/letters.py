@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tailrace.errors import StoreError
-from tailrace.publish.letters import drop_letters, retry_letters, revive_letters
+from tailrace.publish.letters import discard_letters, drop_letters, retry_letters, revive_letters
 
 if TYPE_CHECKING:
     from tailrace.server.cluster import House
@@ -85,11 +85,10 @@ class Letters:
         if partition is None:
             raise StoreError(f"this server does not own the partition {asked.partition} any more")
         ids = set(asked.ids)
-        if asked.act == "drop":
-            return await drop_letters(partition.store, ids, dead=True)
-        if partition.outbox is None:  # nothing is published here: they wait for a server that does
-            return await retry_letters(partition.store, ids)
-        return await revive_letters(partition.outbox, ids)
+        dropping, store, outbox = asked.act == "drop", partition.store, partition.outbox
+        if outbox is None:  # nothing is published here: what is put back waits for a server that does
+            return await (drop_letters(store, ids, dead=True) if dropping else retry_letters(store, ids))
+        return await (discard_letters if dropping else revive_letters)(outbox, ids)
 
     def _tell(self, member: str, done: Any) -> None:
         try:

@@ -173,7 +173,7 @@ class ServerCollector(Collector):
             return
         yield _counter("tailrace_outbox_published", "Messages that the broker took.", numbers["published"])
         yield _counter("tailrace_outbox_failures", "Attempts that failed.", numbers["failures"])
-        yield _gauge("tailrace_outbox_dead", "Messages that were given up.", numbers["dead"])
+        yield _gauge("tailrace_outbox_dead", "Messages in the store that were given up.", numbers["dead"])
         sending = HistogramMetricFamily(
             "tailrace_outbox_delivery_seconds",
             "How long the broker took for a message.",

@@ -29,14 +29,21 @@ class Server:
     Attributes:
         links: The client's ends, in the order in which they were made.
         said: To each new connection, before its client goes on.
+        refusal: Instead of one more connection.
+        refused: How many were.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.links: list[H2Link] = []
         self.said = ONE_STREAM
+        self.refusal: OSError | None = None
+        self.refused = 0
         monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", self._connect)
 
     async def _connect(self, factory: Any, *where: Any, **options: Any) -> tuple[Wire, H2Link]:
+        if self.refusal is not None:
+            self.refused += 1
+            raise self.refusal
         wire, link = Wire(), factory()
         self.links.append(link)
         link.connection_made(wire)
@@ -83,6 +90,78 @@ async def test_a_server_that_drains_lets_those_who_wait_go_elsewhere(pool: H2Poo
     await eventually(lambda: second.link is not None, "it is on its way")
     server.links[0].data_received(head(1, flags=END_STREAM))
     await first.opened
+
+
+@pytest.fixture
+async def busy(pool: H2Pool, server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[H2Pipe, list[H2Pipe]]:
+    """Its one connection has the first request; the others wait for it, as a second connection was refused."""
+    monkeypatch.setattr(h2pool, "_MAX_LINKS", 2)
+    monkeypatch.setattr(h2pool, "_PAUSE", 3600.0)
+    first = ask(pool)
+    await eventually(lambda: first.link is not None, "it is on its way")
+    server.refusal = ConnectionRefusedError("no more of them")
+    waiting = [ask(pool), ask(pool)]
+    await eventually(lambda: server.refused > 0 and not pool._connecting, "a second connection is refused")
+    return first, waiting
+
+
+async def test_a_second_connection_that_fails_leaves_those_who_wait_to_the_first(
+    pool: H2Pool, server: Server, busy: tuple[H2Pipe, list[H2Pipe]]
+) -> None:
+    first, (second, third) = busy
+    fourth = ask(pool)
+    assert [pipe.opened.done() for pipe in (second, third, fourth)] == [False] * 3
+    third.drop()  # its time is over
+    for number, (pipe, behind) in enumerate([(first, second), (second, fourth)]):
+        server.links[0].data_received(head(2 * number + 1, flags=END_STREAM))
+        await pipe.opened
+        assert behind.link is server.links[0]
+    assert server.refused == 1  # each stream that ends, and each request, would ask for one more
+
+
+async def test_after_a_pause_a_second_connection_is_tried_again(
+    pool: H2Pool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2pool, "_MAX_LINKS", 2)
+    monkeypatch.setattr(h2pool, "_PAUSE", 0.001)
+    first = ask(pool)
+    await eventually(lambda: first.link is not None, "it is on its way")
+    server.refusal = ConnectionRefusedError("no more of them")
+    second = ask(pool)
+    await eventually(lambda: server.refused >= 2, "it is tried again")
+    server.refusal = None
+    await eventually(lambda: second.link is not None, "it is on its way")
+    assert second.link is server.links[1]
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["comes back", "stays away"])
+async def test_when_the_last_connection_ends_those_who_wait_learn_at_once_whether_there_is_another(
+    server: Server, busy: tuple[H2Pipe, list[H2Pipe]], comes_back: bool
+) -> None:
+    _, waiting = busy
+    if comes_back:
+        server.refusal = None
+    server.links[0].connection_lost(None)
+    if comes_back:
+        await eventually(lambda: waiting[0].link is not None, "it is on its way")
+        assert waiting[0].link is server.links[1]
+    else:
+        for pipe in waiting:
+            with pytest.raises(ConnectionRefusedError, match="no more"):
+                await pipe.opened
+        assert server.refused == 2
+
+
+async def test_a_client_that_is_closed_in_the_pause_tries_no_more(
+    pool: H2Pool, busy: tuple[H2Pipe, list[H2Pipe]]
+) -> None:
+    _, waiting = busy
+    assert pool._pausing is not None
+    await pool.aclose()
+    assert pool._pausing is None
+    for pipe in waiting:
+        with pytest.raises(Broken, match="client was closed"):
+            await pipe.opened
 
 
 async def test_a_server_that_takes_no_stream_at_all_is_not_waited_for(pool: H2Pool, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from tailrace.clients.mcp import Client, PromptInfo, ResourceInfo
 from tailrace.errors import DefinitionError, LimitError, ProtocolError
+from tests.core.support import virtual
 
 from .test_calls import Peer
+
+NOTHING: dict[str, Any] = {"tools": [], "resources": [], "resourceTemplates": [], "prompts": []}
 
 
 def saying(results: dict[str, Any]) -> Callable[[Peer, dict[str, Any]], None]:
@@ -32,6 +36,17 @@ def pages(key: str, *items: list[dict[str, Any]]) -> Callable[[dict[str, Any]], 
         return {key: items[number], **more}
 
     return page
+
+
+def slowly(result: dict[str, Any], *, seconds: float) -> Callable[[Peer, dict[str, Any]], None]:
+    """Answers everything with this, after a while."""
+
+    def answer(peer: Peer, message: dict[str, Any]) -> None:
+        if "id" in message:
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, peer.say, {"id": message["id"], "result": result})
+
+    return answer
 
 
 async def test_lists_go_over_all_pages() -> None:
@@ -71,6 +86,45 @@ async def test_a_page_is_asked_for_when_its_turn_comes() -> None:
         assert await anext(found) == ResourceInfo("a://2")
         assert len(peer.asked("resources/list")) == 2
         assert [one async for one in found] == []
+
+
+@pytest.mark.parametrize("listing", ["list_tools", "list_resources", "list_resource_templates", "list_prompts"])
+def test_the_limit_of_a_list_is_for_all_its_pages(listing: str) -> None:
+    @virtual
+    async def run() -> None:
+        peer = Peer(answer=slowly({**NOTHING, "nextCursor": "more"}, seconds=4.0))
+        async with Client(peer.link) as c:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(TimeoutError):
+                await getattr(c, listing)(timeout=10.0)
+            assert asyncio.get_running_loop().time() - began == pytest.approx(10.0)
+
+    run()
+
+
+@virtual
+async def test_the_limit_of_what_is_iterated_over_is_for_each_page() -> None:
+    peer = Peer(answer=slowly({**NOTHING, "prompts": [{"name": "p"}], "nextCursor": "more"}, seconds=4.0))
+    async with Client(peer.link) as c:
+        found = c.iter_prompts(timeout=10.0)
+        for _ in range(3):
+            assert (await anext(found)).name == "p"
+            await asyncio.sleep(3600)  # this time is the caller's
+        await found.aclose()
+
+
+@pytest.mark.parametrize("method", ["read_resource", "get_prompt"])
+def test_the_limit_of_a_request_is_for_all_rounds_of_questions(method: str) -> None:
+    @virtual
+    async def run() -> None:
+        peer = Peer(answer=slowly({"resultType": "input_required", "requestState": "s"}, seconds=4.0))
+        async with Client(peer.link) as c:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(TimeoutError):
+                await getattr(c, method)("a", timeout=10.0)
+            assert asyncio.get_running_loop().time() - began == pytest.approx(10.0)
+
+    run()
 
 
 async def test_pages_without_an_end_are_not_followed() -> None:

@@ -26,6 +26,7 @@ __all__ = ["H2Pool"]
 
 _MAX_LINKS = 16  # connections at once; more streams than they take wait
 _IDLE = 90.0  # seconds after which a connection without streams is closed (why not less: see `idle`)
+_PAUSE = 1.0  # seconds from a connection that could not be made to the next attempt, while there is another one
 _ATTEMPTS = 3  # of a request that servers refuse without looking at it
 _KEEPALIVE = 30  # seconds of silence before the system asks whether the server is there
 
@@ -62,6 +63,7 @@ class H2Pool:
         self._links: dict[H2Link, asyncio.TimerHandle | None] = {}
         self._waiting: dict[H2Pipe, None] = {}  # for a connection; each ends with its call
         self._connecting = 0
+        self._pausing: asyncio.TimerHandle | None = None  # until the next attempt: the last one failed
         self._tasks: Tasks | None = None
         self._closed = False
 
@@ -85,6 +87,7 @@ class H2Pool:
     async def aclose(self) -> None:
         """End all connections, and what is on them."""
         self._closed = True
+        self._end_pause()
         for link in list(self._links):
             link.close()
         for pipe in list(self._waiting):
@@ -117,7 +120,10 @@ class H2Pool:
                 timer.cancel()
                 self._links[link] = None
             link.start(pipe)
-        if self._waiting and not self._connecting and len(self._links) < _MAX_LINKS and not self._closed:
+        if not self._links:
+            self._end_pause()  # nothing else will give them a place
+        wanted = self._waiting and not self._connecting and self._pausing is None and not self._closed
+        if wanted and len(self._links) < _MAX_LINKS:
             self._connecting += 1
             if self._tasks is None:
                 self._tasks = Tasks(Threads(size=1, waiting=1, name="tailrace-rpc"))
@@ -132,10 +138,24 @@ class H2Pool:
         if error is None:
             self._links[link] = None
             return self._room()
+        if self._links and not self._closed:  # those will have places: who waits goes on, within a limit of its own
+            loop = asyncio.get_running_loop()
+            self._pausing = loop.call_later(_PAUSE, self._attempt, context=contextvars.Context())
+            return None
         waiting, self._waiting = self._waiting, {}
         for pipe in waiting:
             pipe.fail(error)
         return None
+
+    def _attempt(self) -> None:
+        """The pause is over."""
+        self._pausing = None
+        self._serve()
+
+    def _end_pause(self) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
 
     async def _open(self, link: H2Link) -> ConnectionError | None:
         """Make a connection; why there is none, or None."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from tailrace.clients.mcp.conversation import Conversation
     from tailrace.clients.mcp.handshake import Era
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "left"]
 
 _MAX_PAGES = 1000
 
@@ -49,8 +50,26 @@ P = TypeVar("P", bound=_Page)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed(Generic[P, T]):
+    """What comes in pages, and how they are read."""
+
+    method: str
+    page: type[P]
+    items: Callable[[P], Sequence[T]]
+
+
+_RESOURCES = _Listed("resources/list", ResourcePage, lambda page: page.resources)
+_TEMPLATES = _Listed("resources/templates/list", TemplatePage, lambda page: page.resource_templates)
+_PROMPTS = _Listed("prompts/list", PromptPage, lambda page: page.prompts)
+_TOOLS = _Listed("tools/list", ToolPage, lambda page: page.tools)
+
+
 class Requests(ABC):
     """The requests of a client. Each takes ``timeout``: seconds, `math.inf` for no limit, None for the client's own.
+
+    It is for the whole of what is asked for, however many requests that takes: all pages of a list, all rounds of a
+    question. Only what is iterated over has it for each page, because the time between two pages is the caller's.
 
     All of them raise as `Client.call_tool` does: `ProtocolError`, `TransportError`, `TimeoutError`.
     """
@@ -59,19 +78,19 @@ class Requests(ABC):
 
     async def list_resources(self, *, timeout: float | None = None) -> list[ResourceInfo]:
         """All resources, over all pages (1,000 at most)."""
-        return [one async for one in self.iter_resources(timeout=timeout)]
+        return await self._all(_RESOURCES, timeout)
 
     def iter_resources(self, *, timeout: float | None = None) -> AsyncGenerator[ResourceInfo]:
         """The resources one by one; a page is asked for when its turn comes."""
-        return self._iterate("resources/list", ResourcePage, lambda page: page.resources, timeout)
+        return self._iterate(_RESOURCES, lambda: timeout)
 
     async def list_resource_templates(self, *, timeout: float | None = None) -> list[ResourceTemplateInfo]:
         """All templates of resources, over all pages (1,000 at most)."""
-        return [one async for one in self.iter_resource_templates(timeout=timeout)]
+        return await self._all(_TEMPLATES, timeout)
 
     def iter_resource_templates(self, *, timeout: float | None = None) -> AsyncGenerator[ResourceTemplateInfo]:
         """The templates one by one; a page is asked for when its turn comes."""
-        return self._iterate("resources/templates/list", TemplatePage, lambda page: page.resource_templates, timeout)
+        return self._iterate(_TEMPLATES, lambda: timeout)
 
     async def read_resource(self, uri: str, *, timeout: float | None = None) -> ReadResult:
         """What a resource holds."""
@@ -82,11 +101,11 @@ class Requests(ABC):
 
     async def list_prompts(self, *, timeout: float | None = None) -> list[PromptInfo]:
         """All prompts, over all pages (1,000 at most)."""
-        return [one async for one in self.iter_prompts(timeout=timeout)]
+        return await self._all(_PROMPTS, timeout)
 
     def iter_prompts(self, *, timeout: float | None = None) -> AsyncGenerator[PromptInfo]:
         """The prompts one by one; a page is asked for when its turn comes."""
-        return self._iterate("prompts/list", PromptPage, lambda page: page.prompts, timeout)
+        return self._iterate(_PROMPTS, lambda: timeout)
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
@@ -126,7 +145,7 @@ class Requests(ABC):
 
     def iter_tools(self, *, timeout: float | None = None) -> AsyncGenerator[ToolInfo]:
         """The tools one by one, all that the server names; a page is asked for when its turn comes."""
-        return self._iterate("tools/list", ToolPage, lambda page: page.tools, timeout)
+        return self._iterate(_TOOLS, lambda: timeout)
 
     # --- the log ---
 
@@ -172,29 +191,45 @@ class Requests(ABC):
 
     async def _ask_whole(self, method: str, params: Mapping[str, Any], timeout: float | None) -> msgspec.Raw:
         """A request whose answer may be that the server wants to know more first."""
+        until = self._until(timeout)
 
         async def ask(more: Mapping[str, Any]) -> msgspec.Raw:
-            return await self._request(method, {**params, **more}, timeout=timeout)
+            return await self._request(method, {**params, **more}, timeout=left(until))
 
-        until = asyncio.get_running_loop().time() + self._limit(timeout)
         kind, raw = await ask_in_rounds(ask, self._open(), method, until)
         if kind != "complete":
             raise ProtocolError(INTERNAL_ERROR, f"{method} was answered {kind!r}, which this client did not offer")
         return raw
 
-    async def _iterate(
-        self, method: str, kind: type[P], items: Callable[[P], Sequence[T]], timeout: float | None
-    ) -> AsyncGenerator[T]:
-        cursor: str | None = None
+    async def _all_tools(self, timeout: float | None) -> list[ToolInfo]:
+        return await self._all(_TOOLS, timeout)
+
+    async def _all(self, listed: _Listed[P, T], timeout: float | None) -> list[T]:
+        """All pages, within one limit."""
+        until = self._until(timeout)
+        return [one async for one in self._iterate(listed, lambda: left(until))]
+
+    async def _iterate(self, listed: _Listed[P, T], limit: Callable[[], float | None]) -> AsyncGenerator[T]:
+        """One by one; `limit` is asked at each page how long that may take."""
+        method, cursor = listed.method, None
         for _ in range(_MAX_PAGES):
             params = {"cursor": cursor} if cursor is not None else None
-            page = decode(method, await self._request(method, params, timeout=timeout), kind)
-            for item in items(page):
+            page = decode(method, await self._request(method, params, timeout=limit()), listed.page)
+            for item in listed.items(page):
                 yield item
             if page.next_cursor is None:
                 return
             cursor = page.next_cursor
         raise LimitError("pages", f"{method} has more than {_MAX_PAGES} pages: the server's paging may not end")
+
+    def _until(self, timeout: float | None) -> float:
+        """Loop time at which this limit has passed."""
+        return asyncio.get_running_loop().time() + self._limit(timeout)
+
+
+def left(until: float) -> float:
+    """Seconds until this loop time, in a number that people can read in a message."""
+    return max(0.0, round(until - asyncio.get_running_loop().time(), 3))
 
 
 def _text(value: Any) -> str:

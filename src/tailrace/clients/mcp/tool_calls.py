@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.clients.mcp.again import ask_until_answered
 from tailrace.clients.mcp.links import StreamableLink
-from tailrace.clients.mcp.requests import Requests
+from tailrace.clients.mcp.requests import Requests, left
 from tailrace.clients.mcp.results import ToolInfo, ToolResult, decode, decode_tool_result
 from tailrace.clients.mcp.rounds import ask_in_rounds
 from tailrace.clients.mcp.tasks import follow, pause_of
@@ -43,9 +43,9 @@ class ToolCalls(Requests):
         """All tools, over all pages (1,000 at most); over modern HTTP without those whose `x-mcp-header` is not valid.
 
         Args:
-            timeout: Seconds for each page; None: the client's.
+            timeout: Seconds for all of them; None: the client's.
         """
-        tools = [tool async for tool in self.iter_tools(timeout=timeout)]
+        tools = await self._all_tools(timeout)
         headed = self.era == "modern" and isinstance(self._open().link, StreamableLink)
         return self._listing.take(tools, with_headers=headed)
 
@@ -84,7 +84,7 @@ class ToolCalls(Requests):
             TransportError: The connection broke before the answer came; the call may have run.
             TimeoutError: The limit passed; the server was told that nobody waits any more.
         """
-        until = asyncio.get_running_loop().time() + self._limit(timeout)
+        until = self._until(timeout)
         extra = dict(meta or {})
         if idempotency_key is not None:
             extra["io.tailrace/idempotencyKey"] = idempotency_key
@@ -107,7 +107,7 @@ class ToolCalls(Requests):
             task = decode("tools/call", raw, TaskState)
             if on_task is not None:
                 on_task(task.task_id)
-            raw = await self._follow(task.task_id, pause_of(task), _left(until))
+            raw = await self._follow(task.task_id, pause_of(task), left(until))
         return decode_tool_result(raw, self._listing.output_schema(name))
 
     async def task_result(self, task_id: str, *, timeout: float | None = None) -> ToolResult:
@@ -125,29 +125,24 @@ class ToolCalls(Requests):
         headers = self._listing.headers(name, given)
         send = partial(self._request, "tools/call", params, meta=meta, progress=progress)
         try:
-            return await send(timeout=_left(until), headers=headers)
+            return await send(timeout=left(until), headers=headers)
         except ProtocolError as error:
             if error.code != HEADER_MISMATCH:
                 raise
             if self._kept is not None:
                 self._kept.forget("tools/list")
             # 2026-07-28, transports: the tool may have changed, so look again
-            await self.list_tools(timeout=_left(until))
+            await self.list_tools(timeout=left(until))
             again = self._listing.headers(name, given)
             if again == headers:
                 raise
-        return await send(timeout=_left(until), headers=again)
+        return await send(timeout=left(until), headers=again)
 
     async def _runs_once(self, name: str, until: float) -> bool:
         """Whether the server says that calls of the tool with the same key are one."""
         if not self._listing.knows(name):
-            await self.list_tools(timeout=_left(until))
+            await self.list_tools(timeout=left(until))
         return self._listing.runs_once(name)
 
     async def _follow(self, task_id: str, pause: float, limit: float) -> msgspec.Raw:
         return await follow(self._open(), task_id, pause, timeout=limit, reconnect=self._reconnect)
-
-
-def _left(until: float) -> float:
-    """Seconds until then, in a number that people can read in a message."""
-    return max(0.0, round(until - asyncio.get_running_loop().time(), 3))
