@@ -155,7 +155,7 @@ class Peer:
 
     async def request(self, number: int = 0) -> Request:
         """The request of that number, once it is there."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(self.requests) <= number:
                 self.arrived.clear()
                 await self.arrived.wait()

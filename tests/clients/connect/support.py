@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
-from tailrace.connect import Client
+from tailrace.connect import Client, RpcDeadlineExceeded
 from tailrace.errors import RpcError
 from tailrace.wire import connect, grpc
 from tailrace.wire.envelopes import END_STREAM, envelope
@@ -147,6 +147,17 @@ async def eventually(true: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"it never came that {what}")
 
 
+async def at_its_deadline(peer: Peer, call: Callable[[float], Awaitable[Any]], seconds: float = 0.5) -> Any:
+    """The error of a call that passes its deadline after the server has got its request: where a busy machine lets the
+    time pass before, the call is made with more of it."""
+    for limit in (seconds, 5.0, 30.0):
+        with pytest.raises(RpcDeadlineExceeded) as error:
+            await call(limit)
+        if peer.requests:
+            return error.value
+    raise AssertionError("no request came")
+
+
 async def told(request: Request, spoken: Spoken, *, closed: bool = False) -> None:
     """The server learns that its client left: the stream is reset (with CANCEL), or, over HTTP/1.1 and if the client is
     `closed`, the connection."""
@@ -186,6 +197,7 @@ __all__ = [
     "BytesValue",
     "Spoken",
     "StringValue",
+    "at_its_deadline",
     "each_early",
     "each_way",
     "eventually",

@@ -41,7 +41,7 @@ from tests.clients.connect.support import (
 )
 from tests.rigs.peers import Request, running_peer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 async def answer_unary(spoken: Spoken, request: Request, answer: str, *headers: tuple[str, str]) -> None:
@@ -440,7 +440,7 @@ async def test_methods_with_types_call_as_the_client_does(spoken: Spoken) -> Non
     async with served(spoken, answer) as (client, peer):
         assert (await one(client, text("x"), idempotency_key="k")).value in ("hello x", "x")
         assert peer.requests[0].headers["idempotency-key"] == "k"
-        async with many(client, text("y"), timeout=5.0) as stream:
+        async with many(client, text("y"), timeout=60.0) as stream:
             assert [found.value async for found in stream] == ["y"]
         async with collect(client) as sending:
             await sending.send(text("z"))
@@ -471,10 +471,12 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 @each_way
 async def test_a_connection_that_breaks_is_told_as_such(spoken: Spoken) -> None:
+    received = asyncio.Event()
+
     async def answer(request: Request) -> None:
         await spoken.begin(request)
         await spoken.message(request, "one")
-        await asyncio.sleep(0.02)
+        await received.wait()
         peer.hang_up()
 
     async with (
@@ -482,6 +484,7 @@ async def test_a_connection_that_breaks_is_told_as_such(spoken: Spoken) -> None:
         client.server_stream(PATH, text("go"), response=StringValue) as stream,
     ):
         await stream.receive()
+        received.set()
         with pytest.raises(RpcError, match="the connection broke") as error:
             await stream.receive()
         assert error.value.code is Code.UNAVAILABLE
@@ -498,12 +501,12 @@ async def test_a_connection_that_breaks_is_told_as_such(spoken: Spoken) -> None:
     ],
 )
 async def test_a_reset_has_the_code_that_grpc_gives_it(code: int, expected: Code) -> None:
-    spoken = Spoken("grpc", True)
+    spoken, received = Spoken("grpc", True), asyncio.Event()
 
     async def answer(request: Request) -> None:
         await spoken.begin(request)
         await spoken.message(request, "one")
-        await asyncio.sleep(0.02)
+        await received.wait()
         request.abort(code)
 
     async with (
@@ -511,6 +514,7 @@ async def test_a_reset_has_the_code_that_grpc_gives_it(code: int, expected: Code
         client.server_stream(PATH, text("go"), response=StringValue) as stream,
     ):
         await stream.receive()
+        received.set()
         with pytest.raises(RpcError, match="reset") as error:
             await stream.receive()
         assert error.value.code is expected

@@ -32,7 +32,7 @@ from tests.clients.connect.test_calls import answer_unary
 from tests.clients.connect.test_h2_faults import HEAD, Wire
 from tests.rigs.peers import Request, running_peer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 GRPC, CONNECT = Spoken("grpc", True), Spoken("connect", True)
 
 
@@ -250,9 +250,9 @@ async def test_a_body_waits_while_the_transport_is_full() -> None:
 
 
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(h2pool, "_IDLE", 0.05)
     async with served(CONNECT, lambda request: answer_unary(CONNECT, request, "hello")) as (client, peer):
-        for _ in range(3):
+        for idle in (60.0, 60.0, 0.05):
+            monkeypatch.setattr(h2pool, "_IDLE", idle)
             await client.unary(PATH, text("x"), response=StringValue)
         assert peer.connections == 1
         await eventually(lambda: peer.open == 0, "the connection is closed")

@@ -11,6 +11,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
+import pytest
+
 from tailrace.wire import sse
 
 LIMIT = 45.0  # seconds any wait of a script may take
@@ -174,6 +176,17 @@ async def serving(script: Script) -> AsyncIterator[FakeServer]:
     finally:
         await server.stop()
     assert server.faults == []
+
+
+async def timed_out(call: Callable[[float], Awaitable[Any]], begun: Callable[[], bool], seconds: float = 0.5) -> None:
+    """A call that ends at its limit after the server has got it: where a busy machine lets the time pass before, it is
+    made again with more of it."""
+    for limit in (seconds, 5.0, 30.0):
+        with pytest.raises(TimeoutError):
+            await call(limit)
+        if begun():
+            return
+    raise AssertionError("the server was never asked")
 
 
 # --- parts of scripts -------------------------------------------------------------------------------

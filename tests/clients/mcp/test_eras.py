@@ -73,14 +73,14 @@ async def test_a_known_modern_server_may_take_the_whole_time_for_its_answer() ->
 
     async def script(x: Exchange) -> None:
         if x.rpc == "server/discover" and slow.is_set():
-            await asyncio.sleep(2.6)  # of 5 s, of which a probe has half
+            await asyncio.sleep(5.2)  # of 10 s, of which a probe has half
         await modern(nothing)(x)
 
     async with serving(script) as server:
         async with Client(server.url) as c:
             assert c.era == "modern"
         slow.set()
-        async with Client(server.url, connect_timeout=5.0) as c:
+        async with Client(server.url, connect_timeout=10.0) as c:
             assert c.era == "modern"
         assert not server.asked("initialize")
 

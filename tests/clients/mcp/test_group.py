@@ -26,7 +26,7 @@ def service(name: str) -> Service:
 
 
 async def test_tools_are_called_under_the_names_of_their_servers() -> None:
-    async with ClientGroup({"a": service("first"), "a_b": service("second")}, timeout=5.0) as group:
+    async with ClientGroup({"a": service("first"), "a_b": service("second")}, timeout=60.0) as group:
         assert [tool.name for tool in await group.list_tools()] == ["a_whose", "a_b_whose"]
         assert (await group.call_tool("a_whose")).data == "first"
         assert (await group.call_tool("a_b_whose")).data == "second"

@@ -9,6 +9,7 @@ import pytest
 
 from tailrace.clients.mcp import Client
 from tailrace.errors import DefinitionError, ProtocolError, TransportError
+from tests.core.support import virtual
 
 from .fake_http import DISCOVERED, INITIALIZED, Exchange, legacy, modern, serving
 from .test_calls import Peer
@@ -67,6 +68,7 @@ class LatePeer(Peer):
             self.say({"id": message["id"], "result": DISCOVERED})
 
 
+@virtual
 async def test_a_server_of_both_eras_that_was_slow_to_start_is_spoken_to_in_the_one_it_settled_on() -> None:
     peer = LatePeer()
     async with Client(peer.link, connect_timeout=1.0) as c:  # half of it passes without an answer
@@ -82,7 +84,7 @@ async def test_a_server_that_never_answers_the_probe_is_greeted_by_initialize() 
         else:
             await legacy(nothing)(x)
 
-    async with serving(script) as server, Client(server.url, connect_timeout=1) as c:
+    async with serving(script) as server, Client(server.url, connect_timeout=5) as c:
         assert c.era == "legacy"
 
 

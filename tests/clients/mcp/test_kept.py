@@ -14,7 +14,7 @@ from .test_calls import Peer
 from .test_requests import saying
 
 
-def answer(ttl: Any = 1000, kind: str = "complete") -> Raw:
+def answer(ttl: Any = 3_600_000, kind: str = "complete") -> Raw:
     return Raw(f'{{"ttlMs": {ttl}, "resultType": "{kind}"}}'.encode())
 
 
