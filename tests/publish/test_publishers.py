@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from typing import Any
+
 import pytest
 
 from tailrace.core.context import Context
@@ -59,3 +63,38 @@ async def test_kafka_that_is_not_connected_says_so() -> None:
     with pytest.raises(ConnectionError):
         await publisher.publish([make_message(Context.background(), "t", "x")])
     await publisher.close()
+
+
+class FullProducer:
+    """Of aiokafka: takes one message, and has no room for the next before the brokers are back."""
+
+    def __init__(self) -> None:
+        self.taken: list[asyncio.Future[Any]] = []
+        self.is_full = asyncio.Event()
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return {0}
+
+    async def send(self, *_: Any, **__: Any) -> asyncio.Future[Any]:
+        if self.taken:
+            self.is_full.set()
+            await asyncio.Event().wait()
+        self.taken.append(asyncio.get_running_loop().create_future())
+        return self.taken[0]
+
+
+async def test_what_kafka_refuses_after_a_batch_was_given_up_is_not_reported_as_lost() -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    publisher, producer = KafkaPublisher(["127.0.0.1:9"]), FullProducer()
+    publisher._producer = producer  # type: ignore[assignment]
+    batch = [make_message(Context.background(), "t", n) for n in range(2)]
+    publishing = asyncio.ensure_future(publisher.publish(batch))
+    await producer.is_full.wait()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    del publishing
+    producer.taken.pop().set_exception(ConnectionError("the brokers do not answer"))
+    await asyncio.sleep(0)  # what is told to callbacks
+    gc.collect()
+    assert lost == []

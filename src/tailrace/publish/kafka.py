@@ -161,7 +161,9 @@ class KafkaPublisher:
             outcomes.append(verdicts[message.topic])
             if outcomes[-1] is None:
                 try:
-                    sent.append((place, await self._send(producer, message)))
+                    future = await self._send(producer, message)
+                    future.add_done_callback(_seen)
+                    sent.append((place, future))
                 except Exception as error:
                     outcomes[-1] = _verdict(error)
         answers = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
@@ -223,6 +225,11 @@ async def _answers(producer: AIOKafkaProducer) -> bool:
         async with asyncio.timeout(_TOPIC_LIMIT):
             return bool(await producer.client.force_metadata_update())
     return False
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # a wait for the rest of the batch may be given up: what failed then is not lost
 
 
 def _verdict(error: Exception) -> Exception:

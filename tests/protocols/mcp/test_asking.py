@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 from typing import Any, Literal
 
 import pytest
 
 from tailrace import CapabilityError, Context, LimitError, RequestRefused, Service
+from tailrace.errors import StoreError
 from tailrace.mcp import Client
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
@@ -382,3 +384,29 @@ async def test_a_request_that_cannot_be_stored_fails_and_does_not_wait() -> None
         answer = await session.call(1, "order").answer(1)
         assert answer["error"]["data"] == {"limit": "store"}
         store.fail_commits(None)
+
+
+@virtual
+async def test_a_request_that_the_store_refuses_at_once_fails_by_that_name_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    store = MemoryStore(durable=True)
+    async with serving(curious(), store) as server:
+        session = await legacy(server)
+        with monkeypatch.context() as full:
+            full.setattr(store, "write", raising(StoreError("more than 1 byte is waiting to be committed")))
+            answer = await session.call(1, "order").answer(1)
+        assert answer["error"]["data"] == {"limit": "store"}
+    gc.collect()
+    assert lost == []
+
+
+def raising(error: Exception) -> Any:
+    """A function that raises it, whatever it is called with."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail

@@ -197,13 +197,15 @@ class Asking:
         id = secrets.token_urlsafe(16)
         payload = encode_request(id, method, mcp.encode(question.params) if question.params else None)
         self._counts[session] = count + 1
-        pending = self._pending[id] = _Pending(call, session, asyncio.get_running_loop().create_future())
         seconds = settings.ask_time if timeout is None else timeout
         try:
             if len(payload) > ANSWER_ROOM and not await call.reply.room_for(len(payload)):
                 raise LimitError("log", "the request does not fit beside what its client has not read")
+            pending = self._pending[id] = _Pending(call, session, asyncio.get_running_loop().create_future())
             place = None if call.over or call.context.error is not None else call.reply.request(payload)
             if place is None:
+                if pending.answer.done():  # a full store refuses at once, before there is anything to wait for
+                    pending.answer.result()
                 raise CallCancelled("the call has ended, and cannot ask its client any more")
             log, seq = place
             try:
@@ -218,7 +220,7 @@ class Asking:
                 raise
             log.resolve(seq)
         finally:
-            del self._pending[id]
+            self._pending.pop(id, None)
             self._counts[session] -= 1
             if not self._counts[session]:
                 del self._counts[session]
