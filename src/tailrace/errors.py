@@ -39,6 +39,13 @@ __all__ = [
 ]
 
 
+def _utf8(text: str) -> str:
+    """A text that can be sent: half a surrogate pair, as in the name of a file that is not UTF-8, is spelled out."""
+    if not isinstance(text, str) or text.isascii():  # pyright: ignore[reportUnnecessaryIsInstance]
+        return text
+    return text.encode(errors="backslashreplace").decode()
+
+
 class TailraceError(Exception):
     """The base of every exception that Tailrace raises itself."""
 
@@ -60,7 +67,7 @@ class ToolError(TailraceError):
 
     def __init__(self, message: str, data: Any = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _utf8(message)
         self.data = data
 
 
@@ -181,7 +188,7 @@ class ProtocolError(TailraceError):
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = _utf8(message)
         self.data = data
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tailrace.core.context import Context, current
-from tailrace.core.tasks import Tasks
+from tailrace.core.tasks import Detached, Tasks
 from tailrace.core.threads import Threads
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
 from tests.core.support import InlineThreads, Work, make_tasks, never, turns, virtual
@@ -264,7 +264,15 @@ async def test_a_timeout_error_of_the_work_itself_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"), [(SystemExit(3), "it called sys.exit(3)"), (BaseException("x"), "it raised BaseException('x')")]
+    ("raised", "said"),
+    [
+        (SystemExit(3), "it called sys.exit(3)"),
+        (BaseException("x"), "it raised BaseException('x')"),
+        (KeyboardInterrupt(), "it raised KeyboardInterrupt()"),
+        (GeneratorExit(), "it raised GeneratorExit()"),
+        (asyncio.CancelledError(), "it was cancelled from inside"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
 async def test_detached_work_that_calls_sys_exit_and_the_like_ends_itself_and_not_the_server(
     raised: BaseException, said: str
@@ -279,6 +287,19 @@ async def test_detached_work_that_calls_sys_exit_and_the_like_ends_itself_and_no
     (error,) = got
     assert isinstance(error, RuntimeError)
     assert str(error) == said
+
+
+def test_detached_work_that_is_dropped_with_its_loop_is_no_failure_of_its_own() -> None:
+    got: list[Exception] = []
+
+    async def start() -> Any:
+        work = Detached("waiting", correlated(), 0.0, never, (None,), None, got.append)
+        running = make_tasks()._run_detached(work)
+        running.send(None)  # as far as its wait
+        return running
+
+    asyncio.run(start()).close()
+    assert got == []
 
 
 # --- work of the house

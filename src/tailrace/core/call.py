@@ -283,7 +283,11 @@ class Call(ABC):
         """Cancel it with `error` after `seconds`."""
         loop = asyncio.get_running_loop()
         self.context.deadline = loop.time() + seconds
-        self._deadline_timer = loop.call_later(seconds, self.cancel, error, context=contextvars.Context())
+        self._deadline_timer = loop.call_later(seconds, self.expire, error, context=contextvars.Context())
+
+    def expire(self, error: Exception) -> None:
+        """Its time is over."""
+        self.cancel(error)
 
     async def room(self) -> None:
         """Wait while the caller's connection is too far behind; now and then let the others have their turn.

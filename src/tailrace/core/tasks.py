@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.interrupts import is_foreign
 from tailrace.core.trace import trace_of
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
@@ -250,20 +251,24 @@ class Tasks:
         task.add_done_callback(self._detached_ended, context=contextvars.Context())  # the default keeps the call alive
 
     async def _run_detached(self, work: Detached) -> None:
-        limit = asyncio.timeout(work.timeout)
+        task, limit = asyncio.current_task(), asyncio.timeout(work.timeout)
         try:
             async with limit:
                 if self.tracer is None:
                     await self._run_function(work)
                 else:
                     await self._run_traced(self.tracer, work)
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
-            raise
+        except asyncio.CancelledError:
+            if task is None or task.cancelling():
+                raise
+            await self._report(work, RuntimeError("it was cancelled from inside"))
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():  # a TimeoutError of its own stays what it is
                 error = DeadlineExceeded(f"detached work {work.name} did not end within {work.timeout:g} s")
             await self._report(work, error)
         except BaseException as error:  # it may end itself, not the server
+            if is_foreign(error, task):
+                raise
             what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
             await self._report(work, RuntimeError(f"it {what}"))
 

@@ -155,6 +155,10 @@ class _Job:
     def run(self) -> tuple[Any, BaseException | None]:
         try:
             return self.context.run(self.fn), None
+        except KeyboardInterrupt as error:  # no keyboard sends it to this thread; on the loop it would end the program
+            failure = RuntimeError("a function raised KeyboardInterrupt")
+            failure.__cause__ = error
+            return None, failure
         except BaseException as error:  # also SystemExit: it is the caller's, this thread serves others
             return None, error
 

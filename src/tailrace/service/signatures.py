@@ -121,7 +121,7 @@ def define(
     place = signature.place
     name = pascal_case(fn.__name__) if name is None else name
     if not _NAME.fullmatch(name):
-        raise DefinitionError(f"{place}: {name!r} is no name of a method; give name=")
+        raise DefinitionError(f"{place}: {name!r} is no name of a method; give another one by name=")
     check_form(fn, signature)
     request, hint, param, arguments, streams = _request(fn, signature)
     response, response_hint = _response(fn, signature)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from tailrace.core.access import Access, InvalidToken
+from tailrace.core.interrupts import is_foreign
 from tailrace.errors import DefinitionError
 from tailrace.transports.authorization.resource import ResourceServer, Verifier, is_async
 from tailrace.wire.challenge import write_challenge
@@ -108,7 +109,9 @@ class VerifierJudge:
                 said = cast("object", await self._verifier(token))  # the user's: it may be anything
         except InvalidToken as error:
             return Refusal(401, str(error) or _INVALID.text, "invalid_token")
-        except (Exception, SystemExit) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if is_foreign(error, None):
+                raise
             if isinstance(error, TimeoutError) and limit.expired():
                 logger.error("the token verifier did not end within %.1fs", self._seconds)
             else:

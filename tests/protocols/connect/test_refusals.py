@@ -235,6 +235,9 @@ async def test_what_a_handler_raises_is_the_calls_end(
             (CapabilityError("cannot"), Code.FAILED_PRECONDITION, "cannot"),
             (ValueError("secret"), Code.INTERNAL, "error id"),
             (SystemExit(3), Code.INTERNAL, "error id"),
+            (KeyboardInterrupt(), Code.INTERNAL, "error id"),
+            (GeneratorExit(), Code.INTERNAL, "error id"),
+            (ToolError("no caf\udce9"), Code.UNKNOWN, "no caf\\udce9"),
             (BaseException("of a test framework"), Code.INTERNAL, "error id"),
             (RpcError(Code.ABORTED, "x", ["no message"]), Code.INTERNAL, "error id"),
         ):

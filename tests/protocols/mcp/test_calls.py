@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import re
 import sys
@@ -127,6 +128,33 @@ def leave_in_a_thread() -> str:
 @svc.tool
 async def cancel_itself() -> str:
     raise asyncio.CancelledError
+
+
+@svc.tool
+async def interrupt() -> str:
+    raise KeyboardInterrupt
+
+
+@svc.tool
+def interrupt_in_a_thread() -> str:
+    raise KeyboardInterrupt
+
+
+@svc.tool
+async def end_as_a_generator() -> str:
+    raise GeneratorExit
+
+
+@svc.tool
+async def refuse_a_file() -> str:
+    raise ToolError("there is no caf\udce9.txt")
+
+
+@svc.tool(timeout=5)
+async def hold_on() -> str:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
 
 
 @svc.tool
@@ -311,6 +339,7 @@ BUGS = [
     *("bug", "bug_in_a_thread", "leave", "leave_in_a_thread", "cancel_itself", "wrong_type"),
     *("end_a_test", "end_a_test_in_a_thread"),
     *("speak_nonsense", "progress_nonsense", "refuse_oddly"),
+    *("interrupt", "interrupt_in_a_thread", "end_as_a_generator"),
 ]
 
 
@@ -340,6 +369,20 @@ async def test_a_tool_that_takes_too_long_is_cancelled_and_answered() -> None:
         answer = (await post.answer(1))["result"]
         assert answer["isError"] is True
         assert answer["content"][0]["text"] == "slow did not end within 5 s"
+
+
+@virtual
+async def test_a_tool_that_does_not_let_go_is_answered_after_the_grace() -> None:
+    async with session() as client:
+        post = client.call(1, "hold_on")
+        await asyncio.sleep(11)
+        answer = (await post.answer(1))["result"]
+        assert (answer["isError"], answer["content"][0]["text"]) == (True, "hold_on did not end within 5 s")
+
+
+async def test_what_a_tool_says_of_a_file_whose_name_is_no_utf8_is_heard() -> None:
+    answer = await result("refuse_a_file")
+    assert (answer["isError"], answer["content"][0]["text"]) == (True, "there is no caf\\udce9.txt")
 
 
 async def test_a_thread_that_takes_too_long_is_not_waited_for() -> None:

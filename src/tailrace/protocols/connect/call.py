@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace.core.call import Call
 from tailrace.core.headers import RequestHeaders, headers_of
+from tailrace.core.interrupts import is_foreign
 from tailrace.core.meter import Operation
 from tailrace.errors import (
     CallCancelled,
@@ -207,9 +208,9 @@ class RpcCall(Call):
             if isinstance(error, LimitError):
                 self.tasks.refuse(error.limit)
             return self._fail(error_of(error, draining=self.home.draining))
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException:  # also SystemExit, and those of test frameworks: an accepted call is answered
+        except BaseException as error:  # also SystemExit, and those of test frameworks: an accepted call is answered
+            if is_foreign(error, self.task):
+                raise
             return self._bug("the method raised an exception")
 
     async def _provided(self, work: Awaitable[bytes]) -> bytes:

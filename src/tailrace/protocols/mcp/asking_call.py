@@ -132,8 +132,12 @@ class AskingCall(Call):
         """Its request waits for an answer that may be a question."""
         return True
 
+    def expire(self, error: Exception) -> None:
+        """Its time is over. A handler that does not let go is not waited for."""
+        self.pause(error, self.asking.endpoint.settings.grace)
+
     def pause(self, error: Exception, grace: float) -> None:
-        """End this leg of it with `error`, within `grace` seconds also where its handler does not let go."""
+        """End it, or this leg of it, with `error`, within `grace` seconds also where its handler does not let go."""
         self.cancel(error)
         if self.cancelled_by is error and not self.over:
             asyncio.get_running_loop().call_later(grace, self.abandon, error, context=contextvars.Context())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Raw, UnsetType
 
 from tailrace.core.headers import NO_HEADERS, RequestHeaders
+from tailrace.core.interrupts import is_foreign
 from tailrace.core.meter import Operation
 from tailrace.core.outgoing import Leaving
 from tailrace.core.session import ANSWER_ROOM
@@ -189,9 +190,9 @@ class McpCall(AskingCall):
         except LimitError as error:
             self.tasks.refuse(error.limit)
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException:  # also SystemExit, and those of test frameworks: an accepted call is answered
+        except BaseException as error:  # also SystemExit, and those of test frameworks: an accepted call is answered
+            if is_foreign(error, self.task):
+                raise
             return self.bug("the handler raised an exception")
 
     async def _publish(self, collected: Collected, result: bytes) -> None:

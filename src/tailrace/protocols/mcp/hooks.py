@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.interrupts import is_foreign
+
 if TYPE_CHECKING:
     from tailrace.core.session import Session
 
@@ -96,5 +98,7 @@ class Hooks:
 async def _contained(hook: Callable[..., Any], work: Any) -> None:
     try:
         await work
-    except (Exception, SystemExit):
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if is_foreign(error, asyncio.current_task()):
+            raise
         logger.exception("session hook failed hook=%s", hook.__qualname__)
