@@ -385,7 +385,7 @@ async def test_idle_connections_are_closed_when_the_listener_is_and_in_time() ->
         assert (await client.end())[:2] == (1, 0)
         await client.abort()
         await asyncio.wait_for(closing, 60)
-    async with serving(idle_time=0.05) as served, connected(served.address) as client:
+    async with serving(idle_time=0.5) as served, connected(served.address) as client:
         await client.ask()
         assert (await client.end())[:2] == (1, 0)
         assert served.listener.statistics()["expired"] == 0
@@ -400,7 +400,7 @@ async def test_a_client_that_has_vanished_is_asked_and_cut() -> None:
 
 
 async def test_a_client_that_answers_is_left_alone() -> None:
-    async with serving(ping_time=0.1) as served, connected(served.address) as client:
+    async with serving(ping_time=0.4) as served, connected(served.address) as client:
         stream = client.request("/held")
         for count in range(1, 6):
             await client.until(lambda: len(client.pings) >= count)  # noqa: B023  (awaited)
@@ -470,7 +470,7 @@ async def test_head_and_body_have_their_time() -> None:
 async def test_over_the_limit_of_connections_the_next_is_told_so() -> None:
     async with serving(max_connections=1) as served, connected(served.address):
         reader, writer = await asyncio.open_connection(*served.address)
-        assert b"503" in await asyncio.wait_for(reader.read(), 10)
+        assert b"503" in await asyncio.wait_for(reader.read(), 60)
         writer.close()
 
 

@@ -63,7 +63,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(begin: bytes) -> None
 
 
 async def test_an_idle_connection_is_closed_without_a_word() -> None:
-    async with serving(idle_time=0.1) as served:
+    async with serving(idle_time=0.5) as served:
         async with served.peer() as peer:
             assert await peer.closed()
         async with served.peer() as peer:
@@ -74,9 +74,11 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
 
 
 async def test_a_reply_may_take_longer_than_all_limits_for_the_client() -> None:
-    async with serving(idle_time=0.05, header_time=0.05, body_time=0.05, stall=0.05) as served, served.peer() as peer:
+    async with serving(idle_time=0.3, header_time=0.3, body_time=0.3, stall=0.3) as served, served.peer() as peer:
         await peer.send(request(target="/held", body=b"a"))
-        await served.until(lambda: served.listener.clock > 0.4)
+        await served.until(lambda: served.rig.exchanges)
+        clock = served.listener.clock
+        await served.until(lambda: served.listener.clock > clock + 0.7)
         served.rig.exchanges[0].respond(200, PLAIN, b"late")
         assert (await peer.reply()).body == b"late"
 

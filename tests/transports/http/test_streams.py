@@ -163,7 +163,7 @@ async def test_a_body_that_nobody_reads_holds_its_client_up(sized: bool) -> None
         assert source.held < 2 * 1024 * 1024  # what is allowed, and one read
         assert not sending.done()
         taken = 0
-        while data := await asyncio.wait_for(source.read(), 10):
+        while data := await asyncio.wait_for(source.read(), LIMIT):
             taken += len(data)
         assert taken == size
         await sending
