@@ -89,7 +89,7 @@ class Results:
         return f"{mark} {name}: {good} of {len(counted)} checks" + (f", {skipped} skipped" if skipped else "")
 
 
-def run_suite(url: str, requirements: str, output: Path, limit: float = 100.0) -> Results:
+def run_suite(url: str, requirements: str, output: Path, limit: float = 300.0) -> Results:
     """Run one requirement set.
 
     Args:
@@ -101,7 +101,7 @@ def run_suite(url: str, requirements: str, output: Path, limit: float = 100.0) -
     return _run("server", ["--url", url + "/mcp"], requirements, output, limit)
 
 
-def run_client_suite(requirements: str, output: Path, limit: float = 200.0) -> Results:
+def run_client_suite(requirements: str, output: Path, limit: float = 400.0) -> Results:
     """Run one requirement set against `client.py`, which is one process for each scenario.
 
     Args:

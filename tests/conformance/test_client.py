@@ -38,7 +38,7 @@ PASSED = {
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("requirements", SETS)
 def test_only_what_is_written_down_fails(
     requirements: str, needs: Callable[[str, str], NoReturn], tmp_path: Path

@@ -17,6 +17,7 @@ SCORED = {"2025-11-25": 30, "2026-07-28": 37}  # scenarios that the set demands
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("server", ["listener", "uvicorn"])
 @pytest.mark.parametrize("requirements", SETS)
 def test_only_what_is_written_down_fails(

@@ -76,7 +76,7 @@ class Rpc(Target):
             headers.append(("content-type", f"application/{family}+proto" if protocol else f"application/{suffix}"))
         request = Request(f"/shop.v1.Shop/{name}", protocol=family, stream=stream, raw=body, headers=headers)
         self.server.handle(request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await request.status_code()
             if request.streaming is not None:
                 await asyncio.wait([request.streaming])

@@ -268,7 +268,7 @@ class Endpoint(Target):
         for headers in (base, [*base, ("mcp-session-id", session.id)], [*base, *routing]):
             exchange = FakeExchange("POST", "/mcp", data, headers)
             self.server.handle(exchange)
-            status = await asyncio.wait_for(exchange.status_code(), 5)
+            status = await asyncio.wait_for(exchange.status_code(), 60)
             assert status in (200, 202, 400, 404, 415, 503), exchange.reply_body
             if exchange.reply_body:
                 body = json.loads(exchange.reply_body)

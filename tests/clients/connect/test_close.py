@@ -485,7 +485,7 @@ async def test_a_network_that_stalls_in_the_middle_of_a_stream_keeps_nobody(spok
                 pass
 
         async with spoken.client(proxy) as client:  # type: ignore[arg-type]
-            timeout = 0.5 if way == "timeout" else None
+            timeout = 4.0 if way == "timeout" else None  # it has to stall before
             async with within(1), watch(client, timeout=timeout) as stream:
                 task = asyncio.create_task(consume(stream))
                 await eventually(lambda: bool(proxy.connections) and proxy.connections[0].struck, "the network stalls")
