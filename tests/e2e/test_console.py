@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
+from tailrace.mcp import Client
 from tests.e2e.fixtures.watched import MARKUP
 from tests.rigs.debian import CHROMIUM, command_or_skip
 from tests.rigs.rawmcp import Streamable, call, initialize, notification
@@ -42,6 +43,12 @@ NAMELESS = """
   .filter((one) => one.checkVisibility())
   .filter((one) => !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") || one.labels?.length
     || one.textContent.trim()))
+  .map((one) => one.outerHTML)
+"""
+
+CUT = """
+[...document.querySelectorAll("#panel td.wide, #panel .name, #panel .table, .bar")]
+  .filter((one) => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight + 1)
   .map((one) => one.outerHTML)
 """
 
@@ -225,6 +232,15 @@ async def test_with_two_workers_rows_say_where_they_are_and_one_that_sleeps_is_n
             found = re.search(r"admin=(\S+)", server.ready_line)
             assert found is not None
             async with visit(browser, found[1]) as (page, complaints):
+                async with Client(server.url + "/mcp", era="legacy", client_info=("Visual Studio Code", "1.107.2")):
+                    name = page.get_by_role("cell", name="Visual Studio Code 1.107.2")
+                    await expect(name).to_be_visible()
+                    await expect(page.get_by_role("columnheader", name="Worker")).to_be_visible()
+                    for width in (1400, 1280, 1024):
+                        await page.set_viewport_size({"width": width, "height": 850})
+                        await page.wait_for_function(f"innerWidth === {width}")
+                        assert await page.evaluate(CUT) == []
+
                 session = await Streamable(server.url).open()
                 brewing = await session.post(call(3, "brew", {"tea": "gyokuro"}, progress="p"))
                 await expect(tab(page, "Workers")).to_contain_text("2")

@@ -204,6 +204,9 @@ const text = (of) => (cell, row) => say(cell, of(row));
 /** Where a row comes from; seen where there are several workers. */
 const WORKER = ["Worker", "number worker", null, text((row) => String(row.worker ?? ""))];
 
+/** Its own element: it takes several lines where the column is narrow. */
+const clientName = () => el("span", { class: "name" });
+
 function opener(pick) {
   return () => {
     const button = el("button", { type: "button", class: "open" });
@@ -233,10 +236,10 @@ const COLUMNS = {
           say(cell.firstElementChild, row.id);
           cell.firstElementChild.setAttribute("aria-label", `Session ${row.id}: open its timeline`);
         }],
-        ["Client", "wide", null, (cell, row) => {
-          say(cell, row.client || "not introduced yet");
+        ["Client", "wide client", clientName, (cell, row) => {
+          say(cell.firstElementChild, row.client || "not introduced yet");
           mark(cell, "data-faint", !row.client);
-          cell.title = row.principal ? `principal ${row.principal}` : "";
+          cell.title = [row.client, row.principal && `principal ${row.principal}`].filter(Boolean).join(", ");
         }],
         ["Transport", "medium", null, (cell, row) => {
           say(cell, transport(row.transport));
@@ -249,7 +252,7 @@ const COLUMNS = {
         }],
         WORKER,
         ["Calls", "number", null, text((row) => number(row.calls))],
-        ["Held", "number", null, text((row) => bytes(row.held))],
+        ["Held", "number spare", null, text((row) => bytes(row.held))],
         ["Used", "number", null, text((row) => age(row.touched))],
         ["", "act", doer("Close", "close", actions.close), (cell, row) => {
           cell.firstElementChild.setAttribute("aria-label", `Close session ${row.id}`);
@@ -271,7 +274,10 @@ const COLUMNS = {
       pick,
       columns: [
         ["Session", "id", opener(pick), (cell, row) => say(cell.firstElementChild, row.id)],
-        ["Client", "wide", null, text((row) => row.client || "never introduced")],
+        ["Client", "wide client", clientName, (cell, row) => {
+          say(cell.firstElementChild, row.client || "never introduced");
+          cell.title = row.client;
+        }],
         ["Transport", "medium", null, text((row) => transport(row.transport))],
         WORKER,
         ["Why", "wide", null, (cell, row) => { say(cell, row.reason); cell.title = row.reason; }],
@@ -280,7 +286,7 @@ const COLUMNS = {
     };
   },
   workers: () => {
-    const numbered = (title, of) => [title, "number", null, text((row) => (row.numbers ? of(row) : ""))];
+    const numbered = (title, of, kind = "number") => [title, kind, null, text((row) => (row.numbers ? of(row) : ""))];
     return {
       caption: "The processes that serve on this port",
       key: (row) => row.pid,
@@ -293,8 +299,8 @@ const COLUMNS = {
         }],
         numbered("Sessions", (row) => number(row.numbers.sessions)),
         numbered("Calls", (row) => number(row.numbers.calls)),
-        numbered("Ended", (row) => number(row.numbers.ended)),
-        numbered("Streams", (row) => number(row.numbers.streams)),
+        numbered("Ended", (row) => number(row.numbers.ended), "number spare"),
+        numbered("Streams", (row) => number(row.numbers.streams), "number spare"),
         numbered("Held", (row) => bytes(row.numbers.log_bytes)),
         numbered("Partitions", (row) => (row.partitions === null ? "none" : number(row.partitions))),
         numbered("Lag", (row) => (row.lag.failure || row.lag.error ? "fails" : milliseconds(row.lag.ms))),
