@@ -269,7 +269,8 @@ class StoreTooNew(StoreError):
 
 
 class StoreLost(StoreError):
-    """Another process has taken this store over: this one writes nothing to it any more, for good."""
+    """Another process has taken this store over, or may, as what wrote to it has failed: this process writes nothing to
+    it any more, for good."""
 
 
 class EntryTaken(StoreError):

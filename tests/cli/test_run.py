@@ -55,6 +55,34 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Run:
     return invoke
 
 
+@pytest.mark.parametrize(
+    ("flags", "ending", "absence"),
+    [
+        (["--workers", "2", "--stateless"], 8.0, None),
+        (["--workers", "1", "--store", "sqlite:x.sqlite", "--shutdown-delay", "2"], 10.0, None),
+        (["--workers", "1", "--store", "valkey://127.0.0.1:1", "--lease", "7"], 8.0 + 2 * 7.0 + 5.0, None),
+        (["--workers", "2", "--store", "valkey://127.0.0.1:1", "--lease", "7"], 8.0 + 2 * 7.0 + 5.0, 14.0),
+        (["--workers", "2", "--store", "valkey://127.0.0.1:1", "--lease", "0.5"], 8.0 + 2 * 0.5 + 5.0, 10.0),
+    ],
+)
+def test_workers_get_the_time_that_their_end_may_take_and_others_their_place_when_they_have_their_sessions(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flags: list[str], ending: float, absence: float | None
+) -> None:
+    told: dict[str, Any] = {}
+
+    class Workers:
+        def __init__(self, command: object, places: object, **options: Any) -> None:
+            told.update(options)
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr("tailrace.cli.workers.Workers", Workers)
+    result = run("tools.py", "--port", "0", "--drain", "3", *flags)
+    assert result.exit_code == 0, result.output
+    assert (told["limit"], told["absence"]) == (3.0 + ending, absence)
+
+
 def test_the_defaults_are_those_that_are_promised(run: Run, server: Server, folder: Path) -> None:
     result = run("tools.py")
     assert result.exit_code == 0, result.output

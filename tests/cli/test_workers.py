@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ async def hold(path: str) -> None:
     open(path, "x").close()
     await asyncio.sleep(600)
 """
+PATIENCE = 180.0  # seconds to see the end of a limit of three times what a first start took
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def supervised(target: Path, *flags: str, store: str = "memory") -> Iterator[Ser
         yield server
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + 60
+def until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit, f"it never came that {what}"
         time.sleep(0.05)
@@ -226,6 +228,24 @@ worker = Worker.of_environment()
 worker.say("ready url=nowhere store=none drain=1")
 time.sleep(600)
 """
+# Lives until it is told to end, and says so all the time; a life that is named, as "1:loaded", says that word only.
+LIVELY = """
+import os, signal, sys, time
+from pathlib import Path
+from tailrace.server.worker import Worker
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+worker, folder = Worker.of_environment(), Path(sys.argv[1])
+hanging = dict(word.split(":") for word in sys.argv[2:])
+life = len(list(folder.glob(f"worker-{worker.index}-*")))
+(folder / f"worker-{worker.index}-{life}").write_text(f"{os.getpid()}\\n")
+if str(life) in hanging:
+    worker.say(hanging[str(life)])
+    time.sleep(600)
+worker.say("ready url=nowhere store=none drain=1")
+while True:
+    time.sleep(0.05)
+    worker.say("")
+"""
 # The first waits, once told, until the second has come and gone; the third stays.
 FAILS_LATE = """
 import os, signal, sys, time
@@ -259,8 +279,9 @@ else:
     time.sleep(600)
 """
 PARENT = """
-import subprocess, sys
-refused = int(sys.argv[2])
+import json, subprocess, sys
+options = json.loads(sys.argv[1])
+refused, count = options.pop("refused"), options.pop("count")
 class Popen(subprocess.Popen):
     started = 0
     def __init__(self, *args, **options):
@@ -273,18 +294,24 @@ from tailrace.cli.workers import Workers, slots
 flags = {"host": "127.0.0.1", "port": 0, "uds": None, "admin": None, "admin_token": None}
 def say(text):
     print(text, file=sys.stderr, flush=True)
-with slots(1, flags) as places:
-    silence, command = float(sys.argv[1]), [sys.executable, *sys.argv[3:]]
-    Workers(command, places, limit=60, waits=1, exclusive=False, keeps=True, say=say, ready=say, silence=silence).run()
+with slots(count, flags) as places:
+    command = [sys.executable, *sys.argv[2:]]
+    workers = Workers(
+        command, places, limit=60, waits=1, exclusive=False, keeps=True, say=say, ready=say, **options
+    )
+    sys.exit(workers.run())
 """
 
 
 @contextlib.contextmanager
-def parent(folder: Path, worker: str, *words: str, silence: float = 600.0, refused: int = 0) -> Iterator[ServerProcess]:
-    """A supervisor of such a worker; the system starts no process the `refused`th time that one is wanted."""
+def parent(
+    folder: Path, worker: str, *words: str, silence: float = 600.0, refused: int = 0, count: int = 1, **options: float
+) -> Iterator[ServerProcess]:
+    """A supervisor of such workers; the system starts no process the `refused`th time that one is wanted."""
     (folder / "parent.py").write_text(PARENT)
     (folder / "worker.py").write_text(worker)
-    command = [sys.executable, str(folder / "parent.py"), str(silence), str(refused), str(folder / "worker.py"), *words]
+    told = json.dumps({"silence": silence, "refused": refused, "count": count, **options})
+    command = [sys.executable, str(folder / "parent.py"), told, str(folder / "worker.py"), *words]
     with running(command, folder / "log", ready=None) as server:
         yield server
         server.signal(signal.SIGTERM)
@@ -295,6 +322,69 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None
     with parent(tmp_path, SILENT, silence=1.0) as server:
         until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "it is killed, and again")
         assert "ended with signal 9" in server.stderr()
+
+
+def pid_of(folder: Path, worker: int, life: int) -> int:
+    """Of a lively one, once it has told."""
+    file = folder / f"worker-{worker}-{life}"
+    until(lambda: file.exists() and file.read_text().endswith("\n"), f"{file.name} is there")
+    return int(file.read_text())
+
+
+def test_while_a_worker_sleeps_another_process_takes_its_place_and_it_ends_when_it_wakes(tmp_path: Path) -> None:
+    with parent(tmp_path, LIVELY, str(tmp_path), count=2, absence=3.0) as server:
+        until(lambda: "workers=2" in server.stderr(), "they are ready")
+        sleeper = pid_of(tmp_path, 1, 0)
+        os.kill(sleeper, signal.SIGSTOP)
+        until(lambda: f"another takes its place pid={sleeper}" in server.stderr(), "it is missed")
+        pid_of(tmp_path, 1, 1)
+        assert psutil.pid_exists(sleeper), "it may wake"
+        os.kill(sleeper, signal.SIGCONT)
+        until(lambda: "worker 1 was replaced" in server.stderr(), "it has ended")
+        assert f"killed pid={sleeper}" not in server.stderr()
+        assert "tailrace workers: restarted" not in server.stderr()
+
+
+def test_a_worker_that_sleeps_on_is_killed_and_that_is_no_fault_of_the_command(tmp_path: Path) -> None:
+    with parent(tmp_path, LIVELY, str(tmp_path), count=2, absence=3.0, silence=9.0) as server:
+        until(lambda: "workers=2" in server.stderr(), "they are ready")
+        sleeper = pid_of(tmp_path, 1, 0)
+        os.kill(sleeper, signal.SIGSTOP)
+        until(lambda: f"another takes its place pid={sleeper}" in server.stderr(), "it is missed")
+        until(lambda: f"gives no sign of life and was killed pid={sleeper}" in server.stderr(), "it is killed")
+        until(lambda: "worker 1 was replaced" in server.stderr(), "the other one is there")
+        server.signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+
+
+def test_where_nobody_else_is_awake_nobody_takes_the_place_of_a_worker(tmp_path: Path) -> None:
+    with parent(tmp_path, SILENT, absence=0.5, silence=2.0) as server:
+        until(lambda: "gives no sign of life and was killed" in server.stderr(), "it is killed")
+        assert "takes its place" not in server.stderr()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("word", "what"), [("", "its code"), ("loaded", "its store or its lifespan")])
+def test_a_worker_that_is_started_again_and_never_gets_ready_is_killed(tmp_path: Path, word: str, what: str) -> None:
+    with parent(tmp_path, LIVELY, str(tmp_path), f"1:{word}", load=0.5) as server:
+        until(lambda: "workers=1" in server.stderr(), "it is ready")
+        os.kill(pid_of(tmp_path, 0, 0), signal.SIGKILL)
+        hanging = pid_of(tmp_path, 0, 1)
+        until(lambda: f"for {what}, and was killed pid={hanging}" in server.stderr(), "its time is over", PATIENCE)
+        pid_of(tmp_path, 0, 2)
+
+
+@pytest.mark.timeout(400)
+def test_a_restart_whose_new_worker_never_gets_ready_leaves_the_old_one(tmp_path: Path) -> None:
+    with parent(tmp_path, LIVELY, str(tmp_path), "1:loaded", load=0.5) as server:
+        until(lambda: "workers=1" in server.stderr(), "it is ready")
+        old = pid_of(tmp_path, 0, 0)
+        server.signal(signal.SIGHUP)
+        until(lambda: "the restart stops at worker 0" in server.stderr(), "it is given up", PATIENCE)
+        assert "the old one goes on" in server.stderr()
+        assert psutil.pid_exists(old)
+        server.signal(signal.SIGTERM)
+        assert server.wait(60) == 0
 
 
 def test_a_worker_for_which_the_system_has_no_process_is_started_later(tmp_path: Path) -> None:

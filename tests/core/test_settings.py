@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tailrace.core.settings import Settings
+from tailrace.core.settings import Settings, takeover_time
 
 PROMISED = {
     "drain": 25.0,
@@ -46,6 +46,10 @@ def test_every_duration_and_size_has_a_limit() -> None:
         value = getattr(settings, field.name)
         if isinstance(value, int | float):
             assert 0 <= value < float("inf"), field.name
+
+
+def test_a_takeover_takes_two_leases_and_the_time_of_a_hook() -> None:
+    assert takeover_time(7.0, 0.5) == 14.5
 
 
 def test_settings_do_not_change_while_a_server_runs() -> None:

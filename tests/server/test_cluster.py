@@ -767,18 +767,59 @@ async def test_a_server_starts_although_what_a_dead_one_left_cannot_be_read(monk
         assert text_of(await moved.call(2, "echo", {"text": "old"}).answer(2)) == "old"
 
 
-async def test_a_server_whose_service_starts_for_longer_than_a_lease_has_a_home_nevertheless() -> None:
+async def test_a_server_that_takes_longer_than_a_lease_to_recover_its_home_has_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with town(1) as (place, (_, _)):
+        unfinished, lost = MemoryStore.unfinished, set[str]()
+
+        async def read(store: MemoryStore) -> list[str]:
+            if not lost:  # the loop stood still, and its first step since was to find that out
+                lost.add(store.partition)
+                place.servers[server][0].lose(store.partition)
+            return await unfinished(store)
+
+        monkeypatch.setattr(MemoryStore, "unfinished", read)
+        adding = asyncio.ensure_future(place.add())
+        await asyncio.sleep(0)
+        server = list(place.servers)[-1]
+        await adding
+        await until(lambda: server.home.store.failure is None)
+        assert server.home.tag not in lost
+        assert text_of(await (await LegacySession(server).start()).call(1, "echo", {"text": "new"}).answer(1)) == "new"
+
+
+async def test_a_server_owns_nothing_until_its_service_has_started() -> None:
+    async with town(1) as (place, (first, _)):
+        session, entered, allowed = await LegacySession(first).start(), asyncio.Event(), asyncio.Event()
+        await first.store.flush()
+        await place.kill(first)
 
         @asynccontextmanager
-        async def slow(membership: MemoryMembership) -> AsyncIterator[None]:
-            (tag,) = [tag for tag, owner in place.cluster.owners.items() if owner == membership.member]
-            membership.lose(tag)  # the loop stood still, and its first step since was to find that out
+        async def slow(_: MemoryMembership) -> AsyncIterator[None]:
+            entered.set()
+            await allowed.wait()
             yield
 
-        server, _ = await place.add(slow)
-        await until(lambda: server.home.store.failure is None)
-        assert text_of(await (await LegacySession(server).start()).call(1, "echo", {"text": "new"}).answer(1)) == "new"
+        adding = asyncio.ensure_future(place.add(slow))
+        await entered.wait()
+        assert not place.cluster.owners, "what is sent to an owner has to be answered"
+        third, _ = await place.add()
+        moved = await moved_to(third, session)
+        assert text_of(await moved.call(1, "echo", {"text": "at once"}).answer(1)) == "at once"
+        allowed.set()
+        second, _ = await adding
+        assert text_of(await session.on(second).call(2, "echo", {"text": "too"}).answer(2)) == "too"
+
+
+@pytest.mark.parametrize("reason", ["another member has taken over", "the store failed (KeyError: 'x')"])
+async def test_of_a_partition_that_is_lost_it_is_said_why(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with town(1) as (place, (first, _)):
+        lost = first.home
+        place.servers[first][0].lose(lost.tag, reason)
+        await until(lambda: first.home is not lost)
+        (said,) = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
+        assert said == f"a partition was lost partition={lost.tag} error={reason}"
 
 
 async def test_a_task_of_a_server_that_does_not_have_it_any_more_is_asked_for_at_the_one_that_has() -> None:

@@ -68,7 +68,10 @@ def test_a_fault_is_counted(
 
 
 def test_an_error_that_a_fault_on_purpose_explains_is_told_and_no_fault(tmp_path: Path) -> None:
-    said = "2026-11-22T00:00:00.000Z ERROR tailrace.cluster a partition was lost: another member has taken it over"
+    said = (
+        "2026-11-22T00:00:00.000Z ERROR tailrace.cluster a partition was lost partition=k3x9qa "
+        "error=valkey://127.0.0.1:1/0#k3x9qa: another server has taken over this service's store"
+    )
     counts = counted(tmp_path, ORDERED, LIFE, PUBLISHED.format("m"), said)
     assert counts.faults() == []
     assert counts.said.total() == 1

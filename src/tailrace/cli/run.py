@@ -6,7 +6,7 @@ This file only reads the flags; what they mean is `tailrace.server.run`'s.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ _HTTP_ONLY = ("host", "port", "uds", "server", "allow_host", "allow_origin", "au
               "max_sessions", "max_body", "shutdown_delay", "stateless")  # fmt: skip
 _WORDS = "tailrace.words"  # where the context keeps them
 _SECONDS = click.FloatRange(min=0)
+_END = 3.0  # seconds that a worker needs to end, beside what is counted in `_ending`
+_ABSENCE = 10.0  # seconds, at least, that a worker may tell nothing until another takes its place
 
 
 def _option(name: str, help: str, **settings: Any) -> Any:
@@ -175,14 +177,24 @@ def _supervise(words: Sequence[str], count: int, flags: dict[str, Any]) -> int:
         return Workers(
             [sys.executable, "-m", "tailrace", "run", *words],
             places,
-            limit=flags["drain"] + flags["shutdown_delay"] + 3.0,
+            limit=_ending(flags, shared=shared),
             waits=flags["store_wait"],
             exclusive=not shared and count == 1 and store != "memory",
             keeps=count == 1 or shared,
             say=lambda text: click.echo(f"tailrace workers: {text}", err=True),
             ready=lambda facts: click.echo(f"tailrace ready {facts}", err=True),
             front=admin,
+            absence=max(_ABSENCE, 2 * flags["lease"]) if shared and count > 1 else None,
         ).run()
+
+
+def _ending(flags: Mapping[str, Any], *, shared: bool) -> float:
+    """Seconds that a worker may take to end: for its drain and its lifespan, over a shared store for its sessions."""
+    from tailrace.core.settings import Settings, takeover_time
+
+    hook_time = Settings().hook_time  # which no flag changes
+    handing_over = takeover_time(flags["lease"], hook_time) if shared else 0.0
+    return flags["shutdown_delay"] + flags["drain"] + hook_time + handing_over + _END
 
 
 def _front(address: str | None, token: str | None, count: int) -> AbstractContextManager[Front | None]:

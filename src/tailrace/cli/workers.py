@@ -4,7 +4,9 @@ The parent binds the sockets, one for each worker on the same port (``SO_REUSEPO
 accepted when a worker ends is accepted by the one that comes after it. It knows nothing of sessions. What outlives a
 worker is the store's affair: over Valkey the others take over what a dead worker held; a SQLite file has one worker.
 
-A worker whose loop does not turn for half a minute is killed: the connections that the system gives it would hang.
+A worker whose loop does not turn for half a minute is killed: the connections that the system gives it would hang. Over
+Valkey, where others have its sessions long before that, a second process accepts them in its place, as soon as it has
+been silent for two leases; the first one is told to end, which it does if it wakes in time.
 
 With `--admin` the parent has that address, too, and asks the workers what is asked there (`tailrace.server.front`).
 
@@ -42,7 +44,7 @@ __all__ = ["Slot", "Workers", "slots"]
 
 _TICK = 0.1  # seconds between two looks at processes
 _MARGIN = 3.0  # seconds that a worker gets beyond its own limits, before it is killed
-_LOAD = 60.0  # seconds for a new worker's code
+_LOAD = 60.0  # seconds for a new worker to get ready; three times what the first ones took, if that is more
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds before a worker that failed is started again
 _STEADY = 30.0  # seconds after which a worker's end is taken for an accident of its own
 
@@ -61,12 +63,15 @@ class _Process:
     pipe: int  # what it tells of itself
     life: int  # as `Worker.life`
     began: float
+    ready_by: float
     state: State = State.STARTING
     facts: str = ""  # of its ready line
     told: bool = False  # to end
     kill_at: float | None = None
+    killed: bool = False
     buffer: bytes = b""
     heard: float = 0.0  # when it last told something
+    asleep: bool = False  # it has told nothing for so long that another is to take its place
 
 
 @dataclass(eq=False)
@@ -119,6 +124,10 @@ class Workers:
         ready: Says the ready line.
         front: The admin address, which is told of processes; None where there is none.
         silence: Seconds without a sign of life after which a worker that was ready is killed.
+        absence: Seconds without one after which another process takes its place, while other workers live: what it
+            owned, they own by then. None: nobody does.
+        load: Seconds that a worker has to get ready, beyond what it may wait for its store. The first ones have all the
+            time they need, and three times as much as they took is granted later, if that is more.
     """
 
     def __init__(
@@ -134,6 +143,8 @@ class Workers:
         ready: Callable[[str], object],
         front: Front | None = None,
         silence: float = 30.0,
+        absence: float | None = None,
+        load: float = _LOAD,
     ) -> None:
         self._command = list(command)
         self._slots = list(slots)
@@ -145,12 +156,15 @@ class Workers:
         self._ready = ready
         self._front = front
         self._silence = silence
+        self._absence = absence
+        self._load = load
         self._turned = time.monotonic()
         self._signals: list[int] = []
         self._ends = os.pipe()  # the workers end with this process
         self._selector = selectors.DefaultSelector()
         self._rolling: list[Slot] = []  # to be replaced; the first is under way
         self._successor: _Process | None = None  # of that one
+        self._restarting = False  # all of them, since SIGHUP
         self._unborn = list(slots)  # nothing was started there yet
         self._announced = False
         self._ending = False
@@ -180,17 +194,13 @@ class Workers:
         slept, self._turned = now - self._turned, now
         for slot in self._slots:
             for process in list(slot.processes):
-                process.heard += max(0.0, slept - 1.0)  # a machine that slept: nobody could be heard
+                lapse = max(0.0, slept - 1.0)  # of a machine that slept, or of this process: nobody could be heard
+                process.heard += lapse
+                process.ready_by += lapse
                 if process.child.poll() is not None:
                     self._ended(slot, process)
-                elif process.state is State.READY and not process.told and now > process.heard + self._silence:
-                    self._say(f"worker {slot.index} gives no sign of life and was killed pid={process.child.pid}")
-                    process.heard = now
-                    process.child.kill()
-                elif process.kill_at is not None and now > process.kill_at:
-                    self._say(f"worker {slot.index} did not end in time and was killed pid={process.child.pid}")
-                    process.kill_at = None
-                    process.child.kill()
+                elif not process.killed:
+                    self._mind(slot, process, now)
             if slot.start_at is not None and now >= slot.start_at and not self._ending:
                 self._try(slot)
         while self._signals:
@@ -206,6 +216,36 @@ class Workers:
         if not self._announced:
             self._announce()
 
+    def _mind(self, slot: Slot, process: _Process, now: float) -> None:
+        """Kill what hangs; see to it that somebody accepts the connections of a worker that only sleeps."""
+        if process.kill_at is not None and now > process.kill_at:
+            self._kill(slot, process, "did not end in time")
+        elif process.state is not State.READY:
+            if self._announced and not process.told and now > process.ready_by:
+                what = "its code" if process.state is State.STARTING else "its store or its lifespan"
+                self._kill(slot, process, f"was not ready after {now - process.began:.0f} s, for {what},")
+        elif now > process.heard + self._silence:
+            self._kill(slot, process, "gives no sign of life")
+        elif (
+            self._absence is not None
+            and now > process.heard + self._absence
+            and not (process.told or process.asleep or self._ending or slot in self._rolling)
+            and self._is_anybody_awake(now - self._absence / 2)
+        ):
+            process.asleep = True
+            self._say(f"worker {slot.index} gives no sign of life; another takes its place pid={process.child.pid}")
+            self._rolling.append(slot)
+
+    def _is_anybody_awake(self, since: float) -> bool:
+        """Some worker serves, and has said something since then."""
+        processes = (process for slot in self._slots for process in slot.processes)
+        return any(one.state is State.READY and not one.told and one.heard > since for one in processes)
+
+    def _kill(self, slot: Slot, process: _Process, why: str) -> None:
+        self._say(f"worker {slot.index} {why} and was killed pid={process.child.pid}")
+        process.killed = True
+        process.child.kill()
+
     def _obey(self, number: int) -> None:
         if number != signal.SIGHUP:
             self._ending = True
@@ -219,6 +259,7 @@ class Workers:
         else:
             self._say(f"restarting, one after the other count={len(self._slots)}")
             self._rolling += self._slots
+            self._restarting = True
 
     def _roll(self, slot: Slot) -> None:
         """Go on with the replacement of one worker."""
@@ -227,7 +268,7 @@ class Workers:
         now = time.monotonic()
         if new is None:
             if not old:  # it failed just now: the one that is started for it is new enough
-                self._rolling.pop(0)
+                self._rolled()
             elif old[-1].state is State.READY:
                 self._successor = self._try(slot)
                 if self._successor is None:
@@ -237,22 +278,25 @@ class Workers:
         elif new.state is State.READY and not old:
             self._say(f"worker {slot.index} was replaced pid={new.child.pid} seconds={now - new.began:.1f}")
             self._successor = None
-            self._rolling.pop(0)
-            if not self._rolling:
-                self._say("restarted")
+            self._rolled()
         elif new.state is State.READY or (self._exclusive and new.state is State.LOADED):
             for process in old:
                 if not process.told:
                     self._tell(process, signal.SIGTERM)
-        elif now > new.began + _LOAD + (0.0 if self._exclusive else self._waits):
-            self._tell(new, signal.SIGKILL)
-            self._give_up("the new one did not get ready in time")
+
+    def _rolled(self) -> None:
+        self._rolling.pop(0)
+        if self._restarting and not self._rolling:
+            self._restarting = False
+            self._say("restarted")
 
     def _give_up(self, why: str) -> None:
         slot, self._successor = self._rolling[0], None
+        what = "the restart stops at" if self._restarting else "there is no successor for"
+        self._restarting = False
         self._rolling.clear()
         left = "the old one goes on" if any(not process.told for process in slot.processes) else "another is started"
-        self._say(f"the restart stops at worker {slot.index}: {why}; {left}")
+        self._say(f"{what} worker {slot.index}: {why}; {left}")
 
     def _announce(self) -> None:
         newest = [slot.processes[-1] for slot in self._slots if slot.processes]
@@ -277,9 +321,10 @@ class Workers:
 
     def _start(self, slot: Slot) -> _Process:
         slot.start_at = None
-        command = list(self._command)
+        command, waits = list(self._command), self._waits
         if slot.processes and self._exclusive:  # it waits for the end of the one before it
-            command += ["--store-wait", f"{self._limit + self._waits:g}"]
+            waits += self._limit
+            command += ["--store-wait", f"{waits:g}"]
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         ours, theirs = (None, None) if self._front is None else socket.socketpair()
@@ -303,7 +348,8 @@ class Workers:
                 theirs.close()
         if self._front is not None and ours is not None:
             self._front.started(slot.index, child.pid, ours)
-        process = _Process(child, reading, life, time.monotonic())
+        now = time.monotonic()
+        process = _Process(child, reading, life, now, now + self._load + waits)
         slot.processes.append(process)
         self._selector.register(reading, selectors.EVENT_READ, process)
         return process
@@ -318,11 +364,14 @@ class Workers:
             self._selector.unregister(process.pipe)
             return
         *lines, process.buffer = (process.buffer + data).split(b"\n")
-        process.heard = time.monotonic()
+        process.heard = now = time.monotonic()
+        process.asleep = False
         for line in filter(None, lines):  # an empty one is a sign of life
             word, _, rest = line.decode(errors="replace").partition(" ")
             process.state = State.READY if word == "ready" else State.LOADED
             process.facts = rest.strip()
+            if not self._announced:
+                self._load = max(self._load, 3 * (now - process.began))
             if self._front is not None and process.state is State.READY:
                 self._front.ready(process.child.pid)
 
@@ -336,7 +385,7 @@ class Workers:
         code, now = process.child.returncode, time.monotonic()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         if process.told or self._ending:
-            if code:
+            if code and (self._ending or not process.asleep):
                 self._code = self._code or (code if code > 0 else 128 - code)
                 self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
             if not (slot.processes or self._ending):  # the one that was to replace it has failed
@@ -346,7 +395,8 @@ class Workers:
             self._code = code if code > 0 else 1
             self._obey(signal.SIGTERM)
             return
-        slot.failures = 1 if now - process.began > _STEADY else slot.failures + 1
+        steady = process.state is State.READY and now - process.began > _STEADY
+        slot.failures = 1 if steady else slot.failures + 1
         if slot.processes:
             self._say(f"worker {slot.index} ended with {how} pid={process.child.pid}")
             return

@@ -350,7 +350,7 @@ class Membership(Protocol):
 
     `member` names this process, unlike any before it; `lease` is how many seconds an ownership lasts unless it is
     renewed (which the stores do by themselves); `inbox` is how the other members reach this one. `on_lost` is called on
-    the loop with a store of `take` or `adopt` once it is known that another member has taken it over.
+    the loop with a store of `take` or `adopt` once it is not this member's any more: its `failure` says why.
     """
 
     member: str

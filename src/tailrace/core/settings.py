@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "takeover_time"]
 
 _MIB = 1024 * 1024
 
@@ -93,3 +93,14 @@ class Settings:
 
     require_connect_header: bool = False  # Connect calls without `connect-protocol-version` are refused
     stateless: bool = False  # legacy requests without sessions
+
+
+def takeover_time(lease: float, hook_time: float) -> float:
+    """Seconds after which what a member of several owned is another's: two leases, and the hooks of its sessions. So
+    long a request waits for its next owner, and a member that ends for those of its own clients.
+
+    Args:
+        lease: As `Settings.lease`.
+        hook_time: As `Settings.hook_time`.
+    """
+    return 2 * lease + hook_time

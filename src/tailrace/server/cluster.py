@@ -13,6 +13,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tailrace.core.settings import takeover_time
 from tailrace.errors import StoreError
 from tailrace.protocols.mcp.repeatable import is_repeatable
 from tailrace.server.members import LOOK, Members
@@ -115,6 +116,7 @@ class Cluster:
         relay.on("leaving", lambda member, _: members.departed.add(member))
         self._wanted = asyncio.Event()  # look around now
         self._running: list[asyncio.Task[Any]] = []
+        self._give_by: float | None = None  # when the time of handing over ends, which is granted once
 
     @property
     def leaving(self) -> bool:
@@ -137,11 +139,15 @@ class Cluster:
 
     async def hand_over(self) -> None:
         """Close what this member owns, and tell the others, who adopt it at once; then see to what was put off, or is
-        at others, for as long as an adoption may take."""
+        at others: all of it for as long as a takeover may last (`takeover_time`). Whoever ends this process grants
+        that."""
         await self.leave()
-        await self.ownership.hand_over()
+        if self._give_by is None:
+            limit = takeover_time(self.membership.lease, self.house.settings.hook_time)
+            self._give_by = asyncio.get_running_loop().time() + limit
+        await self.ownership.hand_over(self._give_by)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2 * self.membership.lease + self.house.settings.hook_time):
+            async with asyncio.timeout_at(self._give_by):
                 while self.router.waiting or self.relay.is_awaited:
                     await self.members.changes(_GLANCE)
 

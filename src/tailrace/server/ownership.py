@@ -95,7 +95,7 @@ class Ownership:
         self.by_tag[home.tag] = home
         self._wire(home)
         self.membership.on_lost = self._on_lost
-        if isinstance(home.store.failure, StoreLost):  # the service took longer to start than a lease lasts
+        if isinstance(home.store.failure, StoreLost):  # its recovery took longer than a lease lasts
             self._on_lost(home.store)
 
     def close(self) -> None:
@@ -236,14 +236,16 @@ class Ownership:
 
     # --- letting go ---
 
-    async def hand_over(self) -> None:
-        """Close all of them, and tell the others of each that is free now."""
+    async def hand_over(self, until: float) -> None:
+        """Close all of them, and tell the others of each that is free now; what comes and goes has its time `until`
+        then (loop time)."""
         for partition in list(self.house.partitions):
             await self._let_go(partition)
             if not isinstance(partition.store.failure, StoreLost):
                 self.handed_over += 1
                 self._released(partition.tag)
-        await self.house.tasks.settle(list(self._busy), 2 * self.house.settings.hook_time)
+        left = max(0.0, until - asyncio.get_running_loop().time())
+        await self.house.tasks.settle(list(self._busy), min(left, 2 * self.house.settings.hook_time))
         self.members.wake()
 
     async def retire_empty(self) -> None:
@@ -283,18 +285,19 @@ class Ownership:
                 partition.stop_reading()
 
     def _on_lost(self, store: Store) -> None:
-        """Another member has taken it over while this one slept, or Valkey forgot it."""
+        """It is not this member's any more: another has taken it over while this one slept, Valkey forgot it, or what
+        writes to it here has failed. Its store knows which."""
         lost = next((one for one in self.house.partitions if one.store is store), None)
         if lost is not None:
             self.fenced += 1
-            logger.error("a partition was lost: another member has taken it over partition=%s", lost.tag)
+            logger.error("a partition was lost partition=%s error=%s", lost.tag, store.failure)
             self._start(self._replace(lost), "tailrace-partition-lost")
 
     async def _replace(self, lost: Partition) -> None:
         self.by_tag.pop(lost.tag, None)
         self.members.forget(lost.tag)
         lost.cut()
-        self._start(self._drop(lost, "another worker has taken over"), "tailrace-partition-dropped")
+        self._start(self._drop(lost, "this worker has lost the session"), "tailrace-partition-dropped")
         if lost is self.house.home and not self.members.leaving:
             self.homeless = True
             await self._settle_in()

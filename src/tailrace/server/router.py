@@ -14,6 +14,7 @@ import random
 import re
 from typing import TYPE_CHECKING
 
+from tailrace.core.settings import takeover_time
 from tailrace.protocols.mcp.framing import tag_of
 from tailrace.protocols.mcp.http import answer_later
 from tailrace.server.members import LOOK
@@ -133,8 +134,8 @@ class Router:
         loop = asyncio.get_running_loop()
         settings, members, ownership = self.house.settings, self.members, self.ownership
         began = loop.time()
-        lease = members.membership.lease
-        until = began + 2 * lease + settings.hook_time + (settings.drain if members.leaving else 0)
+        limit = takeover_time(members.membership.lease, settings.hook_time)
+        until = began + limit + (settings.drain if members.leaving else 0)
         absent = float("inf")  # the first look that did not find it
         try:
             while not exchange.gone:

@@ -220,23 +220,27 @@ class Server:
         self.handle_admitted, self.refuse = requests.route, requests.refuse
         self._sweeper = sweeper = Sweeper()
         self._exits.callback(sweeper.close)
-        self.home = home = await self._first_partition()
-        self.partitions.append(home)
-        self._exits.push_async_callback(self._close_partitions)
         if self._membership is not None:
+            self._exits.push_async_callback(self._membership.leave)
+            await self._membership.join()
+        self._exits.push_async_callback(self._close_partitions)
+        if self._membership is None:
+            await self._move_in()  # first of all: another process may hold the store
+        else:
             self.cluster = cluster = Cluster(self, self._membership, sweeper)
             self._exits.callback(cluster.close)
             Letters(self, cluster.relay)
         if self.bearer is not None:
             settle_at_exit()  # a verifier may be an HTTP client
             self._exits.push_async_callback(self.bearer.aclose)
-        home = await self._revive(home, home.open)
         lifespan = Lifespan(self.service.enter_lifespan(), tasks, settings.hook_time)
         self._exits.push_async_callback(lifespan.leave)
         await lifespan.enter()
+        if self._membership is not None:
+            await self._move_in()  # not before: others send an owner what is asked of its sessions, and wait for it
         self.service.attach(self)
         self._exits.callback(self.service.detach, self)
-        home = await self._revive(home, home.recover)
+        home = await self._revive(self.home, self.home.recover)
         self.settle_in(home)
         if self.cluster is None:
             requests.routes |= home.routes
@@ -245,6 +249,12 @@ class Server:
             requests.take_in = self.cluster.router.take_in
             await self.cluster.start()
         self.ready = True
+
+    async def _move_in(self) -> None:
+        """Own a partition, and begin to deliver what waits in its outbox."""
+        self.home = home = await self._first_partition()
+        self.partitions.append(home)
+        await self._revive(home, home.open)
 
     async def _first_partition(self) -> Partition:
         store = await self._open_store()
@@ -272,8 +282,6 @@ class Server:
             await self._store.open(wait=self.settings.store_wait)
             return self._store
         assert self._membership is not None
-        self._exits.push_async_callback(self._membership.leave)
-        await self._membership.join()
         return await self._membership.take()
 
     async def partition(self, store: Store) -> Partition:

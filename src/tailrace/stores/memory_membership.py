@@ -152,11 +152,11 @@ class MemoryMembership(Membership):
             self.released(store)
             store.lose("killed")
 
-    def lose(self, partition: str, *, tell: bool = True) -> None:
+    def lose(self, partition: str, why: str = "another member has taken over", *, tell: bool = True) -> None:
         """The lease of a partition ends while its owner sleeps; `tell` it, as the first answer does when it wakes."""
         store = self._stores[partition]
         self.released(store)
-        store.lose("another member has taken over", told=tell)
+        store.lose(why, told=tell)
         if tell and self.on_lost is not None:
             self.on_lost(store)
 

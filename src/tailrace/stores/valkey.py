@@ -49,7 +49,7 @@ class ValkeyStore(QueuedStore):
             excluded. Partitions are made and found by `ValkeyMembership`; empty: the service has none.
         owner: Who holds it, for others to see; default: a name of its own.
         new: Make the partition, which must not be there; else it must be there.
-        on_lost: Called on the loop, once, when another has taken it over.
+        on_lost: Called on the loop, once, when another has taken it over, or its writer has failed (`failure` says so).
         lease: Seconds for which the ownership lasts unless it is renewed, which happens three times as often.
         max_queued: Bytes that may wait for their commit, payloads and overhead; over it `write` raises.
         batch_writes: Most writes in one commit.

@@ -14,7 +14,6 @@ _PUBLISHED = re.compile(r"published topic=soak key=b?'(?P<key>[^']+)' message_id
 _RECORD = re.compile(r"^\S+Z (?P<level>WARNING|ERROR|CRITICAL) (?P<what>.*)")
 _NUMBERS = re.compile(r"valkey://\S+|[0-9a-f]{6,}|\d+(\.\d+)?|[0-9a-z]{6}~\S+|(?<=member=)\S+|(?<=partition=)\S+")
 _EXPECTED = (  # what is told, at the level of an error, of a worker that slept and of a Valkey that is away
-    "another member has taken it over",
     "another server has taken over",
     "cannot be reached",
 )

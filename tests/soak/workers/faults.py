@@ -25,13 +25,17 @@ async def kill(crowd: Crowd, fault: str = "kill") -> None:
 
 
 async def sleep(crowd: Crowd, fault: str = "sleep") -> Undo:
-    """A worker sleeps for longer than its lease, and wakes when the sessions are usable again."""
+    """A worker sleeps for longer than its lease, and wakes when the sessions are usable again.
+
+    Where that takes two leases another process takes its place, and it is told to end, in order, when it wakes; else it
+    goes on. Its sessions it has lost either way. After 30 s it would be killed.
+    """
     victim, began = crowd.random.choice(crowd.workers()), time.monotonic()
     os.kill(victim.pid, signal.SIGSTOP)
     crowd.struck(fault, victim, began)
 
     def wake() -> None:
-        with contextlib.suppress(ProcessLookupError):  # whoever sleeps for 30 s is killed and replaced
+        with contextlib.suppress(ProcessLookupError):  # whoever sleeps for 30 s is killed
             os.kill(victim.pid, signal.SIGCONT)
 
     return wake
