@@ -21,7 +21,7 @@ from tailrace.stores.memory import MemoryStore
 from tests.rigs.exchange import FakeExchange, modern_request, post_modern, text_of
 from tests.schedules.exploring import MORE, exhaust, in_order, race
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 KEY = {"io.tailrace/idempotencyKey": "k"}
 ABLE = {"clientCapabilities": {"elicitation": {}}}

@@ -18,7 +18,7 @@ from tests.schedules.conversation import ENDS, meet
 from tests.schedules.exploring import MORE, exhaust
 
 DELAYS = 3 if MORE else 2
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 

@@ -13,7 +13,7 @@ from tests.schedules.exploring import LIMITS, MORE, SEED, untraced
 from tests.schedules.guards import take_out
 from tests.schedules.lossy import Crash
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 RUNS = 4  # schedules of the life that is cut short
 SIMULATED = {name: limit for name, limit in LIMITS.items() if name != "database"}
 NESTED = 25  # every so many crashes, the start after it is cut short as well

@@ -11,7 +11,7 @@ import pytest
 from tests.schedules.exploring import MORE, exhaust
 from tests.schedules.members import meet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 ENDS = ("near", "far", "answer", "lost", "asleep", "killed", "leave", "others_leave", "join", "tell", "delete")

@@ -14,7 +14,7 @@ from tests.schedules.exploring import MORE, exhaust, in_order
 from tests.schedules.served import BEFORE, House, ModernPeer, meet
 
 ENDS = ("shutdown", "disconnect", "keepalive", "answer")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 

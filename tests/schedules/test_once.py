@@ -22,7 +22,7 @@ from tests.rigs.exchange import FakeExchange, LegacySession, call, modern_header
 from tests.schedules.conversation import WatchedStore
 from tests.schedules.exploring import MORE, exhaust, in_order, race
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 KEY = {"io.tailrace/idempotencyKey": "k"}
 BEFORE = ("asking", "running")

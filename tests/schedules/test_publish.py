@@ -16,7 +16,7 @@ from tailrace.stores.memory import MemoryStore
 from tests.rigs.exchange import modern_request, post_modern
 from tests.schedules.exploring import MORE, exhaust, in_order, racing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 

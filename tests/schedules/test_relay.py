@@ -22,7 +22,7 @@ from tests.schedules.exploring import MORE, exhaust, fault, in_order, racing
 from tests.transports.relaying import Member, two_members
 
 DELAYS = 3 if MORE else 1
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 FRAME = b"x" * 3000

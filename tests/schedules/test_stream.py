@@ -19,7 +19,7 @@ from tailrace.errors import CallCancelled, DeadlineExceeded
 from tests.schedules.exploring import MORE, exhaust, in_order, racing
 
 DELAYS = 3 if MORE else 2
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.schedules.exploring import MORE, exhaust
 from tests.schedules.served import BEFORE, ENDS, StreamablePeer, meet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if MORE else 600)]
 Record = Callable[[str, object], None]
 
 
