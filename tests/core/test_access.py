@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.core.access import Access, InsufficientScope
+from tailrace.core.access import Access, InsufficientScope, is_text
 from tailrace.core.context import Context
 
 
@@ -23,3 +23,10 @@ def test_a_context_knows_what_its_token_allows_and_whose_it_is() -> None:
     context.set_values({Access: access})
     assert (context.access, context.principal) == (access, "ann")
     assert context.detach().principal == "ann"
+
+
+def test_text_is_what_can_be_stored_and_sent() -> None:
+    assert is_text("ann")
+    assert is_text("\U0001f600")
+    assert not is_text("\ud83d")
+    assert not is_text(None)

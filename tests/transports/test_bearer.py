@@ -169,7 +169,7 @@ async def test_a_function_that_fails_refuses_and_no_token_is_logged(caplog: pyte
     assert TOKEN not in caplog.text
 
 
-@pytest.mark.parametrize("given", ["", 7, "x" * 256, True])
+@pytest.mark.parametrize("given", ["", 7, "x" * 256, True, "\ud800"], ids=ascii)
 @virtual
 async def test_what_is_no_principal_lets_nobody_in(given: Any) -> None:
     async def odd(token: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tailrace.errors import ProtocolError, TailraceError
 
-__all__ = ["Access", "InsufficientScope", "InvalidToken"]
+__all__ = ["Access", "InsufficientScope", "InvalidToken", "is_text"]
 
 _INVALID_REQUEST = -32600  # JSON-RPC: its siblings of the wire are not known here
 
@@ -38,6 +38,17 @@ class Access:
     def covers(self, scopes: Iterable[str]) -> bool:
         """Whether it is good for all of these."""
         return self.scopes is None or self.scopes.issuperset(scopes)
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that can be stored, sealed and sent: JSON can name half a surrogate pair, which cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class InvalidToken(TailraceError):

@@ -49,6 +49,7 @@ class Settings:
     max_headers: int = 64 * 1024  # a request's head: request line and header fields
     max_connections: int = 10_000
     unread: int = 256 * _MIB  # HTTP: replies that their peers do not read, over all connections
+    arriving: int = 512 * _MIB  # HTTP: bodies that are not complete, over all connections; beyond 64 KiB of each
     look_ahead: int = 64 * 1024  # requests that a client sends before it has its reply (pipelining)
     max_streams: int = 128  # HTTP/2: requests at once on one connection
     stream_window: int = 256 * 1024  # HTTP/2: of one request's body, what is not read yet
@@ -75,6 +76,7 @@ class Settings:
     max_step: int = 64 * 1024  # the result of one step, as JSON
     max_steps: int = 100_000  # steps that are recorded
     max_greeting: int = 64 * 1024  # parameters of `initialize`: a session keeps what they say of its client
+    said: int = 64 * _MIB  # what clients say and sessions keep: capabilities (over 1 KiB each), URIs they wait for
     ring: int = _MIB  # notifications of one stream
     kept: int = _MIB  # delivered answers of one stream
     session_log: int = 16 * _MIB  # all streams of one session; an answer that does not fit is replaced by an error

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-from tailrace.core.access import Access, InvalidToken
+from tailrace.core.access import Access, InvalidToken, is_text
 from tailrace.core.interrupts import is_foreign
 from tailrace.errors import DefinitionError
 from tailrace.transports.authorization.resource import ResourceServer, Verifier, is_async
@@ -124,7 +124,7 @@ class VerifierJudge:
             return _INVALID
         access = said if isinstance(said, Access) else Access(cast("str", said))
         principal = cast("object", access.principal)
-        if not isinstance(principal, str) or not 0 < len(principal) <= _MAX_PRINCIPAL:
+        if not isinstance(principal, str) or not 0 < len(principal) <= _MAX_PRINCIPAL or not is_text(principal):
             logger.error("the token verifier gave no principal: that is a str of 1 to %d characters", _MAX_PRINCIPAL)
             return _FAILED
         return access

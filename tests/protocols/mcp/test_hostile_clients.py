@@ -7,6 +7,7 @@ import base64
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from tailrace import Context, Service
 from tests.core.support import virtual
@@ -56,6 +57,75 @@ async def test_a_session_keeps_a_bounded_description_of_its_client() -> None:
         await sse.open()
         await sse.post(greeting(10_000)).status_code()
         assert (await sse.stream.answer("init"))["error"]["code"] == INVALID_PARAMS
+
+
+@virtual
+async def test_what_a_client_says_it_can_do_takes_no_more_than_its_text() -> None:
+    many = initialize("2025-11-25")
+    many["params"]["capabilities"] = {"experimental": {"x": [[] for _ in range(10_000)]}}
+    async with serving() as server:
+        began = send(server, FakeExchange("POST", "/mcp", many, [("accept", BOTH), JSON]))
+        assert await began.status_code() == 200
+        (living,) = server.endpoint.sessions.by_id.values()
+        assert isinstance(living.record.capabilities, Raw), "lists of Python's take twenty times as much"
+        assert 20_000 < len(living.record.capabilities) < 40_000
+
+
+@virtual
+async def test_what_all_clients_say_of_themselves_is_bounded_and_brief_ones_are_served() -> None:
+    async with serving(said=20_000) as server:
+        headers = [("accept", BOTH), JSON]
+
+        def began(size: int) -> FakeExchange:
+            return send(server, FakeExchange("POST", "/mcp", greeting(size), headers))
+
+        first = began(15_000)
+        assert await first.status_code() == 200
+        refused = began(15_000)
+        assert await refused.status_code() == 503
+        assert (await refused.json())["error"]["data"] == {"limit": "said"}
+        assert await began(500).status_code() == 200
+        ended = LegacySession(server, id=first.headers["mcp-session-id"])
+        assert await ended.delete().status_code() == 200
+        assert await began(15_000).status_code() == 200, "there is room again"
+
+
+@virtual
+async def test_what_all_clients_want_to_hear_of_is_bounded_and_is_counted_off_again() -> None:
+    svc = Service("files")
+
+    @svc.resource("files://{+path}")
+    async def file(path: str) -> str:
+        return path
+
+    long = [f"files://{n}{'x' * 3_000}" for n in range(5)]
+    async with serving(svc, said=10_000) as server:
+        said = server.endpoint.retention.said
+        session, other = await LegacySession(server).start(), await LegacySession(server).start()
+        for id, uri in enumerate(long[:3]):
+            assert "result" in await session.post(request(id, "resources/subscribe", {"uri": uri})).json()
+        answer = await other.post(request(1, "resources/subscribe", {"uri": long[3]})).json()
+        assert answer["error"]["data"] == {"limit": "said"}
+        wanted = {"notifications": {"resourceSubscriptions": long[3:4]}}
+        refused = await post_modern(server, modern_request(1, "subscriptions/listen", wanted)).json()
+        assert refused["error"]["data"] == {"limit": "said"}
+        for _ in range(2):  # the second time there is nothing to take back
+            await session.post(request(8, "resources/unsubscribe", {"uri": long[0]})).json()
+        stream = post_modern(server, modern_request(1, "subscriptions/listen", wanted))
+        await stream.event_count(1)
+        assert said.held > 9_000
+        await session.delete().status_code()
+        stream.disconnect()
+        await asyncio.sleep(0.1)
+        assert said.held == 0
+
+
+@virtual
+async def test_a_listener_names_no_uri_that_could_not_be_read() -> None:
+    async with serving() as server:
+        wanted = {"notifications": {"resourceSubscriptions": ["a://" + "x" * 10_000]}}
+        refused = await post_modern(server, modern_request(1, "subscriptions/listen", wanted)).json()
+        assert refused["error"]["code"] == INVALID_PARAMS
 
 
 @pytest.mark.parametrize("method", ["ping", "tools/list", "no/such/method"])

@@ -38,6 +38,7 @@ async def test_the_issuer_says_what_a_token_is_and_is_asked_once_for_a_while() -
     [
         ({"aud": "https://other.example"}, "another server"),
         ({"aud": None}, "another server"),
+        ({"aud": [{"x": AUDIENCE}, [AUDIENCE]]}, "another server"),
         ({"iss": "https://evil.example"}, "another issuer"),
         ({"exp": 5}, "expired"),
         ({"sub": None}, "whose"),

@@ -51,11 +51,14 @@ async def test_a_valid_token_says_whose_it_is_and_for_what() -> None:
         ({"iat": 100}, None, "not valid yet|future"),
         ({"sub": None}, None, "whose"),
         ({"sub": 5}, None, "."),
+        ({"sub": "\ud800"}, None, "whose"),
         ({}, {"typ": "id+jwt"}, "no access token"),
         ({}, {"kid": "unknown"}, "key that is not"),
         ({}, {"typ": "secevent+jwt"}, "no access token"),
+        ({}, {"typ": ["at+jwt"]}, "no access token"),
+        ({}, {"typ": {"at+jwt": 1}}, "no access token"),
     ],
-    ids=str,
+    ids=ascii,
 )
 async def test_a_token_that_is_not_valid_is_refused_with_the_reason(claims: Any, head: Any, text: str) -> None:
     times = {name: int(time.time()) + claims[name] for name in ("exp", "nbf", "iat") if claims.get(name)}
@@ -77,6 +80,13 @@ async def test_clocks_may_differ_a_little() -> None:
         assert await verifier(made)(made.token(exp=now - 5, nbf=now + 5, iat=now + 5)) is not None
         with pytest.raises(InvalidToken, match="expired"):
             await verifier(made, leeway=0)(made.token(exp=now - 5))
+
+
+async def test_a_token_may_say_that_it_ends_later_than_any_clock_shows() -> None:
+    async with issuer() as made:
+        access = await verifier(made)(made.token(exp=10**400))
+        assert access is not None
+        assert access.expires_at is None
 
 
 async def test_several_audiences_are_enough_in_one() -> None:

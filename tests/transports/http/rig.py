@@ -128,6 +128,7 @@ async def serving(
         await listener.close(0)
         await rig.tasks.close(1.0)
         assert listener.statistics()["connections"] == 0
+        assert listener.arriving == 0, "what was gathered of a body was counted off, whatever its end"
 
 
 def listen(host: str = "127.0.0.1") -> socket.socket:

@@ -593,6 +593,25 @@ async def test_a_body_over_its_limit_is_refused_as_soon_as_that_is_known() -> No
         assert (await client.ask("/echo", b"x" * 10)).status == 200
 
 
+async def test_all_bodies_that_are_on_their_way_are_bounded_over_all_connections() -> None:
+    async with (
+        serving(arriving=60_000, look_ahead=10_000) as served,
+        connected(served.address) as client,
+        connected(served.address) as other,
+    ):
+        stream = client.request("/echo", None, end=False)
+        await client.upload(stream, b"x" * 50_000, end=False)
+        await served.until(lambda: served.listener.arriving == 50_000)
+        large = other.request("/echo", None, end=False)
+        await other.upload(large, b"x" * 40_000, end=False)
+        assert (await other.reply(large)).status == 503
+        await served.until(lambda: served.listener.arriving == 50_000)
+        assert (await other.ask("/echo", b"x" * 9_000)).status == 200
+        client.data(stream, b"x" * 1_000, end=True)
+        assert (await client.reply(stream)).data == b"x" * 51_000
+        assert served.listener.arriving == 0
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [

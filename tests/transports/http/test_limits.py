@@ -136,6 +136,33 @@ async def test_a_body_over_its_limit_is_refused_as_soon_as_that_is_known(data: b
         assert len(served.rig.exchanges) == 1
 
 
+async def test_all_bodies_that_are_on_their_way_are_bounded_and_short_ones_are_served() -> None:
+    async with serving(arriving=100_000, look_ahead=10_000) as served:
+        async with served.peer() as first, served.peer() as second, served.peer() as third:
+            await first.send(request("POST", "/echo", None, "Content-Length: 90000") + b"x" * 80_000)
+            await served.until(lambda: served.listener.arriving == 80_000)
+            await second.send(request("POST", "/echo", b"7530\r\n" + b"x" * 30_000, CHUNKED))
+            reply = await second.reply()
+            assert (reply.status, reply["connection"]) == (503, "close")
+            assert await second.closed()
+            await served.until(lambda: served.listener.arriving == 80_000)
+            await third.send(request("POST", "/echo", None, "Content-Length: 9000") + b"x" * 8_000)
+            await served.until(lambda: served.listener.arriving == 88_000)
+            await third.send(b"x" * 1_000)
+            assert (await third.reply()).status == 200
+            await first.send(b"x" * 10_000)
+            assert (await first.reply()).body == b"x" * 90_000
+        assert served.listener.arriving == 0
+
+
+async def test_a_body_whose_client_leaves_is_not_counted_any_more() -> None:
+    async with serving() as served, served.peer() as peer:
+        await peer.send(request("POST", "/echo", None, "Content-Length: 90000") + b"x" * 80_000)
+        await served.until(lambda: served.listener.arriving == 80_000)
+        peer.abort()
+        await served.until(lambda: served.listener.arriving == 0)
+
+
 async def test_a_client_in_the_middle_of_a_refused_body_can_read_why() -> None:
     """To close with unread bytes would make the kernel send a RST, which can overtake the answer."""
     async with serving(max_body=1000) as served, served.peer() as peer:

@@ -18,6 +18,7 @@ from tailrace.core.call import Call
 from tailrace.errors import CapabilityError, ClientGone, DeadlineExceeded
 from tailrace.protocols.mcp.failures import PeerCancelled
 from tailrace.protocols.mcp.legs import InputRequired, leg_of
+from tailrace.protocols.mcp.records import decode_state
 
 if TYPE_CHECKING:
     from tailrace.core.asked import ElicitResult, Root, SampleResult
@@ -105,7 +106,7 @@ class AskingCall(Call):
             return {} if declared is UNSET else declared
         if self.session is None:
             raise CapabilityError("this call has no session whose client could be asked")
-        return self.session.record.capabilities
+        return decode_state(self.session.record.capabilities)
 
     @property
     def asks_modern(self) -> bool:

@@ -103,7 +103,7 @@ class Endpoint:
         self.recovery = Recovery(self)
         self.asking = Asking(self)
         self.listens = Listens(self)
-        self.subscriptions = Subscriptions(settings.max_watched)
+        self.subscriptions = Subscriptions(settings.max_watched, self.retention.said)
         self.task_table = TaskTable(self)
         self._next_expiry = 0.0
         sweeper.add(self)

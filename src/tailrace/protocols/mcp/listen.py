@@ -19,10 +19,12 @@ from tailrace.errors import LimitError, ProtocolError
 from tailrace.protocols.mcp.failures import DuplicateId
 from tailrace.protocols.mcp.framing import SseFraming
 from tailrace.protocols.mcp.reading import find_resource
+from tailrace.protocols.mcp.subscriptions import check_said, size_of
 from tailrace.service.viewing import Viewer
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS, encode_notification, encode_result
 from tailrace.wire.tasks import declares_tasks, tasks_missing
+from tailrace.wire.uri_templates import MAX_URI
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -192,8 +194,13 @@ class Listens:
             raise ProtocolError(INVALID_PARAMS, text)
         if wanted.task_ids and not declares_tasks(params.meta):
             raise tasks_missing()
+        if any(len(uri) > MAX_URI for uri in wanted.resource_subscriptions):
+            raise ProtocolError(INVALID_PARAMS, f"a URI has at most {MAX_URI} characters")
+        said = self.endpoint.retention.said
+        check_said(said, wanted.resource_subscriptions)
         listen = Listen(request.id, self._granted(wanted, principal, covers), log, session)
         self._open[listen] = None
+        said.add(size_of(listen.granted.resource_subscriptions))
         for id in listen.granted.task_ids:
             self._watching.setdefault(id, {})[listen] = None
         listen.acknowledge(self.endpoint.now(), more)
@@ -284,6 +291,7 @@ class Listens:
     def _leave(self, listen: Listen) -> None:
         if listen in self._open:
             del self._open[listen]
+            self.endpoint.retention.said.add(-size_of(listen.granted.resource_subscriptions))
             for part in listen.parts:
                 part.leave()
             for id in listen.granted.task_ids:

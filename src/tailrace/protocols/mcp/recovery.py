@@ -191,7 +191,7 @@ class Recovery:
         )
         session.state = state
         self.sessions.add(session)
-        self.endpoint.subscriptions.restored(session)
+        self.endpoint.home.revived(session)
         now = self.endpoint.now()
         for stream, last in stored.last.items():
             if stream:

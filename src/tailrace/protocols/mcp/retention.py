@@ -38,6 +38,7 @@ class Retention:
         self.settings = endpoint.settings
         self.answer_room = min(ANSWER_ROOM, self.settings.session_log // 64, self.settings.server_log // 64)
         self.budget = Budget(self.settings.server_log)  # all sessions, and the streams of calls without one
+        self.said = Budget(self.settings.said)  # by clients, beside what is in streams
         self._next_relief = 0.0
 
     def session_budget(self) -> Budget:

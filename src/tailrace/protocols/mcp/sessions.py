@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Raw
 
 from tailrace.core.ports import DropSession, PutSession
 from tailrace.core.session import Lifecycle, Session
@@ -30,6 +31,8 @@ __all__ = ["SessionHome"]
 
 logger = logging.getLogger("tailrace.mcp")
 
+_BRIEF = 1024  # bytes of capabilities that count for nothing: real clients have a few hundred
+_NAME = 1000  # characters of a client's name, version and title
 _SAVE_EVERY = 300.0  # seconds: how old the store's "last used" of a session may get
 
 
@@ -85,9 +88,16 @@ class SessionHome:
         if len(request.params) > self.settings.max_greeting:
             text = f"the params of initialize are over {self.settings.max_greeting} bytes"
             raise ProtocolError(INVALID_PARAMS, text)
+        capabilities = Raw(mcp.encode(params.capabilities))
+        said = self.endpoint.retention.said
+        if (size := _size_of(capabilities)) and said.held + size > said.limit:
+            text = f"clients have said too much of themselves; say it in {_BRIEF} bytes, or try again later"
+            raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "said"})
         record.version = mcp.negotiate(params.protocol_version)
-        record.client = msgspec.to_builtins(params.client_info)
-        record.capabilities = params.capabilities
+        info = params.client_info
+        record.client = {name: text[:_NAME] for name, text in msgspec.to_builtins(info).items() if text is not None}
+        record.capabilities = capabilities
+        said.add(size)
         await self._begin(session)
         return encode_result(request.id, self.endpoint.methods.initialize_result(record.version))
 
@@ -143,6 +153,11 @@ class SessionHome:
             restored=restored,
         )
         return session
+
+    def revived(self, session: Session) -> None:
+        """A stored one is in the table again: what its client has said is kept, however much that is by now."""
+        self.endpoint.retention.said.add(_size_of(session.record.capabilities))
+        self.endpoint.subscriptions.restored(session)
 
     def find(self, id: str, principal: str) -> Session | None:
         """The living session with this id, if it belongs to `principal`; `Recovery.restore` waits for one that is
@@ -200,6 +215,7 @@ class SessionHome:
         if (meter := endpoint.tasks.meter) is not None and session.record.version:
             meter.session_ended(session.record.transport, endpoint.now() - session.created)
         endpoint.retention.forget(session)
+        endpoint.retention.said.add(-_size_of(session.record.capabilities))
         endpoint.subscriptions.left(session)
         endpoint.service.forget_session(session.id)
         endpoint.recovery.ended(session.id)
@@ -216,3 +232,8 @@ class SessionHome:
     def notification(self, method: str, params: Any) -> bytes:
         """Encode a server's notification."""
         return notification(method, params)
+
+
+def _size_of(capabilities: Raw) -> int:
+    """What they count for, in bytes."""
+    return len(capabilities) if len(capabilities) > _BRIEF else 0

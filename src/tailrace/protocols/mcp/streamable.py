@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Streamable"]
 
 _ALLOW = b"GET, POST, DELETE"
+_LATER = frozenset({INTERNAL_ERROR, mcp.LIMIT_REACHED})  # of initialize: what may go well another time
 _VERSION = frozenset({b"mcp-protocol-version"})
 _DOUBLED = ProtocolError(INVALID_REQUEST, "the header MCP-Protocol-Version is given more than once")
 
@@ -226,7 +227,7 @@ class Streamable:
             body = await self.endpoint.home.initialize(session, request, params)
         except ProtocolError as error:
             session.close("its initialize was refused")  # nobody has its id
-            return refuse(exchange, 503 if error.code == INTERNAL_ERROR else 400, error, request.id)
+            return refuse(exchange, 503 if error.code in _LATER else 400, error, request.id)
         return exchange.respond(200, [*JSON, (b"mcp-session-id", session.id.encode())], body)
 
     def _in_session(self, exchange: Exchange, message: Message | Batch, params: Any) -> None:

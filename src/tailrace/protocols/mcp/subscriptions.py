@@ -5,19 +5,22 @@ What a session has subscribed to is part of its record, so a restarted server go
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.budget import EVENT_BYTES
 from tailrace.errors import ProtocolError
 from tailrace.wire import mcp
 from tailrace.wire.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
 from tailrace.wire.uri_templates import MAX_URI
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from tailrace.core.budget import Budget
     from tailrace.core.session import Session
 
-__all__ = ["Subscriptions"]
+__all__ = ["Subscriptions", "check_said", "size_of"]
 
 
 class Subscriptions:
@@ -25,10 +28,12 @@ class Subscriptions:
 
     Args:
         limit: URIs that one session may subscribe to.
+        said: What those of all sessions may take.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, said: Budget) -> None:
         self._limit = limit
+        self._said = said
         self._by_uri: dict[str, dict[Session, None]] = {}
 
     def __len__(self) -> int:
@@ -53,6 +58,7 @@ class Subscriptions:
             if len(wanted) >= self._limit:
                 text = f"a session can subscribe to {self._limit} resources at most"
                 raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "subscriptions"})
+            check_said(self._said, [uri])
             wanted.append(uri)
             self._enter(session, uri)
 
@@ -73,9 +79,28 @@ class Subscriptions:
 
     def _enter(self, session: Session, uri: str) -> None:
         self._by_uri.setdefault(uri, {})[session] = None
+        self._said.add(size_of([uri]))
 
     def _leave(self, session: Session, uri: str) -> None:
         told = self._by_uri.get(uri, {})
-        told.pop(session, None)
+        if session in told:
+            del told[session]
+            self._said.add(-size_of([uri]))
         if not told:
             self._by_uri.pop(uri, None)
+
+
+def check_said(said: Budget, uris: Sequence[str]) -> None:
+    """Is there room for these, too?
+
+    Raises:
+        ProtocolError: All clients together want to hear of too much.
+    """
+    if said.held + size_of(uris) > said.limit:
+        text = "the clients of this server want to hear of too much; try again later"
+        raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "said"})
+
+
+def size_of(uris: Iterable[str]) -> int:
+    """What it takes to keep them, in bytes."""
+    return sum(EVENT_BYTES + getsizeof(uri) for uri in uris)

@@ -90,6 +90,6 @@ class Introspection:
         if isinstance(expires, (int, float)) and expires <= time.time():
             raise InvalidToken("the token has expired")
         audience: Any = said.get("aud")
-        given: set[Any] = set(audience) if isinstance(audience, list) else {audience}  # pyright: ignore
-        if self._audiences is not None and not self._audiences & given:
+        given: list[Any] = audience if isinstance(audience, list) else [audience]  # pyright: ignore
+        if self._audiences is not None and not any(one in self._audiences for one in given if isinstance(one, str)):
             raise InvalidToken("the token is for another server")

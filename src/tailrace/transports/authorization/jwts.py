@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.access import Access, InvalidToken
+from tailrace.core.access import Access, InvalidToken, is_text
 from tailrace.errors import DefinitionError
 from tailrace.fetch import Fetch, is_loopback_url
 from tailrace.transports.authorization.keys import Keys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["JwtVerifier", "access_of"]
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-_TYPES = frozenset({None, "jwt", "at+jwt", "application/at+jwt"})  # RFC 9068, 4; absent: older servers
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})  # RFC 9068, 4; absent: older servers
 _MAX_PRINCIPAL = 255
 
 
@@ -83,7 +83,7 @@ class JwtVerifier:
             algorithm, kind = head.get("alg"), head.get("typ")
             if algorithm not in self._algorithms:
                 raise InvalidToken("the token is signed in a way that is not accepted here")
-            if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
+            if kind is not None and not (isinstance(kind, str) and kind.lower() in _TYPES):
                 raise InvalidToken("this is no access token")
             key = await self._opened().find(head.get("kid"))
             if key is None:
@@ -139,24 +139,31 @@ def access_of(claims: Mapping[str, Any]) -> Access:
     """
     client = claims.get("client_id", claims.get("azp"))
     subject = claims.get("sub") or client
-    if not isinstance(subject, str) or not subject:
+    if not isinstance(subject, str) or not subject or not is_text(subject):
         raise InvalidToken("the token does not say whose it is")
     if len(subject) > _MAX_PRINCIPAL:
         subject = "sub-" + hashlib.sha256(subject.encode()).hexdigest()
-    expires = claims.get("exp")
     return Access(
         principal=subject,
         scopes=_scopes(claims.get("scope", claims.get("scp"))),
         claims=dict(claims),
-        client_id=client if isinstance(client, str) else None,
-        expires_at=float(expires) if isinstance(expires, (int, float)) else None,
+        client_id=client if is_text(client) else None,
+        expires_at=_seconds(claims.get("exp")),
     )
+
+
+def _seconds(said: Any) -> float | None:
+    """A time; one that no clock will show is none, for a whole number of JSON can be larger than any float."""
+    try:
+        return float(said) if isinstance(said, (int, float)) else None
+    except OverflowError:
+        return None
 
 
 def _scopes(said: Any) -> frozenset[str]:
     """A string, or what some servers write: a list. Nothing said: good for nothing in particular."""
     parts: list[Any] = said.split() if isinstance(said, str) else list(said) if isinstance(said, list) else []  # pyright: ignore
-    return frozenset(part for part in parts if isinstance(part, str))
+    return frozenset(part for part in parts if is_text(part))
 
 
 def _library() -> types.ModuleType:

@@ -68,6 +68,7 @@ class H1Connection(asyncio.Protocol):
         "_dropped",
         "_exchange",
         "_fresh",
+        "_gathered",
         "_input",
         "_known",
         "_listener",
@@ -93,6 +94,7 @@ class H1Connection(asyncio.Protocol):
         self._searched = 0  # of the input; no head ends there
         self._max_body = listener.settings.max_body
         self._body: Body | None = None  # not complete yet
+        self._gathered = 0  # bytes of it
         self._source: Incoming | None = None  # of it, where the server reads it as it comes
         self._exchange: H1Exchange | None = None
         self._closes = listener.draining  # behind the current reply
@@ -309,9 +311,20 @@ class H1Connection(asyncio.Protocol):
         del self._input[:taken]
         if body.done:
             exchange.body = body.take()
-            self._body = None
+            self._let_go()
             return self._hand_over(exchange)
+        self._gathered += taken
+        self._listener.arriving += taken
+        settings = self._listener.settings
+        if self._listener.arriving > settings.arriving and self._gathered > settings.look_ahead:
+            return self._refuse(503, "too many large bodies are on their way; try again later")
         return None
+
+    def _let_go(self) -> None:
+        """No more of the body is gathered here."""
+        self._body = None
+        self._listener.arriving -= self._gathered
+        self._gathered = 0
 
     def _hand_over_stream(self, exchange: H1Exchange, head: Head) -> None:
         """The server has the request now, and reads its body as it comes."""
@@ -395,7 +408,7 @@ class H1Connection(asyncio.Protocol):
         if exchange is None:
             self._exchange = exchange = H1Exchange(self, NO_HEAD, self._loopback)
         exchange.lingers = True
-        self._body = None
+        self._let_go()
         self._state = State.REPLY
         self._listener.server.refuse(exchange, status, message)
 
@@ -520,7 +533,7 @@ class H1Connection(asyncio.Protocol):
         """Nobody is there any more: who waits for the peer learns of it."""
         exchange, self._exchange = self._exchange, None
         source, self._source = self._source, None
-        self._body = None
+        self._let_go()
         self._input.clear()
         if source is not None:
             source.fail(TransportError("the peer is gone"))

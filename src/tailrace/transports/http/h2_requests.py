@@ -120,6 +120,9 @@ class Requests:
         elif stream.received > self._listener.settings.max_body:
             self._streams.give_credit()
             return self.refuse(stream, 413, f"the body is over {self._listener.settings.max_body} bytes")
+        elif not ended and self._streams.crowded:
+            self._streams.give_credit()
+            return self.refuse(stream, 503, "too many large bodies are on their way; try again later")
         else:
             self._gather(stream, data, size, ended)
         self._streams.give_credit()
@@ -219,7 +222,7 @@ class Requests:
         if not isinstance(stream.gathered, bytearray):
             stream.gathered = bytearray(stream.gathered)
         stream.gathered += data
-        self._streams.hold(len(data))
+        self._streams.gather(len(data))
         stream.spent += size
         if not ended:
             self._streams.give_stream_credit(stream)

@@ -81,6 +81,17 @@ class Streams:
         """So much of a body is kept."""
         self._held += size
 
+    def gather(self, size: int) -> None:
+        """So much of a body is kept, which is wanted whole."""
+        self._held += size
+        self.listener.arriving += size
+
+    @property
+    def crowded(self) -> bool:
+        """Over all connections so much of bodies is kept that this one may not add to it."""
+        settings = self.listener.settings
+        return self.listener.arriving > settings.arriving and self._held > settings.look_ahead
+
     def taken(self, stream: H2Exchange, size: int) -> None:
         """A handler has read (or dropped) so much."""
         self._held -= size
@@ -101,6 +112,7 @@ class Streams:
         """What was gathered of a body is not ours any more."""
         if isinstance(stream.gathered, bytearray):
             self._held -= len(stream.gathered)
+            self.listener.arriving -= len(stream.gathered)
             self.give_credit()
         stream.gathered = b""
 

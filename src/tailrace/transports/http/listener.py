@@ -99,6 +99,7 @@ class Listener:
         self.refused = 0  # requests that were no good HTTP, or over a limit
         self.floods = 0  # HTTP/2 connections closed because of what their clients sent for nothing
         self.expired = 0  # connections closed because a limit of time was over, idle ones apart
+        self.arriving = 0  # bytes of bodies that are not complete
         self.unread = 0  # bytes of whole replies that transports hold, because their peers do not read
         self._turned_away = 0
         self._listening = listening
