@@ -26,6 +26,11 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 from tailrace.clients.mcp.eras import ERAS
+from tests.rigs.garbage import (  # noqa: F401  hooks
+    pytest_addoption,
+    pytest_runtest_protocol,
+    pytest_runtest_teardown,
+)
 from tests.rigs.longest_first import (  # noqa: F401  hooks
     pytest_collection_modifyitems,
     pytest_runtest_logreport,

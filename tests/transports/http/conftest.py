@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -19,12 +18,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     if new_uvloop is not None:
         loops["uvloop"] = new_uvloop
     return loops
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_others() -> None:
-    """What tests of other folders left is collected now: what a loop says about it is not counted here."""
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)
