@@ -130,6 +130,24 @@ def test_what_is_wrong_is_said(folder: Path, words: list[str], said: str) -> Non
     assert said in result.output
 
 
+def test_a_signal_that_comes_while_the_inspector_is_being_started_ends_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def started_late(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(*arguments, **options)
+
+    npx(folder, "import time\ntime.sleep(100)")
+    monkeypatch.setattr(subprocess, "Popen", started_late)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("it was not listened to"))
+    try:
+        assert invoke(folder, "http://127.0.0.1:8000").exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
 def test_sigterm_ends_the_inspector_and_what_it_started(folder: Path) -> None:

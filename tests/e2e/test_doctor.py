@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,15 @@ def test_the_command_says_so_by_its_exit_code(server: ServerProcess, tmp_path: P
     assert "--token" in findings[0]["advice"]
     assert doctor("--url", server.url, "--token", TOKEN, "--store", "memory")[0] == 1, "both are looked at"
     assert doctor("--url", "ftp://127.0.0.1")[0] == 2
+
+
+async def test_a_session_that_cannot_be_ended_keeps_no_finding_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hangs(_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("tailrace.cli.doctor.proxy._Client.close", hangs)
+    (finding,) = await examine_proxy("http://127.0.0.1:1", seconds=1, at_once=0.1)
+    assert finding.name == "reach"
 
 
 async def test_where_nobody_listens_nothing_more_is_tried(server: ServerProcess) -> None:

@@ -107,17 +107,25 @@ def _npx() -> str:
 
 def _run(command: Sequence[str], env: dict[str, str]) -> int:
     """Be the parent of the Inspector until it ends; what ends this ends that, with all it has started."""
-    child = subprocess.Popen(command, env=env, start_new_session=True)
+    child: subprocess.Popen[bytes] | None = None
+    told = False
 
-    def end(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
+    def end(number: int = 0, frame: FrameType | None = None) -> None:
+        nonlocal told
+        told = True
+        if child is not None:  # else it is being started, and told then
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        child = subprocess.Popen(command, env=env, start_new_session=True)
+        if told:
+            end()
         return max(0, child.wait())
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
