@@ -142,8 +142,10 @@ async def follow(ctx: Context, path: str, seconds: Annotated[float, Meta(gt=0, l
     until, count = clock() + seconds, 0
     position, _ = await asyncio.to_thread(FOLDER.lines_after, path, None)
     await ctx.progress(0, message=f"watching {path}")
-    while clock() < until:
+    over = False
+    while not over:
         await asyncio.sleep(min(0.2, seconds))
+        over = clock() >= until  # the last look comes after the end
         position, lines = await asyncio.to_thread(FOLDER.lines_after, path, position)
         for line in lines:
             await ctx.log("info", line, logger=path)

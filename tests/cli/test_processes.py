@@ -16,12 +16,12 @@ from tests.rigs.server import ServerProcess, running, tailrace_command
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def tailrace(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tailrace", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, **(env or {})})
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env={**os.environ, **(env or {})})
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from tailrace.cli import main
 from tailrace.cli.reload import Files, changed, folders_of
+from tests.rigs.ports import free_port
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
 SERVICE = """
@@ -153,8 +154,8 @@ def shop(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(shop: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     store = f"sqlite:{tmp_path / 'store.db'}"
-    command = tailrace_command(shop, "--reload", "--drain", "2", store=store)
-    with running(command, tmp_path / "log", start_limit=60) as server:
+    command = tailrace_command(shop, "--reload", "--drain", "2", store=store, port=free_port())
+    with running(command, tmp_path / "log", start_limit=60.0) as server:
         yield server
 
 
@@ -163,7 +164,7 @@ def children(server: ServerProcess) -> list[psutil.Process]:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_an_edit_brings_the_new_tool_and_the_session_stays_valid(server: ServerProcess, shop: Path) -> None:
     session = Session(server.url)
     assert "brew" in session.tools()
@@ -186,18 +187,18 @@ def test_an_edit_brings_the_new_tool_and_the_session_stays_valid(server: ServerP
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nobody_is_left_behind_when_the_parent_ends(server: ServerProcess, number: int) -> None:
     (child,) = children(server)
     os.kill(server.pid, number)
-    code = server.process.wait(30)
+    code = server.process.wait(60)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, server, 30)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, server)
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_what_was_asked_for_wrongly_ends_both(tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("x = 1\n")
     with running(tailrace_command(tmp_path / "none.py", "--reload"), tmp_path / "log", ready=None) as server:

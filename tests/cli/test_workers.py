@@ -23,7 +23,7 @@ from tailrace.mcp import Client
 from tests.rigs.server import ServerProcess, running, tailrace_command
 from tests.rigs.valkey import Valkey
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SERVICE = """
 import asyncio, os
@@ -99,7 +99,7 @@ def test_workers_end_when_their_supervisor_is_killed(target: Path) -> None:
     with supervised(target, "--workers", "2", "--stateless", "--drain", "1") as server:
         children = [psutil.Process(pid) for pid in workers(server)]
         server.process.kill()
-        gone, alive = psutil.wait_procs(children, timeout=30)
+        gone, alive = psutil.wait_procs(children, timeout=60)
         assert (len(gone), alive) == (2, [])
 
 
@@ -320,7 +320,7 @@ def parent(
 
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     with parent(tmp_path, SILENT, silence=1.0) as server:
-        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "it is killed, and again")
+        until(lambda: server.stderr().count("gives no sign of life and was killed") >= 2, "it is killed, and again")
         assert "ended with signal 9" in server.stderr()
 
 
@@ -389,7 +389,7 @@ def test_a_restart_whose_new_worker_never_gets_ready_leaves_the_old_one(tmp_path
 
 def test_a_worker_for_which_the_system_has_no_process_is_started_later(tmp_path: Path) -> None:
     with parent(tmp_path, SILENT, silence=1.0, refused=2) as server:
-        until(lambda: server.stderr().count("gives no sign of life and was killed") == 2, "another one is there")
+        until(lambda: server.stderr().count("gives no sign of life and was killed") >= 2, "another one is there")
         assert server.stderr().count("worker 0 cannot be started: [Errno 11] no process is left") == 1
 
 
@@ -398,7 +398,7 @@ def test_where_the_new_worker_ends_before_the_old_one_has_another_follows(tmp_pa
         until(lambda: "workers=1" in server.stderr(), "it is ready")
         server.signal(signal.SIGHUP)
         until((tmp_path / "life-2").exists, "another one is there")
-        assert "the restart stops at worker 0" in server.stderr()
+        until(lambda: "the restart stops at worker 0" in server.stderr(), "it says so")
 
 
 async def test_a_worker_that_needs_all_of_its_drain_ends_in_time_though_clients_keep_their_connections(

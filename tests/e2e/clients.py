@@ -27,7 +27,7 @@ Era: TypeAlias = Literal["legacy", "auto"]
 Cut: TypeAlias = Literal["reset", "closed", "ended"]
 PATHS = {"streamable": "/mcp", "sse": "/sse"}
 NONE = "-"  # in the table: there is no such thing, or it was not tried
-LIMIT = 120.0  # seconds for one driver; it gives up by itself before
+LIMIT = 150.0  # seconds for one driver; it gives up by itself before
 
 # What became of a call whose stream was cut just before the rest of its progress and its answer, and of its client:
 # "goes on" can list tools afterwards, "is dead" cannot. "No answer" is none within the drivers' 5 s.

@@ -15,7 +15,7 @@ from typing import Any
 
 from tailrace.wire.sse import Event
 from tests.rigs.proxy import Fault, Plan, Proxy
-from tests.rigs.rawhttp import Cut, EventStream, Stalled
+from tests.rigs.rawhttp import LIMIT, Cut, EventStream, Stalled
 from tests.rigs.rawmcp import HttpSse, Reply, Streamable, call, is_answer
 
 COUNT = 90  # notifications in a call
@@ -167,7 +167,7 @@ def _check_resumed(collected: Collected, reply: Reply) -> None:
 
 
 def _patience(plan: Plan) -> float:
-    return SILENCE if plan.fault in ("black-hole", "half-close") and plan.cut_after is not None else 15.0
+    return SILENCE if plan.fault in ("black-hole", "half-close") and plan.cut_after is not None else LIMIT
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def drive_node(
     """
     options = {"client": client, "transport": transport, "era": era, "plan": plan, "env": dict(env or {})}
     command = [str(node), str(DRIVER), json.dumps({**options, "target": target})]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     try:
         return json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError):

@@ -16,7 +16,7 @@ from mcp.client.sse import sse_client
 Transport: TypeAlias = Literal["streamable", "sse", "stdio"]
 Era: TypeAlias = Literal["legacy", "auto"]
 Plan: TypeAlias = Mapping[str, Mapping[str, Any]]
-LIMIT = 60.0  # seconds for all of it
+LIMIT = 100.0  # seconds for all of it
 
 
 async def drive(

@@ -253,7 +253,7 @@ async def connect_go_server() -> AsyncIterator[tuple[str, State]]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             url = f"http://127.0.0.1:{int(await process.stdout.readline())}"
 
         async def state() -> tuple[int, int]:

@@ -27,7 +27,7 @@ from tests.rigs.rawmcp import send as send_request
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
 ON_BOTH = pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True)
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60), ON_BOTH]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), ON_BOTH]
 COUNT = 30
 BURST = {"key": "a", "count": COUNT, "size": 64}
 LINES = {

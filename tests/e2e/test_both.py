@@ -34,7 +34,7 @@ async def exported(what: str = "proto") -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tailrace", "gen", what, str(MEETING), stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(60.0):
         out, _ = await process.communicate()
     assert process.returncode == 0
     return out.decode()

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.e2e import installing
-from tests.e2e.clients import RESUMES, WAYS, Cut, Way, drive, outcome
+from tests.e2e.clients import RESUMES, STUCK, WAITS, WAYS, Cut, Way, drive, outcome
 from tests.e2e.plans import CALLS
 from tests.e2e.witness import Witness
 from tests.rigs.proxy import Plan, Proxy, running_proxy
@@ -59,7 +59,7 @@ async def cut_once(way: Way, cut: Cut, server: ServerProcess, witness: Witness, 
             if not way.modern:  # there, a lost connection cancels
                 await witness.sees(f"end {key}")
 
-        patience = 12.0 if way.cut[cut] == RESUMES else 5.0  # one that never asks costs all of it
+        patience = 5.0 if way.cut[cut] in (WAITS, STUCK) else 45.0  # one that never answers costs all of it
         step = {"name": "steps", "arguments": {"key": key, "count": 3, "after": 1}}
         report = await drive(
             way, proxy.url, {"cut": step}, folder, at={"cut": at_cut, "leaving": leaving}, patience=patience

@@ -45,7 +45,7 @@ def ask(port: int, probe: dict[str, Any], host: str | None = None) -> int:
     headers |= {} if host is None else {"Host": host}
     request = urllib.request.Request(f"http://127.0.0.1:{port}{probe['path']}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=15) as reply:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         error.close()
@@ -77,7 +77,7 @@ def test_a_pod_is_ready_then_drains_while_it_lives(tmp_path: Path) -> None:
         assert ask(server.port, ready) == 200
         assert ask(server.port, ready, host="10.1.2.3:8000") == 421, "as a probe is asked that sets no Host"
         server.signal(signal.SIGTERM)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while (status := ask(server.port, ready)) == 200 and time.monotonic() < until:
             time.sleep(0.02)
         assert status == 503

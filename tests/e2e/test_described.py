@@ -21,7 +21,7 @@ from tests.e2e.conftest import FIXTURES
 from tests.e2e.installing import Missing
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 MEETING = FIXTURES / "meeting.py"
 SERVICES = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
             "meeting.v1.Meeting"]  # fmt: skip
@@ -29,7 +29,7 @@ SERVICES = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grp
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    async with running_async(tailrace_command(MEETING), tmp_path / "log") as server:
+    async with running_async(tailrace_command(MEETING, "--drain", "100"), tmp_path / "log") as server:
         yield server
         assert server.records() == [], server.stderr_tail()
 
@@ -118,11 +118,11 @@ async def test_grpcios_health_client_checks_and_watches_a_drain(server: ServerPr
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await stub.Check(health_pb2.HealthCheckRequest(service="no.Such"), timeout=30.0)
         assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service="meeting.v1.Meeting"), timeout=60.0)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="meeting.v1.Meeting"), timeout=100.0)
         assert (await watch.read()).status == status.SERVING
         server.signal(signal.SIGTERM)
         assert (await watch.read()).status == status.NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as end:
             await watch.read()
         assert end.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert await asyncio.to_thread(server.wait, 10.0) == 0, "a watcher holds no drain up"
+    assert await asyncio.to_thread(server.wait, 60.0) == 0, "a watcher holds no drain up"

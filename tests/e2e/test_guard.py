@@ -13,7 +13,7 @@ import pytest
 from tailrace.mcp import Client
 from tests.rigs.server import ROOT, ServerProcess
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SERVER = '''
 import os
@@ -60,7 +60,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPr
 async def test_a_stranger_is_served_a_retry_runs_once_and_its_process_ends_with_the_guard(
     guarded: ServerProcess,
 ) -> None:
-    async with asyncio.timeout(80):
+    async with asyncio.timeout(160):
         async with Client(guarded.url, era="legacy") as client:
             assert client.instructions == "Be kind."
             assert [one.name for one in await client.list_tools()] == ["lend", "pid"]

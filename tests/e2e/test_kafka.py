@@ -15,7 +15,7 @@ import pytest
 from tailrace.errors import TailraceError
 from tailrace.mcp import Client
 from tests.rigs.kafka import Broker, consumed, headers, items
-from tests.rigs.rawmcp import Streamable, call
+from tests.rigs.rawmcp import Streamable, call, eventually
 from tests.rigs.server import ServerProcess, running, tailrace_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -27,9 +27,12 @@ from tailrace import Context, Service, ToolError
 svc = Service("shop")
 
 @svc.tool
-async def order(ctx: Context, topic: str, item: str, seconds: float = 0.0, if_gone: str = "publish") -> str:
+async def order(ctx: Context, topic: str, item: str, waits: bool = False, if_gone: str = "publish") -> str:
     await ctx.publish(topic, {"item": item}, key=item[:1], if_gone=if_gone)
-    await asyncio.sleep(seconds)
+    if waits:
+        open(os.environ["EXECUTED"] + ".begun", "x").close()
+        while not os.path.exists(os.environ["EXECUTED"] + ".open"):
+            await asyncio.sleep(0.01)
     with open(os.environ["EXECUTED"], "a") as file:
         file.write(item + "\\n")
     return item
@@ -94,12 +97,16 @@ async def test_a_client_that_drops_its_connection_changes_nothing_unless_that_wa
     topic = f"gone-{if_gone}"
     with running(serve(shop, broker), shop / "stderr", env=environment(shop)) as server:
         leaving = await Streamable(server.url).open()
-        arguments = {"topic": topic, "item": "left", "seconds": 0.5, "if_gone": if_gone}
+        arguments = {"topic": topic, "item": "left", "waits": True, "if_gone": if_gone}
         connection = await leaving.post_unanswered(call(7, "order", arguments))
-        await asyncio.sleep(0.2)
+        await eventually((shop / "executed.begun").exists, "it has begun")
         connection.abort()
         async with Client(server.url + "/mcp") as client:
-            await client.call_tool("order", {"topic": topic, "item": "after", "seconds": 1.0})
+            for _ in range(3):  # what is answered now was heard behind the reset
+                await client.call_tool("waiting")
+            (shop / "executed.open").touch()
+            await eventually(lambda: "left" in (shop / "executed").read_text(), "it has ended")
+            await client.call_tool("order", {"topic": topic, "item": "after"})
             await emptied(client)
         found = items(await consumed(broker, topic, len(published)))
     assert sorted(found) == sorted(published)
@@ -123,8 +130,7 @@ async def test_a_broker_that_is_killed_under_load_costs_nothing(broker: Broker, 
                 await asyncio.sleep(1.0)
                 await asyncio.to_thread(broker.kill)
                 during = len(answered)
-                await asyncio.sleep(1.0)
-                assert len(answered) > during, "calls wait for a broker that is away"
+                await eventually(lambda: len(answered) > during, "calls are answered while the broker is away")
                 await asyncio.to_thread(broker.start)
             await emptied(client)
         published = await consumed(broker, "killed", len(answered))
@@ -194,12 +200,12 @@ async def _orders_until_killed(server: ServerProcess, number: int, answered: lis
 
 
 async def test_at_a_signal_what_waits_is_delivered_before_the_exit(broker: Broker, shop: Path) -> None:
-    with running(serve(shop, broker, "--drain", "10"), shop / "stderr", env=environment(shop)) as server:
+    with running(serve(shop, broker, "--drain", "60"), shop / "stderr", env=environment(shop)) as server:
         async with Client(server.url + "/mcp") as client:
             for n in range(50):
                 await client.call_tool("order", {"topic": "signal", "item": f"{n}"})
             server.process.terminate()
-        assert await asyncio.to_thread(server.process.wait, 15) == 0
+        assert await asyncio.to_thread(server.process.wait, 90) == 0
     assert sorted(items(await consumed(broker, "signal", 50)), key=int) == [str(n) for n in range(50)]
 
 
@@ -211,7 +217,7 @@ async def test_a_broker_that_is_away_at_the_signal_holds_nothing_up(broker: Brok
             await asyncio.to_thread(broker.kill)
             await client.call_tool("order", {"topic": "away", "item": "second"})
         server.process.terminate()
-        assert await asyncio.to_thread(server.process.wait, 4) == 0
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
     await asyncio.to_thread(broker.start)
     with running(serve(shop, broker), shop / "stderr", env=environment(shop)) as server:
         async with Client(server.url + "/mcp") as client:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.rigs.server import READY, ServerProcess, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 WANTED = 10_000
 LEAST = 1_000
@@ -101,7 +101,7 @@ class Crowd:
         self.bytes_each = (self.process.memory_info().rss - before) // self.count
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.server.port), 20)
+        return socket.create_connection(("127.0.0.1", self.server.port), 60)
 
     def ask(self, connection: socket.socket) -> HTTPResponse:
         connection.sendall(REQUEST)
@@ -122,7 +122,7 @@ class Crowd:
 
     def check_their_places_are_free_again(self) -> None:
         self.leave()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with self.connect() as connection:
                 if self.ask(connection).status == 200:

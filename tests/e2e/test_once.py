@@ -15,10 +15,11 @@ import pytest
 from tailrace.errors import TransportError
 from tailrace.mcp import Client, StdioCommand
 from tests.e2e.witness import Witness
+from tests.rigs.ports import free_port
 from tests.rigs.rawmcp import exchange, request
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ONCE = Path(__file__).parent / "fixtures" / "once.py"
 MANY = 50
@@ -37,7 +38,7 @@ def serve(tmp_path: Path, witness: Witness, *flags: str, port: int = 0) -> Any:
 def client(server: ServerProcess | str, way: str, **options: Any) -> Client:
     url = server if isinstance(server, str) else server.url
     path = "/sse" if way == "sse" else "/mcp"
-    return Client(url + path, **HTTP[way], timeout=60.0, **options)
+    return Client(url + path, **HTTP[way], timeout=100.0, **options)
 
 
 async def kill(server: ServerProcess) -> None:
@@ -104,11 +105,10 @@ async def test_the_key_among_the_arguments_does_for_every_client(tmp_path: Path,
 @pytest.mark.parametrize("way", HTTP)
 async def test_answers_are_replayed_after_kill_9(way: str, tmp_path: Path, witness: Witness) -> None:
     witness.open("tea")
-    async with serve(tmp_path, witness) as server:
-        port = server.port
-        async with client(server, way) as c:
-            first = await many(c, "tea", "key")
-            await kill(server)
+    port = free_port()
+    async with serve(tmp_path, witness, port=port) as server, client(server, way) as c:
+        first = await many(c, "tea", "key")
+        await kill(server)
     async with serve(tmp_path, witness, port=port) as server, client(server, way) as c:
         again = await many(c, "tea", "key")
         assert {result.data for result in [*first, *again]} == {first[0].data}
@@ -121,14 +121,13 @@ async def test_answers_are_replayed_after_kill_9(way: str, tmp_path: Path, witne
 async def test_a_kill_between_effect_and_commit_is_unknown_and_nothing_runs_again(
     way: str, tmp_path: Path, witness: Witness
 ) -> None:
-    async with serve(tmp_path, witness) as server:
-        port = server.port
-        async with client(server, way, reconnect=0) as c:
-            calls = [asyncio.ensure_future(pay(c, "tea", "key")) for _ in range(MANY)]
-            await witness.sees("run tea")
-            await kill(server)
-            outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(isinstance(outcome, TransportError) for outcome in outcomes)
+    port = free_port()
+    async with serve(tmp_path, witness, port=port) as server, client(server, way, reconnect=0) as c:
+        calls = [asyncio.ensure_future(pay(c, "tea", "key")) for _ in range(MANY)]
+        await witness.sees("run tea")
+        await kill(server)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, TransportError) for outcome in outcomes)
     witness.open("tea")
     async with serve(tmp_path, witness, port=port) as server, client(server, way) as c:
         for result in await many(c, "tea", "key"):
@@ -139,14 +138,13 @@ async def test_a_kill_between_effect_and_commit_is_unknown_and_nothing_runs_agai
 
 
 async def test_what_may_run_again_does_so_by_itself_and_once(tmp_path: Path, witness: Witness) -> None:
-    async with serve(tmp_path, witness) as server:
-        port = server.port
-        async with client(server, "modern", reconnect=0) as c:
-            lost = asyncio.ensure_future(pay(c, "tea", "key", "fetch"))
-            await witness.sees("run tea")
-            await kill(server)
-            with pytest.raises(TransportError):
-                await lost
+    port = free_port()
+    async with serve(tmp_path, witness, port=port) as server, client(server, "modern", reconnect=0) as c:
+        lost = asyncio.ensure_future(pay(c, "tea", "key", "fetch"))
+        await witness.sees("run tea")
+        await kill(server)
+        with pytest.raises(TransportError):
+            await lost
     witness.open("tea")
     async with serve(tmp_path, witness, port=port) as server:
         await witness.sees("end tea")  # nobody has asked again
@@ -158,9 +156,9 @@ async def test_what_may_run_again_does_so_by_itself_and_once(tmp_path: Path, wit
 
 @pytest.mark.parametrize("way", ["legacy", "modern"])
 async def test_a_client_lives_through_a_restart_with_its_key(way: str, tmp_path: Path, witness: Witness) -> None:
-    async with serve(tmp_path, witness) as server:
-        port, url = server.port, server.url
-        c = client(url, way)
+    port = free_port()
+    async with serve(tmp_path, witness, port=port) as server:
+        c = client(server.url, way, reconnect=90.0)
         await c.__aenter__()
         call = asyncio.ensure_future(pay(c, "tea", "key", "fetch"))
         await witness.sees("run tea")

@@ -10,10 +10,11 @@ import pytest
 
 from tests.e2e.plans import CALLS
 from tests.e2e.witness import Witness
+from tests.rigs.ports import free_port
 from tests.rigs.rawmcp import STREAMABLE_VERSIONS, HttpSse, Streamable, call, eventually, text_of
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 def start(tmp_path: Path, witness: Witness, port: int = 0, *flags: str) -> Any:
@@ -34,8 +35,8 @@ def check_unknown(answer: dict[str, Any]) -> None:
 
 
 async def test_http_sse_session_survives_kill_9(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await HttpSse(server.url).open()
         last = client.last_event_id
         for key in ("done", "running"):
@@ -60,8 +61,8 @@ async def test_http_sse_session_survives_kill_9(witness: Witness, tmp_path: Path
 
 
 async def test_http_sse_finished_unseen_answer_survives_kill_9(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await HttpSse(server.url).open()
         assert await client.post(call("a", "gate", {"key": "a"})) == 202
         await witness.sees("start a")
@@ -79,8 +80,8 @@ async def test_http_sse_finished_unseen_answer_survives_kill_9(witness: Witness,
 
 @pytest.mark.parametrize("version", STREAMABLE_VERSIONS)
 async def test_streamable_session_survives_kill_9(witness: Witness, tmp_path: Path, version: str) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await Streamable(server.url, version).open()
         done = await client.post(call("done", "gate", {"key": "done", "say": True}, progress="p"))
         running = await client.post(call("running", "gate", {"key": "running", "say": True}, progress="q"))
@@ -109,8 +110,8 @@ async def test_streamable_session_survives_kill_9(witness: Witness, tmp_path: Pa
 
 async def test_streamable_session_id_is_valid_after_kill_9_with_no_call(witness: Witness, tmp_path: Path) -> None:
     """A session is committed before its InitializeResult is sent."""
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await Streamable(server.url).open()
         await kill(server)
     async with start(tmp_path, witness, port):
@@ -121,11 +122,10 @@ async def test_streamable_session_id_is_valid_after_kill_9_with_no_call(witness:
 
 async def test_event_ids_are_never_used_twice_across_a_restart(witness: Witness, tmp_path: Path) -> None:
     ids: list[str | None] = []
-    port = 0
+    port = free_port()
     client: HttpSse | None = None
     for life in range(3):
         async with start(tmp_path, witness, port) as server:
-            port = server.port
             if client is None:
                 client = await HttpSse(server.url).open()
             else:
@@ -142,8 +142,8 @@ async def test_event_ids_are_never_used_twice_across_a_restart(witness: Witness,
 async def test_many_calls_killed_in_flight_are_each_answered_once(witness: Witness, tmp_path: Path) -> None:
     """None lost, none doubled: after the restart every accepted call has exactly one answer, finished or unknown."""
     keys = [f"call-{number}" for number in range(20)]
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await HttpSse(server.url).open()
         before = client.last_event_id
         for key in keys:
@@ -171,8 +171,8 @@ async def test_many_calls_killed_in_flight_are_each_answered_once(witness: Witne
 
 
 async def test_a_read_only_call_runs_again_after_kill_9_without_its_client(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port) as server:
         client = await HttpSse(server.url).open()
         assert await client.post(call("a", "look", {"key": "a"})) == 202
         await witness.sees("start a")
@@ -190,11 +190,10 @@ async def test_a_read_only_call_runs_again_after_kill_9_without_its_client(witne
 
 
 async def test_a_read_only_call_runs_again_once_at_most(witness: Witness, tmp_path: Path) -> None:
-    port = 0
+    port = free_port()
     client: HttpSse | None = None
     for life in (1, 2):
         async with start(tmp_path, witness, port) as server:
-            port = server.port
             if client is None:
                 client = await HttpSse(server.url).open()
                 assert await client.post(call("a", "look", {"key": "a"})) == 202

@@ -15,7 +15,7 @@ from tests.rigs.server import ServerProcess, running_async
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     pytest.mark.parametrize("served_by", ["listener", "uvicorn"], indirect=True),
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
@@ -73,6 +73,7 @@ async def begin(server: ServerProcess, witness: Witness, way: str) -> tuple[Stre
 async def test_200_mb_for_a_client_that_does_not_read(server: ServerProcess, way: str, witness: Witness) -> None:
     await warm_up(server, witness)
     before = memory(server)
+    began = asyncio.get_running_loop().time()
     session, reply = await begin(server, witness, way)
     reply.connection.stop_reading()
     await witness.sees("start big")
@@ -84,9 +85,10 @@ async def test_200_mb_for_a_client_that_does_not_read(server: ServerProcess, way
         assert await session.post(call("other", "gate", {"key": "other"})) == 202
         witness.open("other")
         await witness.sees("end other")
-    assert "end big" not in witness.lines(), "the call waits for its reader"
+    ended = "end big" in witness.lines()  # on a busy machine the limit may be over by now
+    assert not ended or asyncio.get_running_loop().time() > began + STALL, "the call waits for its reader"
     outcome = "cancelled big" if way == "modern" else "end big"
-    await eventually(lambda: outcome in witness.lines(), f"{outcome}: its handler is told", limit=30.0)
+    await eventually(lambda: outcome in witness.lines(), f"{outcome}: its handler is told", limit=60.0)
     grown = memory(server, "VmHWM") - before
     assert grown < GROWTH, f"{COUNT * SIZE} bytes for one that does not read: memory grew by {grown} KB"
     if isinstance(session, HttpSse):

@@ -20,6 +20,7 @@ from tailrace.mcp import Client
 from tests.e2e import installing
 from tests.e2e.installing import DRIVERS, Missing
 from tests.e2e.witness import Witness
+from tests.rigs.ports import free_port
 from tests.rigs.rawmcp import Reply, eventually, exchange, modern_headers, modern_meta, request
 from tests.rigs.server import ServerProcess, running_async, tailrace_command
 
@@ -31,6 +32,7 @@ pytestmark = [
 TASKS = Path(__file__).parent / "fixtures" / "tasks.py"
 KNOWS = {"io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
 LIMIT = 60.0  # seconds
+GRACE = 25.0  # seconds beyond --drain: 2, and what a busy machine needs
 
 
 def start(tmp_path: Path, witness: Witness, *flags: str, port: int = 0) -> Any:
@@ -72,8 +74,9 @@ async def kill(server: ServerProcess) -> None:
 
 
 async def test_tasks_survive_kill_9_each_with_an_honest_end(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness) as server:
-        port, url = server.port, server.url
+    port = free_port()
+    async with start(tmp_path, witness, port=port) as server:
+        url = server.url
         ids = {key: await begin(url, tool, key) for key, tool in {"a": "gate", "b": "gate", "c": "again"}.items()}
         ids["d"] = await begin(url, "gate", "d")
         await witness.sees("start a", "start b", "start c", "start d")
@@ -100,10 +103,9 @@ async def test_tasks_survive_kill_9_each_with_an_honest_end(witness: Witness, tm
 async def test_no_task_that_was_told_of_is_lost_however_the_server_is_killed(witness: Witness, tmp_path: Path) -> None:
     """Ten kills while tasks are being made: each one that a client knows the id of is there afterwards."""
     told: dict[str, str] = {}
-    port = 0
+    port = free_port()
     for life in range(10):
         async with start(tmp_path, witness, port=port) as server:
-            port = server.port
 
             async def make(worker: int, url: str = server.url, life: int = life) -> None:
                 for number in range(1000):
@@ -127,9 +129,9 @@ async def test_no_task_that_was_told_of_is_lost_however_the_server_is_killed(wit
 
 
 async def test_our_client_does_not_notice_that_the_server_was_killed(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
-        client = Client(server.url, timeout=60)
+    port = free_port()
+    async with start(tmp_path, witness, port=port) as server:
+        client = Client(server.url, timeout=200, reconnect=90)
         await client.__aenter__()
         calling = asyncio.ensure_future(client.call_tool("again", {"key": "a"}))
         await witness.sees("start a")
@@ -167,19 +169,22 @@ async def test_sigterm_ends_a_listening_stream_with_its_result(witness: Witness,
         last = [message async for message in messages][-1]
         assert (last["id"], last["result"]["resultType"]) == ("l", "complete")
         assert not reply.stream.cut, "the stream ends in order"
-        assert await asyncio.to_thread(server.wait, 5 + 2) == 0
+        assert await asyncio.to_thread(server.wait, 5 + GRACE) == 0
         assert server.records() == [], server.stderr_tail()
 
 
 async def test_sigterm_with_a_stream_that_nobody_reads_and_a_task_that_does_not_end(
     witness: Witness, tmp_path: Path
 ) -> None:
-    async with start(tmp_path, witness, "--drain", "1") as server, listening(server.url, toolsListChanged=True):
+    port = free_port()
+    async with (
+        start(tmp_path, witness, "--drain", "1", port=port) as server,
+        listening(server.url, toolsListChanged=True),
+    ):
         id = await begin(server.url, "gate", "a")
         await witness.sees("start a")
         server.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(server.wait, 1 + 2) == 0
-        port = server.port
+        assert await asyncio.to_thread(server.wait, 1 + GRACE) == 0
     async with start(tmp_path, witness, port=port) as server:
         found = await until_ended(server.url, id)
         assert found["result"]["_meta"]["io.tailrace/outcome"] == "unknown"
@@ -200,7 +205,7 @@ async def test_a_task_that_ends_within_the_drain_is_told_to_who_listens(witness:
             assert ended["status"] == "completed"
             assert ended["result"]["structuredContent"] == {"result": "a"}
             assert found[-1]["id"] == "l"
-        assert await asyncio.to_thread(server.wait, 10 + 2) == 0
+        assert await asyncio.to_thread(server.wait, 10 + GRACE) == 0
 
 
 # --- other people's clients ---------------------------------------------------------------------------
@@ -218,7 +223,7 @@ async def test_the_official_client_sees_the_end_of_its_stream_as_a_good_one(witn
             await anext(stream)
             server.signal(signal.SIGTERM)
             assert [event async for event in stream] == []  # raises where the end is no good one
-        assert await asyncio.to_thread(server.wait, 5 + 2) == 0
+        assert await asyncio.to_thread(server.wait, 5 + GRACE) == 0
 
 
 async def test_over_stdio_the_official_client_sees_the_end_of_its_stream_as_a_good_one(
@@ -251,7 +256,7 @@ async def fastmcp(url: str, *steps: list[Any], needs: Callable[[str, str], NoRet
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):
             out, err = await driver.communicate()
     finally:
         if driver.returncode is None:
@@ -290,8 +295,8 @@ async def test_fastmcps_client_sees_tasks(
 async def test_fastmcps_client_gets_what_ran_again_after_kill_9(
     witness: Witness, tmp_path: Path, needs: Callable[[str, str], NoReturn]
 ) -> None:
-    async with start(tmp_path, witness) as server:
-        port = server.port
+    port = free_port()
+    async with start(tmp_path, witness, port=port) as server:
         [begun] = await fastmcp(server.url, ["begin", "again", {"key": "a"}], needs=needs)
         await witness.sees("start a")
         await kill(server)

@@ -13,11 +13,12 @@ import pytest
 from tests.e2e.plans import CALLS
 from tests.e2e.test_restart import check_unknown, kill
 from tests.e2e.witness import Witness
+from tests.rigs.ports import free_port
 from tests.rigs.rawmcp import HttpSse, call, text_of
 from tests.rigs.server import running_async, tailrace_command
 from tests.rigs.valkey import Valkey
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def start(valkey: Valkey, tmp_path: Path, witness: Witness, port: int = 0, log: 
 
 
 async def test_a_session_survives_kill_9_of_its_server(witness: Witness, valkey: Valkey, tmp_path: Path) -> None:
-    async with start(valkey, tmp_path, witness) as server:
+    port = free_port()
+    async with start(valkey, tmp_path, witness, port) as server:
         assert f" store={valkey.url} " in server.ready_line  # as it was given, to be given again
-        port = server.port
         client = await HttpSse(server.url).open()
         last = client.last_event_id
         for key in ("done", "running"):

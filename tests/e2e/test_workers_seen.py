@@ -96,7 +96,11 @@ async def until(met: Callable[[], Awaitable[bool]]) -> None:
 
 async def test_counters_of_all_workers_are_on_one_page_and_rise_through_a_replacement(tmp_path: Path) -> None:
     async with watched(tmp_path) as (server, desk):
-        assert await desk.ask("/readyz", token="") == (200, "ready\n2 of 2 workers\n")
+
+        async def ready() -> bool:
+            return await desk.ask("/readyz", token="") == (200, "ready\n2 of 2 workers\n")
+
+        await until(ready)
         sessions = await on_both(server, desk)
         for session in sessions:
             await session.call(1, "pour", {"tea": "sencha"})
@@ -179,8 +183,15 @@ async def test_what_is_asked_for_is_done_by_whoever_has_it_and_who_sleeps_is_nam
             assert [one["pid"] for one in (await desk.state(silent=1))["workers"]][1] == sleeper
             assert await desk.numbers("tailrace_worker_up", up=1) == {"0": 1, "1": 0}
             assert await desk.numbers("tailrace_calls_accepted_total", up=1) == accepted, "what it has counted is shown"
-            assert (await desk.ask("/readyz"))[0] == 200, "one that takes requests is enough"
-            assert (await desk.ask("/console/api/calls/999/cancel", act=True))[0] == 503
+
+            async def is_ready() -> bool:
+                return (await desk.ask("/readyz"))[0] == 200
+
+            async def is_unsure() -> bool:
+                return (await desk.ask("/console/api/calls/999/cancel", act=True))[0] == 503
+
+            await until(is_ready)  # one that takes requests is enough
+            await until(is_unsure)
         finally:
             os.kill(sleeper, signal.SIGCONT)
         await desk.state()  # it answers again

@@ -31,7 +31,7 @@ from tailrace.wire.sse import Event, Parser
 __all__ = ["SERVERS", "Hosted", "Reply", "Wire", "hosted"]
 
 SERVERS = ("listener", "uvicorn", "fastapi")
-LIMIT = 10.0  # seconds any wait may take
+LIMIT = 60.0  # seconds any wait may take
 
 
 @dataclass

@@ -26,7 +26,7 @@ __all__ = ["Broker", "Missing", "consumed", "headers", "items", "running_broker"
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 VERSION = "org.apache.kafka:kafka_2.13:4.1.0"
-_START_LIMIT = 90.0  # seconds: a cold JVM on a busy machine
+_START_LIMIT = 150.0  # seconds: a cold JVM on a busy machine
 _ID = "tailrace-tests-000000A"
 
 
@@ -124,7 +124,7 @@ def running_broker(folder: Path) -> Iterator[Broker]:
         broker.kill()
 
 
-async def consumed(broker: Broker, topic: str, count: int, limit: float = 60.0) -> list[Any]:
+async def consumed(broker: Broker, topic: str, count: int, limit: float = 90.0) -> list[Any]:
     """All messages of a topic, once there are at least `count` and no more come for a while."""
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=broker.address, auto_offset_reset="earliest", enable_auto_commit=False

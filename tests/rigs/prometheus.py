@@ -23,7 +23,7 @@ __all__ = ["Prometheus", "scraping"]
 LIMIT = 60.0  # seconds for it to be ready, and for what is expected to be scraped
 _CONFIG = """
 global:
-  scrape_interval: 200ms
+  scrape_interval: 500ms  # and as long may a scrape take
 scrape_configs:
   - job_name: tailrace
     authorization: {{type: Bearer, credentials: {token}}}

@@ -103,7 +103,7 @@ class ServerProcess:
             self.kill()
             raise ServerFailed(f"no ready line within {limit:g} s from {self.command}\n{self.stderr_tail()}")
         if not self.url:
-            raise ServerFailed(f"exit code {self.wait(5.0)} before it was ready: {self.command}\n{self.stderr_tail()}")
+            raise ServerFailed(f"exit code {self.wait(60.0)} before it was ready: {self.command}\n{self.stderr_tail()}")
 
     def signal(self, number: int) -> None:
         """Send one signal, to this process only. Quietly does nothing when it has ended."""
@@ -112,7 +112,7 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL, and reap it."""
         self.process.kill()
-        self.process.wait(10.0)
+        self.process.wait(60.0)
         self._finish_log()
 
     def wait(self, limit: float) -> int:
@@ -129,7 +129,7 @@ class ServerProcess:
         self._finish_log()
         return code
 
-    def stop(self, limit: float = 30.0) -> int:
+    def stop(self, limit: float = 60.0) -> int:
         """SIGTERM, then the exit code; see `wait`."""
         self.signal(signal.SIGTERM)
         return self.wait(limit)
@@ -138,7 +138,7 @@ class ServerProcess:
         """Leave nothing behind: kill what still runs, close the pipes. Idempotent."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10.0)
+            self.process.wait(60.0)
         self._finish_log()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -196,7 +196,7 @@ class ServerProcess:
 
     def _finish_log(self) -> None:
         # A grandchild that inherited stderr could hold it open: the limit keeps that from hanging the tests.
-        self._copy.join(5.0)
+        self._copy.join(20.0)
 
 
 def records(text: str, level: str) -> list[str]:
@@ -253,6 +253,6 @@ async def running_async(
         await asyncio.to_thread(server.close)
 
 
-async def stop_async(server: ServerProcess, limit: float = 30.0) -> int:
+async def stop_async(server: ServerProcess, limit: float = 60.0) -> int:
     """`server.stop` without blocking the loop."""
     return await asyncio.to_thread(server.stop, limit)

@@ -38,7 +38,7 @@ async def events_server(ends: list[str]) -> AsyncIterator[int]:
         server.close()
 
 
-async def read_events(connection: RawConnection, limit: float = 5.0) -> EventStream:
+async def read_events(connection: RawConnection, limit: float = 60.0) -> EventStream:
     await connection.send("GET", "/")
     await connection.read_head(limit)
     stream = EventStream(connection)
@@ -75,8 +75,12 @@ async def test_a_request_can_be_cut_as_well(fault: Fault) -> None:
     plan = Plan(cut_up_after=10, fault=fault)
     async with events_server(ends) as port, running_proxy(port, lambda _: plan) as proxy:
         async with RawConnection(proxy.url) as connection:
+            await connection.send("GET", "/")
+            async with asyncio.timeout(60):
+                while not (proxy.connections and proxy.connections[0].struck):
+                    await asyncio.sleep(0.001)
             with pytest.raises((Cut, Stalled)):
-                await read_events(connection, limit=0.5)
+                await connection.read_head(0.5 if fault == "black-hole" else 60.0)
         assert (proxy.connections[0].up, proxy.connections[0].struck) == (10, True)
     assert ends == []
 

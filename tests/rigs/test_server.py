@@ -50,7 +50,7 @@ def test_lines_go_both_ways_over_stdio(tmp_path: Path) -> None:
         assert server.receive() == {"jsonrpc": "2.0", "id": 1}
         server.close_stdin()
         assert server.receive() is None
-        assert server.wait(5) == 0
+        assert server.wait(60) == 0
 
 
 def test_errors_are_counted() -> None:

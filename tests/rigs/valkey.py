@@ -78,7 +78,7 @@ class Valkey:
         """One command, on a connection of its own."""
         password = self._options.get("requirepass")
         client = redis.Redis(
-            port=self.port, password=password, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            port=self.port, password=password, protocol=2, socket_timeout=60, retry=Retry(NoBackoff(), 0)
         )
         try:
             return client.execute_command(*command)

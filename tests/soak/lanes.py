@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.rigs.ports import free_port
 from tests.rigs.rawhttp import Cut, Stalled, leave_all
 from tests.rigs.rawmcp import HttpSse, Reply, Streamable, call, is_answer
 from tests.soak.diary import Diary
@@ -21,6 +22,7 @@ from tests.soak.launcher import Launcher, Life
 
 BROKEN = (Cut, Stalled, OSError)  # what a client meets when its server is killed
 LEAVE = "leave"  # the id of the call that ends a session; its answer is nobody's
+DRAIN = 20  # seconds
 OWED = 60.0  # seconds in which an answer that is owed must be there after a restart
 
 
@@ -39,7 +41,7 @@ class Lane:
         self.diary = Diary(folder / "diary.jsonl")
         self.launcher = Launcher(folder)
         self.life: Life
-        self.port = 0
+        self.port = free_port()
         self.promised = 0  # calls, ever
         self._keys = 0
 
@@ -54,16 +56,15 @@ class Lane:
 
     async def start(self, store: str, *flags: str) -> Life:
         """Begin a process life, on the port of the one before."""
-        self.life = await self.launcher.start(store, "--drain", "10", *flags, port=self.port)
-        self.port = int(self.life.url.rpartition(":")[2])
+        self.life = await self.launcher.start(store, "--drain", f"{DRAIN}", *flags, port=self.port)
         return self.life
 
     def kill(self) -> None:
         self.life.kill()
         self.diary.ended(self.life.name, "kill", None)
 
-    async def term(self, limit: float = 12.0) -> None:
-        """SIGTERM, and wait for the end: the drain of 10 s and 2 s."""
+    async def term(self, limit: float = DRAIN + 30.0) -> None:
+        """SIGTERM, and wait for the end: the drain and 2 s, and what a busy machine needs."""
         self.life.signal(signal.SIGTERM)
         self.diary.ended(self.life.name, "term", await self.life.wait(limit))
 

@@ -124,7 +124,7 @@ class Launcher:
         """End it, and with it whatever still runs."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(20.0)
+        self._process.wait(60.0)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

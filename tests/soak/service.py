@@ -19,7 +19,7 @@ from tailrace import Context, Service, Session
 
 LIFE = os.environ["TAILRACE_SOAK_LIFE"].replace("{pid}", str(os.getpid()))
 SPARE = Counter({"/dev/null": 1, "/": 1})  # libuv holds one in reserve from the first `listen` to the loop's end
-SETTLING = 2.0  # seconds that threads get to come to rest before they count as left behind
+SETTLING = 20.0  # seconds that threads get to come to rest before they count as left behind
 JOINING = 60.0  # seconds within which a member of several knows who it is
 svc = Service("soak", version="1.0.0")
 

@@ -187,6 +187,7 @@ async def test_a_member_that_was_away_for_longer_than_its_lease_learns_that_piec
     await until(lambda: other.statistics()["queued_bytes"] == 0)
     server.ask("DEL", PREFIX + "me")  # as its end does
     other.send("me", b"meanwhile")
+    await until(lambda: other.statistics()["queued_bytes"] == 0)
     reading = asyncio.ensure_future(received(inbox, 1))
     await until(lambda: server.ask("EXISTS", PREFIX + "me"))
     await until(lambda: lost)

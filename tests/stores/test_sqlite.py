@@ -57,6 +57,11 @@ async def seqs(store: SqliteStore, session: str = "s1") -> list[int]:
     return [event.seq for event in found.events]
 
 
+def own(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged here: asyncio tells of what other tests have left, whenever that is collected."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("tailrace")]
+
+
 async def filled(path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
@@ -382,11 +387,11 @@ async def test_who_waits_for_a_file_says_so_once(
     await first.open()
     waiting = asyncio.ensure_future(second.open(wait=60))
     async with asyncio.timeout(60):
-        while not caplog.messages:
+        while not own(caplog):
             await asyncio.sleep(0.01)
     await first.close()
     await waiting
-    (said,) = caplog.messages
+    (said,) = own(caplog)
     assert said.startswith("waiting for the store, held by this process path=")
     await second.close()
 
@@ -939,9 +944,7 @@ async def test_a_record_that_no_table_takes_does_not_keep_the_others_out(
     store.write([SESSION, PutSession("s2", b"h2", wrong, b"", 1.0), event(1)])  # a bug of ours
     await store.flush()
     assert await seqs(store) == [1]
-    assert [record.getMessage().partition(" error")[0] for record in caplog.records] == [
-        "a record cannot be stored record=PutSession"
-    ]
+    assert [said.partition(" error")[0] for said in own(caplog)] == ["a record cannot be stored record=PutSession"]
     await store.close()
 
 
@@ -957,7 +960,7 @@ async def test_a_row_that_is_partly_unreadable_does_not_keep_the_server_from_sta
     store = SqliteStore(path)
     await store.open()
     assert (await seqs(store))[-3:] == [201, 202, 203]
-    assert [record.getMessage().partition(" error")[0] for record in caplog.records] == ["a record cannot be read"] * 3
+    assert [said.partition(" error")[0] for said in own(caplog)] == ["a record cannot be read"] * 3
     await store.close()
 
 
@@ -1060,6 +1063,9 @@ async def test_a_thread_that_ends_by_a_bug_leaves_nobody_waiting(path: Path, mon
 def test_a_loop_that_is_closed_is_not_called_back_and_nothing_is_lost(
     path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    gc.collect()  # what earlier tests have left is told of now, not below
+    capfd.readouterr()
+    caplog.clear()
     gate = threading.Event()
 
     class Gated(sqlite3.Connection):
@@ -1155,6 +1161,7 @@ KILLED = """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 async def test_twelve_kills_lose_nothing_that_was_promised_and_halve_no_write(path: Path) -> None:
     before = 0
     for round_number in range(12):

@@ -10,7 +10,7 @@ import pytest
 from tailrace.cli.check.model import Verdict
 from tailrace.cli.check.runner import known
 from tailrace.cli.check.trials import TRIALS
-from tests.cli.check.support import planted, said, tried
+from tests.cli.check.support import GENEROUS, planted, said, tried
 
 pytestmark = [
     pytest.mark.e2e,
@@ -78,7 +78,7 @@ async def test_a_planted_fault_is_found(fault: str, trials: list[str], http: boo
 @pytest.mark.parametrize("way", [*HTTP, "stdio"])
 async def test_the_same_server_without_a_fault_passes(way: str, tmp_path: Path) -> None:
     names = [f"{trial.name}/{way}" for trial in TRIALS if way in trial.ways and not trial.name.startswith("kill-")]
-    report = await tried(planted(http=way != "stdio"), tmp_path, *names, http=way != "stdio")
+    report = await tried(planted(http=way != "stdio"), tmp_path, *names, http=way != "stdio", limits=GENEROUS)
     assert said(report, Verdict.PASS) == {}
     assert len(report.results) == len(names)
 

@@ -8,8 +8,9 @@
 import { once } from 'node:events';
 
 const options = JSON.parse(process.argv[2]);
-const LIMIT = 30_000; // ms for all of it
-const PATIENCE = (options.patience ?? 5) * 1000; // ms for the answer of a call whose connection was cut, and for the list after it
+const LIMIT = 110_000; // ms for all of it
+const PATIENCE = (options.patience ?? 5) * 1000; // ms for the answer of a call whose connection was cut
+const LISTING = 45_000; // ms for the list after it
 const say = (what) => console.log(JSON.stringify(what));
 
 async function load() {
@@ -76,7 +77,7 @@ async function cut(library, client, step) {
     report.problem = told(error);
   }
   try {
-    report.later = (await inTime(list(client))).length;
+    report.later = (await inTime(list(client), LISTING)).length;
   } catch (error) {
     report.later = told(error);
   }
@@ -96,10 +97,10 @@ function answer(client) {
   }));
 }
 
-const inTime = (promise) => {
+const inTime = (promise, limit = PATIENCE) => {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error('no answer')), PATIENCE);
+    timer = setTimeout(() => reject(new Error('no answer')), limit);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 };

@@ -169,7 +169,7 @@ async def crowd(folder: Path, workers: int, seed: int) -> AsyncIterator[Crowd]:
                     one.takeovers.close()
                 await leave_all()
                 one.diary.close()
-                assert await asyncio.to_thread(server.stop, 2 * DRAIN + 10) == 0, server.stderr_tail()
+                assert await asyncio.to_thread(server.stop, 2 * DRAIN + 40) == 0, server.stderr_tail()
 
 
 def plain(result: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import tempfile
 from typing import Any
 
 IS_ERROR = 5  # its exit code for a result with isError
-LIMIT = 30.0  # seconds for one request
+LIMIT = 60.0  # seconds for one request
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import anyio
 
-LIMIT = 60.0  # seconds for all of it
+LIMIT = 110.0  # seconds for all of it
 
 OnProgress = Callable[[float, "float | None", "str | None"], Awaitable[None]]
 

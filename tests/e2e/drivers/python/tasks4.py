@@ -29,7 +29,7 @@ async def main(url: str, steps: list[list[Any]]) -> None:
                 said = {"isError": bool(result.is_error), "content": result.structured_content}
             elif what == "cancel":
                 await tasks[given[0]].cancel()
-                state = await tasks[given[0]].wait(timeout=20.0)
+                state = await tasks[given[0]].wait(timeout=60.0)
                 said = {"status": state.status}
             else:
                 result = await tasks[given[0]].result()
