@@ -41,7 +41,7 @@ from tests.clients.connect.support import (
 )
 from tests.rigs.peers import Request, running_peer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 
 
 async def answer_unary(spoken: Spoken, request: Request, answer: str, *headers: tuple[str, str]) -> None:

@@ -31,7 +31,7 @@ from tests.clients.connect.support import (
 from tests.rigs.peers import Request
 from tests.rigs.proxy import Plan, running_proxy
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 HOSTILE = ["silent", "head_only", "one_then_silent", "trickle", "endless"]
 hostile = pytest.mark.parametrize("how", HOSTILE)
 

@@ -32,7 +32,7 @@ from tests.clients.connect.test_calls import answer_unary
 from tests.clients.connect.test_h2_faults import HEAD, Wire
 from tests.rigs.peers import Request, running_peer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 GRPC, CONNECT = Spoken("grpc", True), Spoken("connect", True)
 
 

@@ -18,7 +18,7 @@ from tailrace.wire.h2_frames import END_STREAM, goaway
 from tests.clients.connect.support import PATH, StringValue, eventually, text
 from tests.clients.connect.test_h2_faults import Wire, head
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 
 ONE_STREAM = h2_frames.settings({h2_frames.MAX_CONCURRENT_STREAMS: 1})
 

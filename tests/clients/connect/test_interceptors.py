@@ -13,7 +13,7 @@ from tests.clients.connect.test_calls import answer_unary
 from tests.clients.connect.test_retries import fails
 from tests.rigs.peers import Request
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 
 
 class Notes(Interceptor):

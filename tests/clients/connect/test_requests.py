@@ -20,7 +20,7 @@ from tests.clients.connect.test_calls import answer_unary
 from tests.rigs.hosted import hosted
 from tests.rigs.peers import Request
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 LONG = "x" * 5000
 PLAIN = StringValue(value=LONG).SerializeToString()
 each_compression = pytest.mark.parametrize("compression", list(CODECS))

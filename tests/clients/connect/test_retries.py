@@ -12,7 +12,7 @@ from tests.clients.connect.support import PATH, Spoken, StringValue, at_its_dead
 from tests.clients.connect.test_calls import answer_unary, refuse_unary
 from tests.rigs.peers import Request
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 QUICK = Retries(backoff=0.001)
 
 

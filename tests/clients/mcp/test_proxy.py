@@ -282,7 +282,7 @@ async def test_what_comes_and_goes_behind_comes_and_goes_here_and_clients_are_to
             return "late"
 
         svc.remove_tool("lend")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             names: list[str] = []
             while "later" not in names or "lend" in names:
                 await anext(changes)

@@ -101,7 +101,7 @@ async def open_shop(shop: Shop, store: Store | None = None, **settings: Any) -> 
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -135,7 +135,7 @@ async def test_a_call_that_succeeds_publishes(store: Store, era: str) -> None:
         assert text_of(answer) == "ordered tea"
         await until(lambda: shop.published)
         await until(lambda: server.statistics()["outbox"]["waiting"] == 0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await store.entries("outbox"):
                 await asyncio.sleep(0.01)
     (message,) = shop.publisher.messages

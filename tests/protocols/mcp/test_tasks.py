@@ -122,8 +122,8 @@ class Client:
         return await self.post("tasks/cancel", {"taskId": id}).json()
 
     async def until(self, id: str, status: str) -> dict[str, Any]:
-        """Ask until the task stands so, 20 seconds at most."""
-        async with asyncio.timeout(20):
+        """Ask until the task stands so, a minute at most."""
+        async with asyncio.timeout(60):
             while (found := await self.get(id))["status"] != status:
                 assert found["status"] == "working", found
                 await asyncio.sleep(0.01)
