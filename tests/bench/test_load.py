@@ -162,7 +162,7 @@ def faulty() -> Iterator[Callable[[Answering], str]]:
 
 
 def generated(load: Path, url: str, *flags: str) -> tuple[dict[str, Any], str]:
-    command = [str(load), f"-url={url}", "-clients=1", "-seconds=50ms", "-warmup=0s", "-limit=5s", *flags]
+    command = [str(load), f"-url={url}", "-clients=1", "-seconds=300ms", "-warmup=0s", "-limit=30s", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     last = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
     return last.get("result", {}), done.stderr

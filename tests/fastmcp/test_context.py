@@ -10,7 +10,7 @@ from tailrace import ResourceNotFound
 from tailrace.fastmcp import Context, FastMCP
 from tailrace.mcp import Client
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])

@@ -12,7 +12,7 @@ from tailrace import ElicitResult
 from tailrace.mcp import Client
 from tests.rigs.fastmcp_files import imported
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 ERAS = pytest.mark.parametrize("era", ["legacy", "modern"])
 
 

@@ -27,7 +27,7 @@ from tests.rigs.exchange import (
     send,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 INSIDE = ("valkey", "10.11.12.13", "/var/lib", "m7f3a9")
 FAILURE = StoreError("valkey://10.11.12.13:6379/0 (/var/lib/tailrace/store.db) is lost to member m7f3a9")

@@ -10,6 +10,7 @@ import pytest
 
 from tailrace import Code, Context
 from tailrace.errors import ClientGone, DeadlineExceeded, StreamReset
+from tests.core.support import virtual
 from tests.protocols.connect.support import PROTOCOLS, Order, Request, Shop, call, send
 from tests.rigs.exchange import serving
 
@@ -137,6 +138,7 @@ async def test_work_that_a_call_detached_goes_on_when_its_client_has_gone() -> N
 
 @KINDS
 @PROTOCOLS
+@virtual
 async def test_a_deadline_ends_the_call_and_the_handler_is_told(
     protocol: str, method: str, stream: bool, fed: bool
 ) -> None:
@@ -177,6 +179,7 @@ async def test_the_limit_of_a_method_holds_too() -> None:
         assert (await call(server, "/shop.v1.Shop/Slow", {})).code is Code.DEADLINE_EXCEEDED
 
 
+@virtual
 async def test_a_handler_that_does_not_heed_its_deadline_is_not_waited_for() -> None:
     shop = Shop()
 

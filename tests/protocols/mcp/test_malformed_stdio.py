@@ -168,7 +168,7 @@ def test_what_lines_can_be(server: ServerProcess, pieces: list[bytes], answers: 
     ],
 )
 def test_the_end_of_input_ends_the_last_line_and_the_process(said: bytes, answered: list[int]) -> None:
-    done = subprocess.run(command(), input=said, capture_output=True, timeout=30, check=True)
+    done = subprocess.run(command(), input=said, capture_output=True, timeout=60, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["error"]["code"] if "error" in one else one["id"] for one in found] == answered
     assert b"Traceback" not in done.stderr

@@ -32,7 +32,10 @@ CUTS = st.lists(st.integers(1, 400), max_size=40)
 
 
 class Reflecting(Rig):
-    """Gives back what it got, with trailers."""
+    """Gives back what it got, with trailers; whole, whatever its path is."""
+
+    def streams(self, exchange: Exchange) -> bool:
+        return False
 
     def handle(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
