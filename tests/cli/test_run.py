@@ -239,6 +239,10 @@ def test_what_the_server_cannot_do_is_one_line_with_what_to_do(
 BROKEN = {
     "def lifespan(service): return 5": (2, "got 5"),
     "async def lifespan(service):\n    raise OSError('no database')\n    yield": (1, "OSError: no database"),
+    "async def lifespan(service):\n    raise SystemExit('no database')\n    yield": (
+        1,
+        "it called sys.exit('no database')",
+    ),
 }
 
 

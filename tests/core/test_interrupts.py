@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.core.interrupts import is_foreign
+from tailrace.core.interrupts import as_failure, is_foreign
 from tailrace.core.threads import Threads
 
 
@@ -52,6 +52,12 @@ def test_the_end_of_a_coroutine_is_the_end_of_all_where_its_task_does_not_run() 
     asyncio.run(start()).close()
     assert seen == [True], "no loop runs any more"
     assert is_foreign(GeneratorExit(), None)
+
+
+def test_a_failure_that_ends_no_program_stays_what_it_is() -> None:
+    error = ValueError("no")
+    assert as_failure(error) is error
+    assert str(as_failure(SystemExit("no database"))) == "it called sys.exit('no database')"
 
 
 async def test_a_plain_function_that_raises_an_interrupt_ends_nothing_but_its_call() -> None:

@@ -180,6 +180,23 @@ async def test_the_store_and_the_outbox_are_seen() -> None:
         assert read("tailrace_outbox_delivery_seconds_count", **delivered) == 1
 
 
+async def test_a_member_that_has_left_still_tells_what_it_has_published() -> None:
+    membership = MemoryCluster().member()
+    server = Server(shop(), Settings(drain=0.0), None, publisher=make_publisher("memory:"), membership=membership)
+    times = server.measure()
+    await server.start()
+    try:
+        session = await LegacySession(server).start()
+        assert await session.call(1, "order", {"item": "tea"}).status_code() == 200
+        assert server.outbox is not None
+        await server.outbox.drain(30.0)
+    finally:
+        await server.stop()
+    metrics = {family.name: family for family in ServerCollector(server, times).collect()}
+    assert [sample.value for sample in metrics["tailrace_outbox_published"].samples] == [1.0]
+    assert [sample.value for sample in metrics["tailrace_outbox_dead"].samples] == [0.0]
+
+
 async def test_where_nothing_is_measured_a_call_leaves_no_time() -> None:
     server = Server(shop(), Settings(drain=0.0), MemoryStore())
     await server.start()

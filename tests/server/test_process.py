@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ async def lifespan(service):
     print("tailrace ready url=http://not-yet:1 store=- drain=-", file=sys.stderr, flush=True)
     await asyncio.sleep(3600)
     yield
+"""
+FAILS_AT_ITS_END = """
+from tailrace import Service
+
+svc = Service("careless")
+
+@svc.lifespan
+async def lifespan(service):
+    yield
+    raise ValueError("cannot let go")
 """
 NEVER_RETURNS = """
 import asyncio, sys, threading, time
@@ -119,6 +130,35 @@ def test_a_signal_ends_a_start_that_does_not_end(tmp_path: Path) -> None:
     try:
         server.wait_ready()  # it is in its lifespan
         assert server.stop(10.0) == 0, server.stderr_tail()
+    finally:
+        server.close()
+
+
+@pytest.mark.e2e
+def test_a_second_signal_ends_it_although_its_loop_is_blocked(tmp_path: Path) -> None:
+    target = tmp_path / "target.py"
+    target.write_text(STARTS_SLOWLY.replace("await asyncio.sleep", "__import__('time').sleep"))
+    server = ServerProcess(tailrace_command(target), tmp_path / "stderr")
+    try:
+        server.wait_ready()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+        assert "a second signal: exiting at once" in server.stderr()
+    finally:
+        server.close()
+
+
+@pytest.mark.e2e
+def test_a_lifespan_that_fails_at_its_end_is_said_without_our_part(tmp_path: Path) -> None:
+    target = tmp_path / "target.py"
+    target.write_text(FAILS_AT_ITS_END)
+    server = ServerProcess(tailrace_command(target), tmp_path / "stderr")
+    try:
+        server.wait_ready()
+        assert server.stop(60.0) == 1
+        assert server.stderr().splitlines()[-1] == "Error: the service's lifespan failed: ValueError: cannot let go"
+        assert "Traceback" not in server.stderr()
     finally:
         server.close()
 

@@ -11,7 +11,7 @@ import asyncio
 import signal
 import threading
 
-__all__ = ["is_foreign"]
+__all__ = ["as_failure", "is_foreign"]
 
 
 def is_foreign(error: BaseException, task: asyncio.Task[None] | None) -> bool:
@@ -30,6 +30,16 @@ def is_foreign(error: BaseException, task: asyncio.Task[None] | None) -> bool:
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
     return isinstance(error, GeneratorExit) and not _is_running(task)
+
+
+def as_failure(error: BaseException) -> Exception:
+    """A function's own failure, as what only it has to be told of: an exception that ends no program."""
+    if isinstance(error, Exception):
+        return error
+    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+    failure = RuntimeError(f"it {what}")
+    failure.__cause__ = error
+    return failure.with_traceback(error.__traceback__)
 
 
 def _is_running(task: asyncio.Task[None] | None) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tailrace.core.interrupts import is_foreign
+from tailrace.core.interrupts import as_failure, is_foreign
 from tailrace.core.trace import trace_of
 from tailrace.core.waiters import Waiters
 from tailrace.errors import CallCancelled, DeadlineExceeded, LimitError
@@ -269,8 +269,7 @@ class Tasks:
         except BaseException as error:  # it may end itself, not the server
             if is_foreign(error, task):
                 raise
-            what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
-            await self._report(work, RuntimeError(f"it {what}"))
+            await self._report(work, as_failure(error))
 
     async def _run_function(self, work: Detached) -> None:
         fn, args = work.fn, work.args

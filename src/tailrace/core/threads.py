@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tailrace.core.interrupts import as_failure
 from tailrace.errors import CallCancelled, LimitError
 
 if TYPE_CHECKING:
@@ -156,9 +157,7 @@ class _Job:
         try:
             return self.context.run(self.fn), None
         except KeyboardInterrupt as error:  # no keyboard sends it to this thread; on the loop it would end the program
-            failure = RuntimeError("a function raised KeyboardInterrupt")
-            failure.__cause__ = error
-            return None, failure
+            return None, as_failure(error)
         except BaseException as error:  # also SystemExit: it is the caller's, this thread serves others
             return None, error
 

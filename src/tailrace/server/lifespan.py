@@ -11,6 +11,8 @@ import logging
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from tailrace.core.interrupts import as_failure, is_foreign
+
 if TYPE_CHECKING:
     from tailrace.core.tasks import Tasks
 
@@ -67,21 +69,29 @@ class Lifespan:
     async def _live(self) -> None:
         try:
             await self._manager.__aenter__()
-        except Exception as error:
-            error.add_note(NOTE)
-            self._entered.set_exception(error)
+        except BaseException as error:
+            self._entered.set_exception(_failure(error))
             self._entered.exception()  # nobody has to ask
             return
         self._entered.set_result(None)
         await self._told.wait()
         try:
             await self._manager.__aexit__(None, None, None)
-        except Exception as error:
-            self._error = error
+        except BaseException as error:
+            self._error = _failure(error)
 
     async def _wait(self, task: asyncio.Task[None], seconds: float) -> bool:
         _, pending = await asyncio.wait([task], timeout=seconds)
         return not pending
+
+
+def _failure(error: BaseException) -> Exception:
+    """What is said of a lifespan that failed. It may leave itself (`sys.exit`), not the server in the middle."""
+    if isinstance(error, asyncio.CancelledError) or is_foreign(error, asyncio.current_task()):
+        raise error
+    failure = as_failure(error)
+    failure.add_note(NOTE)
+    return failure
 
 
 _LAST = 0.3  # seconds to end after the cancellation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -42,14 +43,21 @@ async def started(running: Server, stop: Stop) -> bool:
 
 
 def stop_at_signal() -> Stop:
-    """An event that the first SIGTERM or SIGINT sets; a second one ends the process there and then."""
+    """An event that the first SIGTERM or SIGINT sets; a second one ends the process there and then, also where the
+    loop is blocked and would not hear of it."""
     stop = Stop()
     loop = asyncio.get_running_loop()
+    heard = False
+
+    def on_arrival(number: int, _: object = None) -> None:
+        nonlocal heard
+        if heard:
+            with contextlib.suppress(Exception):  # it may come in the middle of a record
+                logger.warning("a second signal: exiting at once")
+            os._exit(128 + number)
+        heard = True
 
     def on_signal(number: int) -> None:
-        if stop.is_set():
-            logger.warning("a second signal: exiting at once")
-            os._exit(128 + number)
         logger.info("signal received; draining")
         stop.set()
         if stop.starting is not None:
@@ -58,6 +66,14 @@ def stop_at_signal() -> Stop:
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
             loop.add_signal_handler(number, on_signal, number)
-        except NotImplementedError:  # Windows: the handler runs in the main thread, between bytecodes
-            signal.signal(number, lambda received, _: loop.call_soon_threadsafe(on_signal, received))
+        except NotImplementedError:  # Windows
+
+            def on_windows(received: int, _: object) -> None:
+                on_arrival(received)
+                loop.call_soon_threadsafe(on_signal, received)
+
+            signal.signal(number, on_windows)
+        else:
+            # In place of the loop's own, which does nothing: this runs in the main thread, between bytecodes.
+            signal.signal(number, on_arrival)
     return stop

@@ -124,6 +124,7 @@ def statistics_of(running: Server) -> Mapping[str, Mapping[str, Any]]:
         },
         "outbox": {
             "waiting": 0,
+            **({"dead": 0} if counts["outbox"] else {}),  # of a member that has handed everything over
             **add_up(part.outbox.statistics() for part in partitions if part.outbox),
             **counts["outbox"],
         },
