@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger import KeyReused, Ledger, Withheld
 from tailrace.core.ledger_entry import Entry, EntryState
 from tailrace.core.outgoing import Leaving
 from tailrace.core.ports import DropEntry, PutEntry, Record, Store
-from tailrace.errors import CallCancelled, LimitError, StoreError
+from tailrace.errors import CallCancelled, LimitError, StoreError, StoreLost
 from tailrace.stores.memory import MemoryStore
 from tests.core.support import turns, virtual
 from tests.core.test_outgoing import MESSAGE, Box
@@ -420,6 +420,76 @@ async def test_answers_that_could_not_be_stored_are_stored_as_soon_as_that_works
         entry = ledger.find("", key, b"call")
         assert entry is not None
         assert await ledger.answer(entry) == b"answer"
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether it is sure that nobody else has taken the store over; it is not."""
+    sure = [False]
+    monkeypatch.setattr(MemoryStore, "is_held", property(lambda store: sure[0]))
+    return sure
+
+
+@virtual
+async def test_an_answer_that_is_not_stored_is_withheld_until_nobody_else_can_say_otherwise(held: list[bool]) -> None:
+    desk = await Desk(ttl=DAY).open()
+    (entry,) = await desk.unstored("k")
+    waiting = asyncio.ensure_future(desk.ledger.answer(entry))
+    desk.ledger.tell_withheld()
+    desk.ledger.settle()
+    desk.clock.now += DAY
+    desk.ledger.expire()
+    await turns()
+    assert not waiting.done()
+    held[0] = True
+    desk.ledger.tell_withheld()
+    assert await waiting == b"answer"
+    desk.clock.now += DAY - 1
+    assert desk.ledger.find("", "k", b"call") is entry
+    assert await desk.ledger.answer(entry) == b"answer"
+    held[0] = False  # from here on another one may say that its outcome is unknown
+    with pytest.raises(StoreError, match="not there"):
+        await desk.ledger.answer(entry)
+
+
+@virtual
+async def test_an_answer_that_is_stored_at_last_is_withheld_no_longer(held: list[bool]) -> None:
+    desk = await Desk(ttl=DAY).open()
+    entries = await desk.unstored("a", "b")
+    waiting = [asyncio.ensure_future(desk.ledger.answer(entry)) for entry in entries]
+    desk.store.fail_commits(None)
+    desk.ledger.settle()
+    assert await asyncio.gather(*waiting) == [b"answer", b"answer"]
+    assert [(entry.state, entry.kept) for entry in entries] == [(EntryState.ENDED, None)] * 2
+
+
+@virtual
+async def test_who_is_turned_away_may_ask_again_and_gets_the_answer_then(held: list[bool]) -> None:
+    desk = await Desk().open()
+    (entry,) = await desk.unstored("k")
+    waiting = asyncio.ensure_future(desk.ledger.answer(entry))
+    await turns()
+    desk.ledger.turn_away()
+    with pytest.raises(Withheld):
+        await waiting
+    again = asyncio.ensure_future(desk.ledger.answer(entry))
+    await turns()
+    assert not again.done()
+    held[0] = True
+    desk.ledger.settle()
+    assert await again == b"answer"
+
+
+@virtual
+async def test_where_another_has_the_store_no_withheld_answer_is_told(held: list[bool]) -> None:
+    desk = await Desk().open()
+    entries = await desk.unstored("a", "b")
+    waiting = [asyncio.ensure_future(desk.ledger.answer(entry)) for entry in entries]
+    desk.store.fail_commits(StoreLost("another has it"))
+    desk.ledger.settle()
+    for one in waiting:
+        with pytest.raises(StoreLost):
+            await one
 
 
 @virtual

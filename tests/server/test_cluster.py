@@ -566,6 +566,41 @@ async def test_who_reads_where_the_lease_is_over_for_a_lease_is_sent_to_look_for
         assert resumed.headers["tailrace-resume"] == "complete"
 
 
+async def test_the_answer_of_a_key_that_is_not_stored_is_told_once_no_next_owner_can_say_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with town(1) as (place, (first, _)):
+        session, sure, age = await LegacySession(first).start(), [True], [0.0]
+        kind, ledger, paying = type(first.store), first.endpoint.once.ledger, {"name": "pay", "arguments": {"key": "k"}}
+        numbers = kind.statistics
+        monkeypatch.setattr(kind, "is_held", property(lambda store: sure[0]))
+        monkeypatch.setattr(kind, "statistics", lambda store: {**numbers(store), "lease_age": age[0]})
+        streamed = session.call(1, "pay", {"key": "k"})
+        await streamed.event_count(1)
+        asked = post_modern(first, modern_request(2, "tools/call", paying))
+        await until(lambda: ledger.attached == 1)
+        sure[0] = False
+        first.store.fail_commits(StoreError("there is no answer"))
+        place.gate.set()
+        await until(lambda: first.store.failure is not None)
+        for _ in range(3):
+            cluster_of(first).ownership.mind_leases()
+            await asyncio.sleep(0)
+        assert not asked.replied
+        age[0] = 2 * place.cluster.lease
+        assert (await asked.answer(2))["error"]["data"] == {"retry": True}
+        await streamed.end()
+        assert all("result" not in message and "error" not in message for message in streamed.messages)
+        age[0] = 0.0
+        again = post_modern(first, modern_request(3, "tools/call", paying))
+        await until(lambda: ledger.attached == 2)
+        first.store.fail_commits(None)
+        sure[0] = True  # nobody has taken it
+        assert text_of(await again.answer(3)) == "paid 1"
+        assert text_of(await session.get(streamed.last_id).answer(1)) == "paid 1"
+        assert len(place.ran) == 1
+
+
 async def test_a_server_that_leaves_hands_its_sessions_over_and_nothing_fails() -> None:
     async with town(2, drain=20.0) as (place, (first, workshop), (second, heir)):
         session = await LegacySession(first).start()

@@ -21,6 +21,7 @@ from tailrace.core.ledger_entry import (
     Entry,
     EntryState,
     Orphan,
+    Outcome,
     encode_head,
     name_of,
     read_head,
@@ -31,7 +32,7 @@ from tailrace.errors import LimitError, StoreError, StoreLost, TailraceError
 if TYPE_CHECKING:
     from tailrace.core.outgoing import Leaving
 
-__all__ = ["KeyReused", "Ledger", "Write", "not_there"]
+__all__ = ["KeyReused", "Ledger", "Withheld", "Write", "not_there"]
 
 Write: TypeAlias = Callable[[Sequence[Record], Callable[[StoreError | None], None] | None], object]
 
@@ -41,6 +42,11 @@ _PAGE = 1000  # entries that are read, or forgotten, at once
 
 class KeyReused(TailraceError):
     """The key stands for another call."""
+
+
+class Withheld(StoreError):
+    """There is an answer, which could not be stored; whether it is the key's is not known as long as another process
+    may have taken the store over."""
 
 
 class Ledger:
@@ -163,6 +169,7 @@ class Ledger:
 
         Raises:
             StoreError: It could not be committed, and nothing has begun; or its answer cannot be read.
+            Withheld: See `turn_away`.
             Exception: What `abandon` was told.
         """
         outcome = entry.outcome
@@ -173,7 +180,7 @@ class Ledger:
                 raise outcome.error
             assert outcome.answer is not None
             return outcome.answer
-        if entry.kept is not None:
+        if entry.kept is not None and self._store.is_held:
             return entry.kept
         stored = await self._store.entry(KIND, ANSWER + entry.name)
         if stored is None:
@@ -245,7 +252,8 @@ class Ledger:
         """The work has ended: commit its answer, then give it to all who are attached.
 
         If it cannot be committed, it is given all the same, and kept in memory until it can be (see `settle`); after
-        a restart before that it is unknown.
+        a restart before that it is unknown. Where another process may have the store by now, which would say that it
+        is unknown, it is given once that is sure (see `tell_withheld`).
 
         Args:
             entry: Its state is `BEGUN`.
@@ -268,6 +276,8 @@ class Ledger:
             if error is not None:
                 entry.kept = answer
                 self._kept[entry.name] = entry
+                if not self._store.is_held:
+                    return
             entry.expires = expires
             self._tell(entry, answer=answer)
             self._end(entry)
@@ -323,6 +333,7 @@ class Ledger:
     def settle(self) -> None:
         """Every few seconds: store the answers that could not be, one after the other, until one still cannot be. Until
         then a crash makes its outcome unknown, and other processes wait for it."""
+        self.tell_withheld()
         if self._settling or not self._kept:
             return
         entry = next(iter(self._kept.values()))
@@ -332,12 +343,30 @@ class Ledger:
         def committed(error: StoreError | None) -> None:
             self._settling = False
             if error is None:
+                if entry.state is EntryState.BEGUN:  # now it is the key's
+                    self._give(entry)
                 entry.kept = None
                 if self._kept.get(entry.name) is entry:  # it may have expired meanwhile
                     del self._kept[entry.name]
                 self.settle()
+            elif isinstance(error, StoreLost):  # whoever has the store now says what came of them
+                for one in self._withheld():
+                    self._tell(one, error=error)
 
         self._write(self._answered(entry, entry.kept), committed)
+
+    def tell_withheld(self) -> None:
+        """Give the answers that were withheld, if nobody else can have taken the store over by now."""
+        for entry in self._withheld():
+            if self._store.is_held:
+                self._give(entry)
+
+    def turn_away(self) -> None:
+        """Whether somebody has taken the store over is not known for so long that who waits for an answer that is
+        withheld had better ask again, and may reach whoever knows."""
+        for entry in self._withheld():
+            self._tell(entry, error=Withheld("whether the answer counts is not known: the store cannot be reached"))
+            entry.outcome = Outcome()  # for those who ask here again
 
     # --- inside ---
 
@@ -365,6 +394,14 @@ class Ledger:
 
     def _paused(self, entry: Entry) -> list[Record]:
         return [PutEntry(KIND, HEAD + entry.name, encode_head(entry, None, open=True), entry.expires)]
+
+    def _withheld(self) -> list[Entry]:
+        return [entry for entry in self._kept.values() if entry.state is EntryState.BEGUN]
+
+    def _give(self, entry: Entry) -> None:
+        entry.expires = self._clock() + self.ttl
+        self._tell(entry, answer=entry.kept)
+        self._end(entry)
 
     def _tell(self, entry: Entry, *, answer: bytes | None = None, error: Exception | None = None) -> None:
         """Only the first time counts."""

@@ -274,15 +274,17 @@ class Ownership:
 
     def mind_leases(self) -> None:
         """Where a lease could not be confirmed in time, nothing is told but what is stored. A lease later another has
-        the partition, if anybody can: who reads here has to look for it. Where nobody has, all is told once that is
-        sure.
+        the partition, if anybody can: who reads here has to look for it, and so has who waits for a key whose answer
+        cannot be stored. Where nobody has, all is told once that is sure.
         """
         for partition in self.house.partitions:
             store = partition.store
             if store.is_held:
                 partition.endpoint.journals.tell_withheld()
+                partition.endpoint.once.ledger.tell_withheld()
             elif float(store.statistics().get("lease_age", 0.0)) >= 2 * self.membership.lease:
                 partition.stop_reading()
+                partition.endpoint.once.ledger.turn_away()
 
     def _on_lost(self, store: Store) -> None:
         """It is not this member's any more: another has taken it over while this one slept, Valkey forgot it, or what

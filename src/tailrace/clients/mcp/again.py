@@ -67,7 +67,7 @@ def may_pass(error: TransportError | ProtocolError) -> bool:
         data = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
         if error.code == LIMIT_REACHED:
             return data.get("limit") == "draining"
-        return error.code == INTERNAL_ERROR and data.get("retry") is True  # the store fails, and nothing has run
+        return error.code == INTERNAL_ERROR and data.get("retry") is True  # the store fails
     if isinstance(error, HttpRefused):
         return error.may_pass
     return not isinstance(error, Unreachable)  # the link was patient already

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from tailrace.core.context import Context
-from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger import KeyReused, Ledger, Withheld
 from tailrace.core.ledger_entry import Entry, EntryState
 from tailrace.core.outgoing import Leaving
 from tailrace.errors import CallCancelled, ClientGone, Code, DeadlineExceeded, EntryTaken, RpcError, StoreError
@@ -68,7 +68,8 @@ class OnceCall(RpcCall):
         except KeyReused as error:
             raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
         except StoreError as error:
-            logger.error("the store fails: %s", error)  # its text names the file: not for clients
+            if not isinstance(error, Withheld):  # that it fails was said when the answer could not be stored
+                logger.error("the store fails: %s", error)  # its text names the file: not for clients
             raise RpcError(Code.UNAVAILABLE, "the store fails; try again later") from None
 
     def _key(self, value: Any) -> str | None:

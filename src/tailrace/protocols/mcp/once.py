@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tailrace.core.context import Context
-from tailrace.core.ledger import KeyReused, Ledger
+from tailrace.core.ledger import KeyReused, Ledger, Withheld
 from tailrace.core.ledger_entry import Entry, EntryState, Orphan
 from tailrace.core.session import ANSWER_ROOM
 from tailrace.core.shared_ledger import SharedLedger
@@ -41,6 +41,7 @@ from tailrace.protocols.mcp.remembered import (
     decode_error,
     unknown,
 )
+from tailrace.protocols.mcp.reply import ExchangeReply
 from tailrace.protocols.mcp.tool_call import ToolCall
 from tailrace.schema import InvalidArguments
 from tailrace.wire import mcp
@@ -197,7 +198,7 @@ class Once:
         run.listeners[call] = None
         self.ledger.attached += run.first is not call
         try:
-            answer = await self.ledger.answer(entry)
+            answer = await self._answer(call, entry)
             call.failure, call.failure_code = run.failure, run.failure_code
             return Outcome(answer, False, run.first is call)
         except asyncio.CancelledError:
@@ -205,6 +206,14 @@ class Once:
             raise
         finally:
             run.listeners.pop(call, None)
+
+    async def _answer(self, call: OnceCall, entry: Entry) -> bytes:
+        while True:
+            try:
+                return await self.ledger.answer(entry)
+            except Withheld:
+                if not call.can_be_resumed:
+                    raise
 
     def ended(self, run: OnceRun, payload: bytes | None) -> None:
         """A run has ended, and this is what is to be remembered; None: nothing, the process ends before the run did."""
@@ -283,6 +292,12 @@ class OnceCall(ToolCall):
         """The key under which it runs once, and when that was stored (wall clock)."""
         return self.claim.key, time.time()
 
+    @property
+    def can_be_resumed(self) -> bool:
+        """Its answer is had without asking for it again: from a session's stream, or as a task's."""
+        reply = self.reply
+        return not isinstance(reply, ExchangeReply) or (reply.session is not None and reply.log is not None)
+
     async def run(self) -> bytes | None:
         """Wait for the answer; only a cancellation of this request comes out."""
         try:
@@ -296,7 +311,8 @@ class OnceCall(ToolCall):
         except LimitError as error:
             return self.error(mcp.LIMIT_REACHED, error.message, {"limit": error.limit})
         except StoreError as error:
-            logger.error("the store fails: %s", error)  # its text names the file: not for clients
+            if not isinstance(error, Withheld):  # that it fails was said when the answer could not be stored
+                logger.error("the store fails: %s", error)  # its text names the file: not for clients
             return self.error(INTERNAL_ERROR, "the store fails; try again later", {"retry": True})
         except CallCancelled as error:
             return self.aborted(error)
