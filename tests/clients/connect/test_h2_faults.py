@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.data = bytearray()
         self.closed = False
+        self.on_close: Callable[[], object] = lambda: None
 
     def write(self, data: Any) -> None:
         self.data += data
@@ -49,7 +51,9 @@ class Wire(asyncio.Transport):
         return self.closed
 
     def close(self) -> None:
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            self.on_close()
 
     abort = close
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tailrace.wire import h2_frames
 from tailrace.wire.h2_frames import END_STREAM, goaway
 from tests.clients.connect.support import PATH, StringValue, eventually, text
 from tests.clients.connect.test_h2_faults import Wire, head
+from tests.core.support import turns
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,6 +33,7 @@ class Server:
         said: To each new connection, before its client goes on.
         refusal: Instead of one more connection.
         refused: How many were.
+        lets_go: Its connections are gone as soon as the client closes them.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +41,7 @@ class Server:
         self.said = ONE_STREAM
         self.refusal: OSError | None = None
         self.refused = 0
+        self.lets_go = True
         monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", self._connect)
 
     async def _connect(self, factory: Any, *where: Any, **options: Any) -> tuple[Wire, H2Link]:
@@ -46,6 +50,8 @@ class Server:
             raise self.refusal
         wire, link = Wire(), factory()
         self.links.append(link)
+        if self.lets_go:
+            wire.on_close = partial(asyncio.get_running_loop().call_soon, link.connection_lost, None)
         link.connection_made(wire)
         link.data_received(self.said)
         return wire, link
@@ -193,3 +199,29 @@ async def test_a_host_that_cannot_be_is_not_waited_for(host: str) -> None:
         with pytest.raises(RpcError, match=r"cannot connect: .*; nothing was sent") as error:
             await client.unary(PATH, text("x"), response=StringValue)
         assert error.value.code is Code.UNAVAILABLE
+
+
+async def test_a_closed_clients_sockets_are_closed_or_it_waited_for_that(
+    pool: H2Pool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2pool, "_LAST", 60.0)
+    server.lets_go = False  # as a peer over TLS that does not take its leave
+    ask(pool)
+    await turns()
+    closing = asyncio.ensure_future(pool.aclose())
+    await turns()
+    assert not closing.done()
+    server.links[0].connection_lost(None)
+    await closing
+    assert pool._ending == {}
+
+
+async def test_a_socket_that_does_not_close_keeps_no_client_open(
+    pool: H2Pool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2pool, "_LAST", 0.01)
+    server.lets_go = False
+    ask(pool)
+    await turns()
+    await pool.aclose()
+    assert list(pool._ending) == server.links

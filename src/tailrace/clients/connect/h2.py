@@ -66,6 +66,9 @@ class H2Link(asyncio.Protocol):
         on_room: Called when a stream has ended, or the server allows more of them.
         on_closed: Called once, when it takes no more streams.
         again: Given a request that the server says it did not process.
+
+    Attributes:
+        lost: Done once its socket is closed; after the end of the connection that is a moment, or `_CLOSE_LIMIT`.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class H2Link(asyncio.Protocol):
         self._flushing = False
         self._greeted = False  # the server's settings are known
         self.usable = False  # takes new streams
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- asyncio's side ---
 
@@ -123,6 +127,8 @@ class H2Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
+        if not self.lost.done():
+            self.lost.set_result(None)
         self._end(Broken(f"the connection was closed{f': {exc}' if exc else ''}"))
 
     # --- the client's side ---

@@ -28,6 +28,7 @@ _MAX_LINKS = 16  # connections at once; more streams than they take wait
 _IDLE = 90.0  # seconds after which a connection without streams is closed (why not less: see `idle`)
 _PAUSE = 1.0  # seconds from a connection that could not be made to the next attempt, while there is another one
 _ATTEMPTS = 3  # of a request that servers refuse without looking at it
+_LAST = 1.5  # seconds for the sockets of a closed client to be closed: what hangs is cut off after one
 _KEEPALIVE = 30  # seconds of silence before the system asks whether the server is there
 
 
@@ -61,6 +62,7 @@ class H2Pool:
         self._tls = _context(ca_cert, client_cert, client_key) if parts.scheme == "https" else None
         self._connect_timeout = connect_timeout
         self._links: dict[H2Link, asyncio.TimerHandle | None] = {}
+        self._ending: dict[H2Link, None] = {}  # take no more streams; their sockets are open
         self._waiting: dict[H2Pipe, None] = {}  # for a connection; each ends with its call
         self._connecting = 0
         self._pausing: asyncio.TimerHandle | None = None  # until the next attempt: the last one failed
@@ -85,7 +87,8 @@ class H2Pool:
         return H2Pipe(self._submit, self._withdraw, head, upload)
 
     async def aclose(self) -> None:
-        """End all connections, and what is on them."""
+        """End all connections, and what is on them. Their sockets are closed then, or are `_LAST` seconds later: a loop
+        that ends right behind it leaves nothing open."""
         self._closed = True
         self._end_pause()
         for link in list(self._links):
@@ -93,6 +96,8 @@ class H2Pool:
         for pipe in list(self._waiting):
             pipe.fail(Broken("the client was closed"))
         self._waiting.clear()
+        if self._ending:  # TLS takes its leave, and what was written goes out
+            await asyncio.wait([link.lost for link in self._ending], timeout=_LAST)
         if self._tasks is not None:
             await self._tasks.close(1.0)
 
@@ -199,6 +204,9 @@ class H2Pool:
         timer = self._links.pop(link, None)
         if timer is not None:
             timer.cancel()
+        if not link.lost.done():
+            self._ending[link] = None
+            link.lost.add_done_callback(lambda _: self._ending.pop(link, None), context=contextvars.Context())
         if self._waiting:  # for one of its streams to end, perhaps; later: this may be inside `_serve`
             asyncio.get_running_loop().call_soon(self._serve, context=contextvars.Context())
 
