@@ -18,7 +18,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     program = "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports(no_cache=True))"
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "200", "NO_COLOR": "1"}
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=110, check=False)
 
 
 @pytest.fixture

@@ -238,6 +238,7 @@ def test_sqlite_without_a_path_is_the_file_that_the_command_line_takes(
     program = tmp_path / "shop.py"
     program.write_text("from tailrace import Service\nsvc = Service('shop')\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the file's folder is added to it
     found = load("shop.py")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "svc", found.service, raising=False)

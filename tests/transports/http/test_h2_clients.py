@@ -95,13 +95,13 @@ async def test_grpcio_in_all_four_kinds() -> None:
     ):
         served.rig.other = answering
         unary: Any = channel.unary_unary("/open/Unary")
-        assert await unary(b"hello", timeout=10) == b"hello"
+        assert await unary(b"hello", timeout=60) == b"hello"
         large = b"x" * 3 * MIB
-        assert await unary(large, timeout=10) == large
-        replies = await asyncio.gather(*(unary(b"%d" % number, timeout=10) for number in range(200)))
+        assert await unary(large, timeout=60) == large
+        replies = await asyncio.gather(*(unary(b"%d" % number, timeout=60) for number in range(200)))
         assert replies == [b"%d" % number for number in range(200)]
         bidi: Any = channel.stream_stream("/open/Bidi")
-        call = bidi(timeout=10)
+        call = bidi(timeout=60)
         for number in range(50):
             await call.write(b"%d" % number)
             assert await call.read() == b"%d" % number
@@ -114,10 +114,10 @@ async def test_grpcio_in_all_four_kinds() -> None:
 
         served.rig.other = three
         stream: Any = channel.unary_stream("/Stream")
-        assert [part async for part in stream(b"", timeout=10)] == [b"a", b"b", b"c"]
+        assert [part async for part in stream(b"", timeout=60)] == [b"a", b"b", b"c"]
         served.rig.other = lambda exchange: exchange.respond(200, [*GRPC, (b"grpc-status", b"5")])
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await unary(b"", timeout=10)
+            await unary(b"", timeout=60)
         assert failure.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -139,7 +139,7 @@ async def test_grpcio_that_cancels_is_told_to_the_call() -> None:
     async with serving() as served, grpc.aio.insecure_channel(f"127.0.0.1:{served.address[1]}") as channel:
         served.rig.other = reading
         bidi: Any = channel.stream_stream("/open/Bidi")
-        call = bidi(timeout=10)
+        call = bidi(timeout=60)
         await call.write(b"a")
         assert await call.read() == b"got it"
         call.cancel()
@@ -157,7 +157,7 @@ async def test_curl(tmp_path: Path) -> None:
     large.write_bytes(b"y" * 6 * MIB)
 
     async def curl(*arguments: str) -> bytes:
-        command = ["curl", "-sS", "--max-time", "10", "--http2-prior-knowledge", *arguments]
+        command = ["curl", "-sS", "--max-time", "60", "--http2-prior-knowledge", *arguments]
         return (await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)).stdout
 
     async with serving() as served:
