@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tailrace import Code, Context, RpcError
+from tailrace.errors import StoreError
 from tailrace.stores.memory import MemoryStore
 from tests.protocols.connect.support import PROTOCOLS, Order, Request, Shop, call, send
 from tests.protocols.connect.test_ends import until
@@ -152,3 +153,28 @@ async def test_a_server_that_ends_leaves_the_outcome_to_the_next_one_which_says_
         assert "unknown" in answer.error.message
     assert till.runs == ["tea"]
     await asyncio.sleep(0)
+
+
+async def test_who_waits_for_an_answer_that_is_withheld_for_too_long_is_told_to_ask_again_and_gets_it_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    till, store, sure = Till(), MemoryStore(), [True]
+    monkeypatch.setattr(MemoryStore, "is_held", property(lambda store: sure[0]))
+    async with serving(till.service, store) as server:
+        ledger = server.endpoint.once.ledger
+        request = send(server, paying("k"))
+        await until(lambda: till.runs)
+        sure[0] = False  # another process may have the store
+        store.fail_commits(StoreError("there is no answer"))
+        till.gate.set()
+        asked = asyncio.ensure_future(request.done())
+        await until(lambda: ledger.turn_away() or asked.done())
+        assert (await asked).code is Code.UNAVAILABLE
+        assert "the store fails" not in caplog.text  # that it does is said of the commit
+        again = send(server, paying("k"))
+        await until(lambda: ledger.attached == 1)
+        store.fail_commits(None)
+        sure[0] = True
+        ledger.tell_withheld()
+        assert (await again.done()).messages == [{"item": "tea", "qty": "1"}]
+    assert till.runs == ["tea"]
