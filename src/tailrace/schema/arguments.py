@@ -9,6 +9,7 @@ own, that one is shown and checked first; the hints then say what the function t
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from tailrace.schema import models
 from tailrace.schema.complaints import Complaint, complaint_of_msgspec, complaint_of_pydantic
 from tailrace.schema.docstrings import parse_docstring
 from tailrace.schema.given import Check, compile_schema
-from tailrace.schema.hints import MISSING, Parameter, is_pydantic, read_signature
+from tailrace.schema.hints import MISSING, Parameter, holds_numbered_keys, is_pydantic, read_signature
 from tailrace.schema.types import decode_custom, description_of, merge_schemas, schemas_of, to_plain
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Arguments:
         parameters: The parameters that take them.
     """
 
-    __slots__ = ("_adapters", "_check", "_decode", "_struct", "names", "parameters", "schema")
+    __slots__ = ("_adapters", "_check", "_decode", "_keyed", "_struct", "names", "parameters", "schema")
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Arguments:
         self._check = check
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(struct, dec_hook=decode_custom).decode
         self._adapters = adapters
+        self._keyed = any(holds_numbered_keys(parameter.hint) for parameter in parameters)
 
     def decode(self, raw: bytes | msgspec.Raw | None) -> dict[str, Any]:
         """Decode a JSON object into keyword arguments; defaults are filled in.
@@ -76,6 +78,9 @@ class Arguments:
         Raises:
             InvalidArguments: It does not fit the schema, or is not JSON.
         """
+        if self._keyed and raw and len(raw) > _MANY * _LONG and _too_many_collide(raw):
+            text = f"arguments have more than {_MANY:,} numbers of {_LONG} digits, some of them in a set or as keys"
+            raise InvalidArguments(text)
         try:
             if self._check is not None:
                 self._check_schema(self._check, raw)
@@ -133,6 +138,17 @@ class Arguments:
                 except ValueError as error:
                     raise InvalidArguments(*complaint_of_pydantic(error, parameter.json_name)) from None
         return kwargs
+
+
+# The hash of an integer is its remainder by 2**61 - 1: of those with 64 bits at most eight have the same one. Of longer
+# ones all can, and then a set of them takes the square of their number: 150,000, in 4 MiB, held up the loop for minutes.
+_LONG = 20  # digits
+_MANY = 4096  # of them: a tenth of a second at the worst
+_LARGE = re.compile(rb"[0-9_]{%d,}" % _LONG)  # pydantic reads "1_000" as well
+
+
+def _too_many_collide(raw: bytes | msgspec.Raw) -> bool:
+    return next(itertools.islice(_LARGE.finditer(raw), _MANY, None), None) is not None
 
 
 # To JSON Schema 1.0 is an integer (2020-12 validation, 6.1.1), to msgspec it is none. Strings are passed over.

@@ -25,6 +25,7 @@ __all__ = [
 _TEXT_LIMIT = 100  # characters of the peer's own text that a message repeats
 _SENTENCE_LIMIT = 300
 _MOST = 5  # complaints of pydantic that one message names
+_LISTED = 10_000  # of them; pydantic can list all or none, and a caller can make millions: seconds, and gigabytes
 
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
@@ -106,19 +107,23 @@ def complaint_of_jsonschema(error: Any) -> tuple[str, str]:
 
 def complaint_of_pydantic(error: Exception, name: str) -> tuple[str, str]:
     """Say what pydantic found in the argument `name`, and the path of the first value that does not fit."""
-    found = [(f"argument {holder!r}: {what}", path) for holder, what, path in problems_of_pydantic(error, name)]
-    sentences = [sentence for sentence, _ in found[:_MOST]]
-    if len(found) > _MOST:
-        sentences.append(f"and {len(found) - _MOST} more")
-    return "; ".join(sentences), found[0][1]
+    found, more = problems_of_pydantic(error, name)
+    sentences = [f"argument {holder!r}: {what}" for holder, what, _ in found]
+    if more:
+        sentences.append(f"and {more} more")
+    return "; ".join(sentences), found[0][2]
 
 
-def problems_of_pydantic(error: Exception, name: str) -> list[tuple[str, str, str]]:
-    """What pydantic found in the value called `name`: each as the path to name, what is wrong, and the value's path."""
+def problems_of_pydantic(error: Exception, name: str) -> tuple[list[tuple[str, str, str]], int]:
+    """What pydantic found in the value called `name`: the first few, each as the path to name, what is wrong, and the
+    value's path; and how many more there are."""
     errors: Callable[..., list[dict[str, Any]]] | None = getattr(error, "errors", None)
     if errors is None:
-        return [(name, shorten(str(error), _SENTENCE_LIMIT), name)]
-    return [_problem(one, name) for one in errors(include_url=False)]
+        return [(name, shorten(str(error), _SENTENCE_LIMIT), name)], 0
+    count: int = cast("Any", error).error_count()
+    if count > _LISTED:
+        return [(name, f"{count} things in it do not fit", name)], 0
+    return [_problem(one, name) for one in errors(include_url=False)[:_MOST]], max(0, count - _MOST)
 
 
 def shorten(text: str, limit: int = _TEXT_LIMIT) -> str:

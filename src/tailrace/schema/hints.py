@@ -12,13 +12,22 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from tailrace.core.context import Context
 from tailrace.errors import DefinitionError
 
-__all__ = ["MISSING", "Parameter", "Signature", "is_pydantic", "parts_of", "place_of", "read_signature"]
+__all__ = [
+    "MISSING",
+    "Parameter",
+    "Signature",
+    "holds_numbered_keys",
+    "is_pydantic",
+    "parts_of",
+    "place_of",
+    "read_signature",
+]
 
 
 class _Missing:
@@ -126,9 +135,24 @@ def parts_of(hint: Any) -> Iterator[Any]:
         waiting.extend(_inside(part))
 
 
+def holds_numbered_keys(hint: Any) -> bool:
+    """Whether a value of the type may be a set, or a dictionary whose keys are no strings: what Python finds by a hash
+    that whoever gives the numbers can foresee."""
+    return any(_is_keyed(part) for part in parts_of(hint))
+
+
 def is_pydantic(hint: Any) -> bool:
     """Whether a type needs pydantic: it holds one of its models, types or ``Field(...)`` constraints."""
     return any(_from_pydantic(part) for part in parts_of(hint))
+
+
+def _is_keyed(part: Any) -> bool:
+    origin: Any = get_origin(part) or part
+    if not isinstance(origin, type):
+        return False
+    if issubclass(origin, Set):
+        return get_args(part)[:1] != (str,)
+    return issubclass(origin, Mapping) and get_args(part)[:1] not in ((), (str,))
 
 
 # --- resolving ----------------------------------------------------------------------------------

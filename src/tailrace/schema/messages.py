@@ -210,7 +210,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, Complaint):
         return error.message
     if "pydantic" in type(error).__module__:
-        return shorten(problems_of_pydantic(error, "message")[0][1], _LIMIT)
+        return shorten(problems_of_pydantic(error, "message")[0][0][1], _LIMIT)
     text, at, path = str(error).replace("`", "").partition(" - at $")
     text = shorten(text[:1].lower() + text[1:], _LIMIT)
     return f"field {path.lstrip('.')!r}: {text}" if at and path else text

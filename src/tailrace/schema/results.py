@@ -122,7 +122,7 @@ def _pydantic_result(hint: Any, place: str) -> Result:
         try:
             data = adapter.dump_json(adapter.validate_python(value), by_alias=True, warnings="error")
         except (ValueError, TypeError, RecursionError) as error:
-            where, what, path = problems_of_pydantic(error, "result")[0]
+            where, what, path = problems_of_pydantic(error, "result")[0][0]
             raise InvalidResult(f"the result does not fit its type at {where}: {what}", path) from None
         return b'{"result":' + data + b"}" if wrapped else data
 
