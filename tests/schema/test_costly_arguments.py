@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import jsonschema_rs
 import pytest
 from pydantic import BaseModel, Field
 
 from tailrace.schema import InvalidArguments, arguments_of
+from tailrace.schema.given import checker
 
 
 class Point(BaseModel):
@@ -27,6 +29,22 @@ def test_millions_of_misfits_are_counted_and_not_listed() -> None:
     assert refused.value.path == "points"
     with pytest.raises(InvalidArguments, match=r"'points\[0\]': expected object, got int; .*; and 1995 more$"):
         arguments.decode(b'{"points":[%s1]}' % (b"1," * 1_999))
+
+
+def test_of_a_schema_that_was_given_the_first_misfit_is_told_and_no_list_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = jsonschema_rs.validator_for
+
+    class FirstOnly:
+        def __init__(self, schema: Any, **options: Any) -> None:
+            self.validate = real(schema, **options).validate  # `iter_errors` makes all of them before it gives one
+
+    monkeypatch.setattr(jsonschema_rs, "validator_for", FirstOnly)
+    rows = {"type": "array", "items": {"type": "object", "required": ["a"]}}
+    check = checker({"type": "object", "properties": {"rows": rows}})
+    assert check({"rows": [{}, {}]}) == ("argument 'rows[0]': \"a\" is a required property", "rows[0]")
+    assert check({"rows": [{"a": 1}]}) is None
 
 
 COLLIDING = [number * (2**61 - 1) for number in range(5, 5_005)]  # their hash is 0
