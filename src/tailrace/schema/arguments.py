@@ -140,8 +140,9 @@ class Arguments:
         return kwargs
 
 
-# The hash of an integer is its remainder by 2**61 - 1. Of those with 64 bits at most eight have the same one; longer ones
-# can all have it, and a set then takes the square of their number: 150,000, in 4 MiB, held the loop up for minutes.
+# The hash of an integer is its remainder by 2**61 - 1. Of those with 64 bits at most eight have the same one;
+# longer ones can all have it, and a set then takes the square of their number: 150,000, in 4 MiB, held the loop
+# up for minutes.
 _LONG = 20  # digits
 _MANY = 4096  # of them: a tenth of a second at the worst
 _LARGE = re.compile(rb"[0-9_]{%d,}" % _LONG)  # pydantic reads "1_000" as well
