@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -113,7 +114,7 @@ Script: TypeAlias = Callable[[Exchange], Awaitable[None]]
 
 
 class FakeServer:
-    """Listens on loopback, and runs the script for each request."""
+    """Listens on loopback, and runs the script for each request. Its port stays its own while it is stopped."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -122,6 +123,7 @@ class FakeServer:
         self.port = 0
         self._handlers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._place = socket.socket()  # bound, and never listening: nobody else gets the port between stop and start
 
     @property
     def url(self) -> str:
@@ -131,8 +133,11 @@ class FakeServer:
         return [exchange for exchange in self.exchanges if exchange.rpc == rpc]
 
     async def start(self) -> None:
+        if not self.port:
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._place.bind(("127.0.0.1", 0))
+            self.port = self._place.getsockname()[1]
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening, and break every connection."""
@@ -143,6 +148,10 @@ class FakeServer:
         for handler in self._handlers:
             handler.cancel()
         await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    def close(self) -> None:
+        """Let the port go, once it has stopped for good."""
+        self._place.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -175,6 +184,7 @@ async def serving(script: Script) -> AsyncIterator[FakeServer]:
         yield server
     finally:
         await server.stop()
+        server.close()
     assert server.faults == []
 
 
