@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tailrace.clients.mcp.eras import ERAS
 from tests.rigs.garbage import (  # noqa: F401  hooks
@@ -38,7 +38,8 @@ from tests.rigs.longest_first import (  # noqa: F401  hooks
     pytest_sessionfinish,
 )
 
-settings.register_profile("tailrace", deadline=None)  # how long an example takes says more of the machine than of us
+# How long an example takes, or to think of one, says more of the machine than of us.
+settings.register_profile("tailrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tailrace")
 
 Needs = Callable[[str, str], NoReturn]

@@ -89,7 +89,7 @@ def test_it_is_not_for_stdio(folder: Path) -> None:
 # --- a server that is edited ---------------------------------------------------------------------
 
 
-def until(true: Callable[[], object], server: ServerProcess, limit: float = 60.0) -> None:
+def until(true: Callable[[], object], server: ServerProcess, limit: float = 100.0) -> None:
     end = time.monotonic() + limit
     while not true():
         assert time.monotonic() < end, server.stderr_tail()

@@ -166,13 +166,13 @@ async def test_calls_in_flight_are_answered_before_the_exit(
     number: int, durable: bool, witness: Witness, tmp_path: Path
 ) -> None:
     store = f"sqlite:{tmp_path / 'store.db'}" if durable else "memory"
-    async with start(tmp_path, witness, "--drain", "10", store=store) as server:
+    async with start(tmp_path, witness, "--drain", "40", store=store) as server:
         flight = InFlight(server)
         await flight.begin(witness)
         await drains(server, number)
         witness.open("all")
         await flight.read_to_the_end()
-        await end_of(server, 10)
+        await end_of(server, 40)
         flight.check_each_answered_once()
         assert {key: text_of(found[0]) for key, found in flight.answers.items()} == {key: key for key in flight.answers}
         broken = [key for key, reply in flight.replies.items() if reply.stream.cut]
@@ -379,7 +379,7 @@ async def test_stdio_end_of_input_without_calls_ends_at_once(witness: Witness, t
 
 
 async def test_stdio_sigterm_answers_calls_in_flight(witness: Witness, tmp_path: Path) -> None:
-    with running([*STDIO, "--drain", "10"], tmp_path / "log", env=witness.env, stdio=True) as server:
+    with running([*STDIO, "--drain", "40"], tmp_path / "log", env=witness.env, stdio=True) as server:
         await asyncio.to_thread(talk, server)
         keys = [f"call-{number}" for number in range(CALLS_EACH)]
         for key in keys:
@@ -388,7 +388,7 @@ async def test_stdio_sigterm_answers_calls_in_flight(witness: Witness, tmp_path:
         server.signal(signal.SIGTERM)
         witness.open("all")
         found = await asyncio.to_thread(rest, server)
-        await end_of(server, 10)
+        await end_of(server, 40)
         assert sorted(message["id"] for message in found if "id" in message) == sorted(keys), f"{found}"
         witness.check_hooks_paired()
         check_quiet(server)

@@ -191,7 +191,7 @@ async def test_sigterm_with_a_stream_that_nobody_reads_and_a_task_that_does_not_
 
 
 async def test_a_task_that_ends_within_the_drain_is_told_to_who_listens(witness: Witness, tmp_path: Path) -> None:
-    async with start(tmp_path, witness, "--drain", "10") as server:
+    async with start(tmp_path, witness, "--drain", "40") as server:
         id = await begin(server.url, "gate", "a")
         async with listening(server.url, taskIds=[id]) as reply:
             messages = reply.stream.messages()
@@ -205,7 +205,7 @@ async def test_a_task_that_ends_within_the_drain_is_told_to_who_listens(witness:
             assert ended["status"] == "completed"
             assert ended["result"]["structuredContent"] == {"result": "a"}
             assert found[-1]["id"] == "l"
-        assert await asyncio.to_thread(server.wait, 10 + GRACE) == 0
+        assert await asyncio.to_thread(server.wait, 40 + GRACE) == 0
 
 
 # --- other people's clients ---------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from tests.rigs.rawmcp import Reply as RawReply
 from tests.rigs.server import ServerProcess, running_async, stop_async, tailrace_command
 from tests.rigs.valkey import Valkey
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 WORKERS = Path(__file__).parent / "fixtures" / "workers.py"
 TASKS = {"io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}}
@@ -49,7 +49,7 @@ def valkey() -> Iterator[Valkey]:
 async def two(
     valkey: Valkey, tmp_path: Path, witness: Witness, lease: float
 ) -> AsyncIterator[tuple[ServerProcess, ServerProcess]]:
-    command = tailrace_command(WORKERS, "--lease", f"{lease:g}", store=valkey.url)
+    command = tailrace_command(WORKERS, "--lease", f"{lease:g}", "--drain", "80", store=valkey.url)
     async with (
         running_async(command, tmp_path / "one", env=witness.env) as one,
         running_async(command, tmp_path / "other", env=witness.env) as other,
@@ -213,7 +213,7 @@ async def test_a_process_that_is_told_to_end_hands_its_sessions_over_and_nothing
         running = asyncio.ensure_future(session.call("g", "gate", {"key": "g"}))
         assert await client.post(call("h", "gate", {"key": "h"})) == 202
         await witness.sees("start g", "start h")
-        stopping = asyncio.ensure_future(stop_async(one))
+        stopping = asyncio.ensure_future(stop_async(one, 100))
         async with asyncio.timeout(60):
             while partition(await Streamable(one.url).open()) == partition(session):
                 await asyncio.sleep(0.05)  # until it gives to the other what is new: it has been told

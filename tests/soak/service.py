@@ -19,7 +19,9 @@ from tailrace import Context, Service, Session
 
 LIFE = os.environ["TAILRACE_SOAK_LIFE"].replace("{pid}", str(os.getpid()))
 SPARE = Counter({"/dev/null": 1, "/": 1})  # libuv holds one in reserve from the first `listen` to the loop's end
-SETTLING = 4.0  # seconds that threads get to come to rest before they count as left behind; a lifespan has 5 to end
+# Seconds that threads get to come to rest before they count as left behind. A member of several uses all of them, and a
+# lifespan has 5 to end, on a busy machine as well.
+SETTLING = 2.0
 JOINING = 60.0  # seconds within which a member of several knows who it is
 svc = Service("soak", version="1.0.0")
 
