@@ -18,7 +18,8 @@ _module = importlib.util.module_from_spec(_spec)
 sys.modules[_path.stem] = _module
 _spec.loader.exec_module(_module)
 
-app = FastAPI()
+agents = _module.svc.asgi()
+app = FastAPI(lifespan=agents.lifespan)
 
 
 @app.get("/")
@@ -26,4 +27,4 @@ def home() -> dict[str, str]:
     return {"hello": "from the application around it"}
 
 
-app.mount("/ai", _module.svc.asgi())
+app.mount("/ai", agents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tailrace.core.outgoing import Message
@@ -11,7 +13,7 @@ from tailrace.publish.letters import Letter, discard_letters, letters, revive_le
 from tailrace.publish.outbox import StoreOutbox
 from tailrace.publish.publishers import Rejected
 from tailrace.stores.memory import MemoryStore
-from tests.core.support import make_tasks, virtual
+from tests.core.support import make_tasks, turns, virtual
 from tests.publish.test_relay import Broker, message
 
 
@@ -74,4 +76,21 @@ async def test_of_those_that_were_to_be_dropped_only_what_was_committed_is_not_c
         await discard_letters(outbox, {one.id for one in messages})
     assert outbox.statistics()["dead"] == 2
     monkeypatch.undo()
+    await outbox.close()
+
+
+@virtual
+async def test_at_the_end_only_messages_that_wait_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tailrace.publish")
+    store, broker = MemoryStore(durable=True), Broker()
+    broker.down = ConnectionError("nobody there")
+    await store.open()
+    outbox = await outbox_over(store, broker)
+    await turns()
+    await outbox.drain(5)
+    assert [one.getMessage() for one in caplog.records if "for the next start" in one.message] == []
+    await outbox.write([message("left")])
+    await outbox.drain(5)
+    (said,) = (one.getMessage() for one in caplog.records if "for the next start" in one.message)
+    assert said.endswith("count=1")
     await outbox.close()

@@ -53,6 +53,14 @@ MISUSES: dict[str, tuple[Callable[[Service], Any], str]] = {
     "a resource without a URI": (lambda svc: svc.resource(place), "takes a URI"),  # type: ignore[arg-type]
     "a listener without its notification": (lambda svc: svc.on_notification(place), "takes a method, as in"),  # type: ignore[arg-type]
     "a hook that is no function": (lambda svc: svc.on_register_session(5), "the decorator takes a function, got 5"),
+    "a hook that takes nothing": (lambda svc: svc.on_register_session(lambda: None), "is called with the Session"),
+    "a listener that takes too little": (
+        lambda svc: svc.on_notification("notifications/x")(lambda session: None),
+        "is called with the Session and the parameters",
+    ),
+    "a lifespan that takes nothing": (lambda svc: svc.lifespan(lambda: None), "is called with the Service"),
+    "a scope that is a number": (lambda svc: svc.tool(scopes=3)(place), "scopes= is a list of strings"),
+    "scopes that are numbers": (lambda svc: svc.tool(scopes=[3])(place), "scopes= is a list of strings"),
     "a lifespan that is plain": (lambda svc: svc.lifespan(plain_lifespan), "is `async def` and yields once"),
     "a lifespan without yield": (lambda svc: svc.lifespan(lifespan_without_yield), "is `async def` and yields once"),
 }

@@ -133,15 +133,17 @@ async def test_a_stop_that_fails_is_told_to_the_asgi_server() -> None:
 
 
 @virtual
-async def test_a_parent_application_may_enter_the_lifespan() -> None:
+async def test_a_parent_application_may_enter_the_lifespan(caplog: pytest.LogCaptureFixture) -> None:
     app = asgi(Service("x"))
     async with app.lifespan(None):
         assert app.server.ready
+        assert await Request(app, "GET", "/readyz").whole() == b"ready\n"
+    assert [record for record in caplog.records if record.name == "tailrace.asgi"] == []
     assert not app.server.ready
 
 
 @virtual
-async def test_without_a_lifespan_the_first_requests_start_the_server_once() -> None:
+async def test_without_a_lifespan_the_first_requests_start_the_server_once(caplog: pytest.LogCaptureFixture) -> None:
     starts: list[str] = []
     service = Service("x")
 
@@ -155,6 +157,10 @@ async def test_without_a_lifespan_the_first_requests_start_the_server_once() -> 
         requests = [Request(app, "GET", "/readyz") for _ in range(5)]
         assert [await one.whole() for one in requests] == [b"ready\n"] * 5
         assert starts == ["start"]
+        assert await Request(app, "GET", "/readyz").whole() == b"ready\n"
+    (said,) = (record for record in caplog.records if record.name == "tailrace.asgi")
+    assert said.levelname == "WARNING"
+    assert "FastAPI(lifespan=app.lifespan)" in said.getMessage()
 
 
 @virtual
@@ -265,6 +271,13 @@ async def test_the_endpoint_event_names_the_mount() -> None:
         await stream.contains(b"\n\n")
         assert b"data: /tools/messages/?session_id=" in stream.received
         stream.disconnect()
+
+
+async def test_who_asks_at_the_wrong_place_of_a_mount_is_told_the_right_one() -> None:
+    async with running() as app:
+        lost = Request(app, "GET", "/tools/")
+        lost.scope["root_path"] = "/tools"
+        assert "MCP is at /tools/mcp" in (await lost.json())["error"]["message"]
 
 
 async def test_a_mount_in_starlette_serves_its_test_client_unconfigured() -> None:

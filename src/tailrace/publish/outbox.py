@@ -88,7 +88,7 @@ class StoreOutbox:
 
     async def drain(self, seconds: float) -> None:
         """Deliver what waits, within `seconds`; say what stays."""
-        if await self.relay.drain(seconds):
+        if await self.relay.drain(seconds) or not self.waiting:  # an idle relay may still look for its broker
             return
         if self.store.durable:
             logger.info("messages wait in the outbox for the next start count=%d", self.waiting)

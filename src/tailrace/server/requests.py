@@ -29,6 +29,7 @@ __all__ = ["Requests"]
 
 logger = logging.getLogger("tailrace.server")
 
+_NOTHING = "nothing is here; MCP is at {0}/mcp (Streamable HTTP) and {0}/sse (HTTP+SSE)"
 _METADATA = ((b"content-type", b"application/json"), (b"cache-control", b"max-age=3600"))
 
 
@@ -98,7 +99,7 @@ class Requests:
             if self.take_in is not None and self.take_in(exchange):
                 return None
             if not self._rpc.handle(exchange):
-                self.refuse(exchange, 404, "nothing is here; MCP is at /mcp (Streamable HTTP) and /sse (HTTP+SSE)")
+                self.refuse(exchange, 404, _NOTHING.format(exchange.prefix))
             return None
         except Exception:
             logger.exception("a request could not be handled path=%s", exchange.path[:256])

@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import msgspec
 
@@ -299,8 +299,18 @@ def _definition(tool: Tool) -> bytes:
 
 
 def scopes_of(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Scopes as they may be given: several, or a string with blanks between."""
-    return tuple(given.split() if isinstance(given, str) else given)
+    """Scopes as they may be given: several, or a string with blanks between.
+
+    Raises:
+        DefinitionError: They are something else.
+    """
+    try:
+        scopes = tuple(given.split() if isinstance(given, str) else given)
+    except TypeError:
+        scopes = (None,)
+    if not all(isinstance(scope, str) for scope in scopes):
+        raise DefinitionError(f"scopes= is a list of strings, or one with blanks between, got {given!r}")
+    return cast("tuple[str, ...]", scopes)
 
 
 def encode_definition(one: Definition, **parts: Any) -> bytes:

@@ -6,6 +6,7 @@ How hooks are run, and within which limits, is the protocol's.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, overload
 
@@ -13,7 +14,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import decorate
 
-__all__ = ["Hooks", "Listening"]
+__all__ = ["Hooks", "Listening", "check_takes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +36,22 @@ class Hooks:
         self.unregister.extend(other.unregister)
         self.restore.extend(other.restore)
         self.notified.update(other.notified)
+
+
+def check_takes(fn: Callable[..., Any], what: str, count: int) -> None:
+    """Refuse a function that cannot be called with what it will be called with.
+
+    Raises:
+        DefinitionError: It takes other arguments.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # one written in C, which does not say
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise DefinitionError(f"{place_of(fn)} is called with {what}: {error}") from None
 
 
 class Listening:
@@ -82,6 +99,7 @@ class Listening:
             raise DefinitionError(f"@svc.on_notification takes a method, as in {example}, got {method!r}")
 
         def define(fn: Callable[..., Any]) -> None:
+            check_takes(fn, "the Session and the parameters, as in fn(session, params)", 2)
             where = list(self._all_hooks())
             if method in _OWN or any(method in hooks.notified for hooks in where):
                 raise DefinitionError(f"{place_of(fn)}: {method} is listened to already")
@@ -91,5 +109,6 @@ class Listening:
         return decorate(None, define)
 
     def _listen(self, event: Literal["register", "unregister", "restore"], hook: Callable[..., Any]) -> None:
+        check_takes(hook, "the Session, as in fn(session)", 1)
         for hooks in self._all_hooks():
             getattr(hooks, event).append(hook)

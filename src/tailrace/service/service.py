@@ -20,7 +20,7 @@ from tailrace.errors import DefinitionError
 from tailrace.schema import place_of
 from tailrace.service.catalog import Catalog, Kind, check_options, decorate
 from tailrace.service.exporting import lock_of
-from tailrace.service.hooks import Hooks, Listening
+from tailrace.service.hooks import Hooks, Listening, check_takes
 from tailrace.service.methods import Methods, RpcOptions
 from tailrace.service.mounting import KINDS, Mount, check_mountable
 from tailrace.service.running import RunningServer, statistics_of
@@ -338,6 +338,7 @@ class Service(Catalog, Listening):
             raise DefinitionError(f"{place_of(fn)}: there is a lifespan already: {place_of(self._lifespan)}")
         if inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn):
             raise DefinitionError(f"{place_of(fn)}: a lifespan is `async def` and yields once")
+        check_takes(fn, "the Service, as in fn(service)", 1)
         if inspect.isasyncgenfunction(fn):
             generator = cast("Callable[[Service], AsyncGenerator[Any]]", fn)
             self._lifespan = contextlib.asynccontextmanager(generator)

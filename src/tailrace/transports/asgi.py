@@ -7,6 +7,7 @@ request, or when `app.lifespan` is entered by the parent.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -30,10 +31,14 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 
+logger = logging.getLogger("tailrace.asgi")
+
+
 class Served(Protocol):
     """What an application serves: the composition root fulfils it."""
 
     settings: Settings
+    ready: bool
 
     @property
     def tasks(self) -> Tasks:
@@ -72,12 +77,14 @@ class AsgiApp:
     def __init__(self, server: Served) -> None:
         self.server = server
         self._started = False
+        self._warned = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection scope of the ASGI server."""
         if scope["type"] == "http":
             if not self._started:
-                await self.server.start()
+                if not self.server.ready:
+                    await self._start_late()
                 self._started = True
             await _Connection(scope, receive, send, self.server).run()
         elif scope["type"] == "lifespan":
@@ -86,6 +93,17 @@ class AsgiApp:
             await send({"type": "websocket.close", "code": 1003})
         else:
             raise TransportError(f"ASGI scope {scope['type']!r} is not served here")
+
+    async def _start_late(self) -> None:
+        """The first request starts it. Nobody will say when the process ends, which is worth a word."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "started by a request, and stopped by nobody: at the end running calls are not waited for, and neither "
+                "hooks nor the lifespan run; the application around it has to enter its lifespan, as in "
+                "FastAPI(lifespan=app.lifespan)"
+            )
+        await self.server.start()
 
     def lifespan(self, app: Any = None) -> AbstractAsyncContextManager[None]:
         """For a parent application's lifespan: ``FastAPI(lifespan=svc_app.lifespan)``."""

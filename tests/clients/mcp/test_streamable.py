@@ -383,7 +383,7 @@ async def test_a_session_that_the_server_forgot_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [(401, "Authorization"), (403, "credentials"), (404, "/mcp"), (503, "try again after 7 s"), (500, "try again")],
+    [(401, "--token"), (403, "credentials"), (404, "/mcp"), (503, "try again after 7 s"), (500, "try again")],
 )
 async def test_a_refusal_says_what_to_do(status: int, says: str) -> None:
     async def script(x: Exchange) -> None:

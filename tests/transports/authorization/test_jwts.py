@@ -239,6 +239,7 @@ async def test_a_verdict_is_kept_for_a_while_and_never_beyond_the_tokens_end() -
     "make",
     [
         lambda: JwtVerifier("", "a"),
+        lambda: JwtVerifier("a.example", "a"),  # whose keys could not be found
         lambda: JwtVerifier("https://a.example", ""),
         lambda: JwtVerifier("https://a.example", []),
         lambda: JwtVerifier("https://a.example", "a", algorithms=["HS256"]),

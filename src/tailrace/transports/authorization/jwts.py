@@ -56,6 +56,10 @@ class JwtVerifier:
             raise DefinitionError(
                 "JwtVerifier needs an issuer and an audience: else other servers' tokens are valid here"
             )
+        if jwks_uri is None and not issuer.startswith(("https://", "http://")):
+            raise DefinitionError(
+                f"the issuer's keys are found by its address: {issuer!r} is none; give jwks_uri=, too"
+            )
         if unknown := sorted(set(algorithms) - set(ALGORITHMS)):
             raise DefinitionError(f"algorithms of public keys are {', '.join(ALGORITHMS)}; not {', '.join(unknown)}")
         self.issuers = (issuer,)

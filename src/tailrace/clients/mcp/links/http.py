@@ -331,7 +331,7 @@ def _advice(response: pyqwest.Response) -> str:
 
 
 _ADVICE = {
-    401: 'pass valid credentials, e.g. headers={"Authorization": "Bearer …"}',
+    401: 'pass valid credentials: auth="TOKEN", on the command line --token TOKEN',
     403: "these credentials, or this Origin, may not do that",
     404: "nothing is served at this address; MCP servers are mostly at /mcp or /sse",
     405: "this address does not take such requests; MCP servers are mostly at /mcp or /sse",
