@@ -38,7 +38,6 @@ class Served(Protocol):
     """What an application serves: the composition root fulfils it."""
 
     settings: Settings
-    ready: bool
 
     @property
     def tasks(self) -> Tasks:
@@ -67,6 +66,12 @@ class Served(Protocol):
         ...
 
 
+class _Started(Served, Protocol):
+    """One that says whether it has begun."""
+
+    ready: bool
+
+
 class AsgiApp:
     """An ASGI 3 application.
 
@@ -74,7 +79,7 @@ class AsgiApp:
         server: What it serves.
     """
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: _Started) -> None:
         self.server = server
         self._started = False
         self._warned = False
