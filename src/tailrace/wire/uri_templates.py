@@ -157,4 +157,5 @@ class UriTemplate:
             return "".join(f"(?:;{name}(?:=(?P<{name}>[^/?\\#;]*))?)?" for name in names)
         last = names[-1]
         first = "".join(f"(?P<{name}>[^/?\\#,]+)," for name in names[:-1])
-        return first + f"(?P<{last}>[^/?\\#{re.escape(stop)}]+)"
+        once = "+" if stop else ""  # it ends where the literal begins, so there is no use in trying a shorter one
+        return first + f"(?P<{last}>[^/?\\#{re.escape(stop)}]+{once})"
