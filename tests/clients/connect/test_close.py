@@ -346,7 +346,7 @@ async def test_a_missing_end_after_the_only_message_is_waited_for_as_long_as_a_c
 ) -> None:
     async with served(spoken, lambda request: no_trailers(spoken, request)) as (client, peer):
         with pytest.raises(RpcError, match=r"did not end its answer within 0\.1 s") as error:
-            await makes(client, close_timeout=0.1, timeout=60.0)
+            await makes(client, close_timeout=0.1, timeout=20.0)
         assert error.value.code is Code.INTERNAL
         await told(await peer.request(), spoken)
 
