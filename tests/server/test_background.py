@@ -267,3 +267,21 @@ async def test_without_a_lifespan_it_begins_at_the_first_request() -> None:
     assert (await Peer(shop).ask("/order/tea"))[0] == 200
     await until(lambda: shop.published)
     await shop.middleware._stop()
+
+
+async def test_a_store_whose_outbox_could_not_be_read_is_opened_anew_for_the_next_request() -> None:
+    class Moody(MemoryStore):
+        failures = 1
+
+        async def count(self, kind: str) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise StoreError("the disk is asleep")
+            return await super().count(kind)
+
+    shop = Shop(store=Moody())
+    with pytest.raises(StoreError, match="asleep"):
+        await Peer(shop).ask("/order/tea")
+    assert (await Peer(shop).ask("/order/tea"))[0] == 200
+    await until(lambda: shop.published)
+    await shop.middleware._stop()

@@ -100,13 +100,20 @@ class Background:
                 tasks = Tasks(Threads(size=self._max_threads), max_detached=self._max_detached)
                 tasks.tracer = make_tracer()
                 await self._store.open(wait=30.0)
-                if self._publisher is not None:
-                    epoch = await self._store.next_epoch()
-                    outbox = StoreOutbox(self._store, epoch, self._publisher, tasks, limit=self._max_outbox)
-                    await outbox.open()
-                    self._outbox = outbox
+                try:
+                    if self._publisher is not None:
+                        self._outbox = await self._open_outbox(self._publisher, tasks)
+                except BaseException:  # the next request begins anew
+                    await self._store.close()
+                    raise
                 self._tasks = tasks
             return self._tasks
+
+    async def _open_outbox(self, publisher: Publisher, tasks: Tasks) -> StoreOutbox:
+        epoch = await self._store.next_epoch()
+        outbox = StoreOutbox(self._store, epoch, publisher, tasks, limit=self._max_outbox)
+        await outbox.open()
+        return outbox
 
     async def _stop(self) -> None:
         """Let spawned work end, deliver what waits, both within limits. Idempotent."""
