@@ -16,7 +16,6 @@ Where ``CI`` is set those skips are failures: nobody may believe that such a tes
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
@@ -74,14 +73,6 @@ def loop_is_not_blocked(request: pytest.FixtureRequest) -> Iterator[None]:
             for function in HARMLESS:
                 guard.functions[function].deactivate()
         yield
-
-
-@pytest.fixture(autouse=True)
-def what_is_logged_is_its_own(request: pytest.FixtureRequest) -> None:
-    """A test that counts log records counts none of what asyncio says of a future that an earlier test left, and which
-    would be collected in the middle of this one."""
-    if "caplog" in inspect.signature(request.function).parameters:
-        gc.collect()
 
 
 @pytest.fixture(autouse=True)

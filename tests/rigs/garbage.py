@@ -1,14 +1,15 @@
 """What a test leaves for the collector of garbage to complain about, maybe in the middle of another test.
 
 A future whose failure nobody asked for, a task that was dropped, a socket that nobody closed: Python tells of them when
-it finds them, and that is at any time. A file whose tests look at the log begins with what others left collected. With
-`--collect-garbage` it is looked for after each test, and the test that left it fails; that takes its time, so it is
-asked for where something of the kind is sought.
+it finds them, and that is at any time. So what others left is collected before a test that takes the log, and before a
+file whose fixtures take it. With `--collect-garbage` it is looked for after each test, and the test that left it fails;
+that takes its time, so it is asked for where something of the kind is sought.
 """
 
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import sys
 import warnings
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Before a fixture could: what is logged while the fixtures of a test are made belongs to the test."""
     global _collected_for
-    if item.path != _collected_for and "caplog" in getattr(item, "fixturenames", ()):
+    if "caplog" in getattr(item, "fixturenames", ()) and (item.path != _collected_for or _takes_the_log(item)):
         _collected_for = item.path
         gc.collect()
     return (yield)
@@ -48,6 +49,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         if found := _collect():
             pytest.fail("the test left behind:\n" + "\n".join(found), pytrace=False)
     return result
+
+
+def _takes_the_log(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "caplog" in inspect.signature(item.function).parameters
 
 
 class _Kept(logging.Handler):

@@ -25,6 +25,10 @@ def test_nothing_is_logged(caplog):
     gc.collect()
     assert caplog.records == caplog.get_records("setup") == []
 """
+FIRST = """
+def test_it_is_read(caplog):
+    assert not caplog.records
+"""
 OPTIONS = ("-p", "tests.rigs.garbage", "-p", "no:asyncio", "-p", "no:randomly", "-p", "no:cacheprovider")
 
 
@@ -35,6 +39,11 @@ def test_who_leaves_something_behind_fails_where_that_is_asked_for(pytester: pyt
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_a_failure_is_lost*", "*ValueError: lost*"])
 
 
-def test_a_file_that_looks_at_the_log_does_not_find_there_what_others_left(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_a_loses=LOSES, test_b_looks=LOOKS)
-    pytester.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=3)
+@pytest.mark.parametrize(
+    "files", [{"test_a_loses": FIRST + LOSES, "test_b_looks": LOOKS}, {"test_all": FIRST + LOSES + LOOKS}]
+)
+def test_who_looks_at_the_log_does_not_find_there_what_others_left(
+    pytester: pytest.Pytester, files: dict[str, str]
+) -> None:
+    pytester.makepyfile(**files)
+    pytester.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=4)
