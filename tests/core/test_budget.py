@@ -200,3 +200,10 @@ def test_over_the_budget_each_notification_makes_the_reader_drop_what_it_has_tak
     log.append(b"last", NOTE)
     assert (log.events, log.ring_bytes) == (1, 4)
     assert journal.trimmed == [(NOTE, 65), (NOTE, 130)]
+
+
+def test_what_fits_is_what_the_limit_leaves() -> None:
+    budget = Budget(10)
+    budget.add(4)
+    assert budget.fits(6)
+    assert not budget.fits(7)

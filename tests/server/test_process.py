@@ -22,7 +22,7 @@ from tailrace.server.places import store_of_program
 from tailrace.server.process import _vacate  # pyright: ignore[reportPrivateUsage]
 from tailrace.server.sockets import listen, unlink
 from tailrace.server.tls import tls_context
-from tests.rigs.server import ServerProcess, tailrace_command
+from tests.rigs.server import running, tailrace_command
 
 STARTS_SLOWLY = """
 import asyncio, sys
@@ -126,55 +126,39 @@ def test_one_host_is_one_host() -> None:
 def test_a_signal_ends_a_start_that_does_not_end(tmp_path: Path) -> None:
     target = tmp_path / "target.py"
     target.write_text(STARTS_SLOWLY)
-    server = ServerProcess(tailrace_command(target, "--drain", "1"), tmp_path / "stderr")
-    try:
-        server.wait_ready()  # it is in its lifespan
+    with running(tailrace_command(target, "--drain", "1"), tmp_path / "stderr") as server:  # it is in its lifespan
         assert server.stop(10.0) == 0, server.stderr_tail()
-    finally:
-        server.close()
 
 
 @pytest.mark.e2e
 def test_a_second_signal_ends_it_although_its_loop_is_blocked(tmp_path: Path) -> None:
     target = tmp_path / "target.py"
     target.write_text(STARTS_SLOWLY.replace("await asyncio.sleep", "__import__('time').sleep"))
-    server = ServerProcess(tailrace_command(target), tmp_path / "stderr")
-    try:
-        server.wait_ready()
+    with running(tailrace_command(target), tmp_path / "stderr") as server:
         server.process.send_signal(signal.SIGTERM)
         server.process.send_signal(signal.SIGINT)
         assert server.wait(60.0) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
         assert "a second signal: exiting at once" in server.stderr()
-    finally:
-        server.close()
 
 
 @pytest.mark.e2e
 def test_a_lifespan_that_fails_at_its_end_is_said_without_our_part(tmp_path: Path) -> None:
     target = tmp_path / "target.py"
     target.write_text(FAILS_AT_ITS_END)
-    server = ServerProcess(tailrace_command(target), tmp_path / "stderr")
-    try:
-        server.wait_ready()
+    with running(tailrace_command(target), tmp_path / "stderr") as server:
         assert server.stop(60.0) == 1
         assert server.stderr().splitlines()[-1] == "Error: the service's lifespan failed: ValueError: cannot let go"
         assert "Traceback" not in server.stderr()
-    finally:
-        server.close()
 
 
 @pytest.mark.e2e
 def test_the_exit_waits_for_no_thread(tmp_path: Path) -> None:
     target = tmp_path / "target.py"
     target.write_text(NEVER_RETURNS)
-    server = ServerProcess(tailrace_command(target, "--drain", "1"), tmp_path / "stderr")
-    try:
-        server.wait_ready()
+    with running(tailrace_command(target, "--drain", "1"), tmp_path / "stderr") as server:
         assert server.stop(15.0) == 0, server.stderr_tail()
         assert "threads do not end" in server.stderr()
         assert server.records() == []
-    finally:
-        server.close()
 
 
 # --- the log --------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class Budget:
         if size < 0 and self.waiting:
             self._rooms.wake()
 
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes more are within the limit; the whole is not asked."""
+        return self.held + size <= self.limit
+
     @property
     def full(self) -> bool:
         """More is held than may be, here or in the whole."""

@@ -34,9 +34,7 @@ class Record(Struct):
     transport: str  # "streamable", "sse", "stdio"
     version: str = ""
     client: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    capabilities: Raw = (
-        _EMPTY  # an object; as JSON, for a client may say much that takes twenty times as much in Python
-    )
+    capabilities: Raw = _EMPTY  # an object; as JSON, for much of it takes twenty times as much in Python
     level: str | None = None
     initialized: bool = False
     subscriptions: list[str] = msgspec.field(default_factory=list[str])  # URIs of resources

@@ -125,22 +125,22 @@ class Retention:
 
     def _session_has(self, session: Session, size: int) -> bool:
         budget, reserved = session.budget, self.answer_room * len(session.calls)
-        if budget.held + reserved + size <= budget.limit:
+        if budget.fits(reserved + size):
             return True
         for entry in list(session.finished):
             if _is_delivered(entry):
                 self._drop_finished(session, entry)
-                if budget.held + reserved + size <= budget.limit:
+                if budget.fits(reserved + size):
                     return True
         session.log.forget_delivered()
-        return budget.held + reserved + size <= budget.limit
+        return budget.fits(reserved + size)
 
     def _server_has(self, size: int) -> bool:
         budget, reserved = self.budget, self.answer_room * len(self.endpoint.tasks.calls)
-        if budget.held + reserved + size <= budget.limit:
+        if budget.fits(reserved + size):
             return True
         self._relieve()
-        return budget.held + reserved + size <= budget.limit
+        return budget.fits(reserved + size)
 
     def _relieve(self) -> None:
         """Delivered answers of all sessions go, of those first that were not used for longest, until a quarter of

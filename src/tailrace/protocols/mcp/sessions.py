@@ -90,7 +90,7 @@ class SessionHome:
             raise ProtocolError(INVALID_PARAMS, text)
         capabilities = Raw(mcp.encode(params.capabilities))
         said = self.endpoint.retention.said
-        if (size := _size_of(capabilities)) and said.held + size > said.limit:
+        if (size := _size_of(capabilities)) and not said.fits(size):
             text = f"clients have said too much of themselves; say it in {_BRIEF} bytes, or try again later"
             raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "said"})
         record.version = mcp.negotiate(params.protocol_version)

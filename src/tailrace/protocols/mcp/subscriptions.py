@@ -96,7 +96,7 @@ def check_said(said: Budget, uris: Sequence[str]) -> None:
     Raises:
         ProtocolError: All clients together want to hear of too much.
     """
-    if said.held + size_of(uris) > said.limit:
+    if not said.fits(size_of(uris)):
         text = "the clients of this server want to hear of too much; try again later"
         raise ProtocolError(mcp.LIMIT_REACHED, text, {"limit": "said"})
 
